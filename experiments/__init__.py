@@ -1,0 +1,1 @@
+"""Experiments: one claim each, thin scripts over :mod:`sparsecode_jax`."""

@@ -1,0 +1,109 @@
+"""What the experiments share: stages that survive interruption, tables, the command line."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sparsecode_jax.io import load_results, save_results
+
+RESULTS = pathlib.Path("results")
+
+
+class Stages:
+    """Keep finished stages and training checkpoints until the whole experiment is written.
+
+    An interrupted experiment, started again with the same configuration, skips its finished stages
+    and resumes the training it was in.
+
+    Args:
+      out: the results folder.
+      name: of the experiment.
+      config: a dataclass; another configuration never sees these stages.
+    """
+
+    def __init__(self, out: pathlib.Path, name: str, config: Any):
+        digest = hashlib.sha256(repr(config).encode()).hexdigest()[:12]
+        self.folder = pathlib.Path(out) / "partial" / f"{name}-{digest}"
+        if self.folder.exists():
+            print(f"resuming from {self.folder} (delete it to start afresh)", flush=True)
+
+    def checkpoint(self, name: str) -> pathlib.Path:
+        """Return where the training checkpoint of this name belongs."""
+        return self.folder / f"{name}.checkpoint"
+
+    def run(self, name: str, fn: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
+        """Return the arrays that ``fn()`` computes, from disk if they were computed before."""
+        path = self.folder / name
+        try:
+            return load_results(path)[0]
+        except FileNotFoundError:
+            save_results(path, fn(), {})
+        return load_results(path)[0]
+
+    def finish(self) -> None:
+        """Forget what was kept: the results are written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.parent.exists() and not any(self.folder.parent.iterdir()):
+            self.folder.parent.rmdir()
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Align columns: the first to the left, the others to the right."""
+    text = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in text) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in text
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def agreement(
+    rows: Sequence[tuple[str, int, float, float, float]],
+) -> tuple[str, bool]:
+    """Compare our values with published ones.
+
+    Args:
+      rows: (quantity, published step, ours, published, tolerance).
+
+    Returns:
+      A table, and whether every difference is within its tolerance.
+    """
+    cells, agree = [], True
+    for quantity, step, ours, theirs, tolerance in rows:
+        difference = abs(ours - theirs)
+        good = bool(difference <= tolerance)
+        agree &= good
+        cells.append(
+            (
+                quantity,
+                f"{step:,}",
+                f"{ours:.4f}",
+                f"{theirs:.4f}",
+                f"{difference:.5f}",
+                f"{tolerance:.4f}",
+                "yes" if good else "NO",
+            )
+        )
+    header = ("quantity", "step", "ours", "published", "difference", "tolerance", "agrees")
+    return format_table(header, cells), agree
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all experiments have."""
+    result = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("--out", type=pathlib.Path, default=RESULTS, help="results folder")
+    result.add_argument("--quick", action="store_true", help="a short version for tests")
+    return result

@@ -1,0 +1,327 @@
+"""The curves of the main job: every method's MCC at every amount of work.
+
+A curve is (work, MCC). Work is training plus inference for the 1,024 test signals, in both FLOP
+accounts; MCC has a last axis of runs: five initial weights on the authors' one data set, or five
+fresh data sets, or one where the method is deterministic.
+
+A solver has a penalty and a number of steps to choose, SAE + FISTA also the point of training to
+start from. Its curve runs along the operating points that are best for their work on the training
+half, and reports them on the test half; on fresh data the same points are used again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import sparsecode_jax as sc
+from experiments import accounts, authors, common, settings
+from experiments.accounts import Flops
+from experiments.settings import RUNS
+
+RESTART = sc.solvers.fista(restart=sc.solvers.gradient_restart)
+SOLVERS = {"ista": sc.solvers.ista(), "fista": sc.solvers.fista(), "fista_restart": RESTART}
+RECORD_EVERY = {"ista": 10, "fista": 1, "fista_restart": 1}
+HIDDEN: dict[str, tuple[int, ...]] = {"sae": (), "mlp32": (32,), "mlp256": (256,)}
+FRESH_SEEDS = (1, 2, 3, 4, 5)  # data sets on which nothing was chosen
+
+
+class Curve(NamedTuple):
+    """Steps and FLOPs (P,), MCC (P, runs), penalty (P,), NaN where a method has none."""
+
+    steps: np.ndarray
+    published: np.ndarray
+    measured: np.ndarray
+    mcc: np.ndarray
+    penalty: np.ndarray
+
+
+def curve(steps: Sequence[int], work: Sequence[Flops], mcc: Any, penalty: Any = np.nan) -> Curve:
+    """Pack a curve."""
+    return Curve(
+        np.asarray(steps, dtype=np.int64),
+        np.asarray([w.published for w in work], dtype=np.float64),
+        np.asarray([w.measured for w in work], dtype=np.float64),
+        np.asarray(mcc, dtype=np.float64),
+        np.broadcast_to(np.float64(penalty), (len(steps),)),
+    )
+
+
+class Problems(NamedTuple):
+    """Data sets to run a solver on: signals (D, S, M), codes (D, S, N), dictionaries (D, N, M)."""
+
+    signals: np.ndarray
+    codes: np.ndarray
+    dictionaries: np.ndarray
+
+
+@functools.partial(jax.jit, static_argnames=("solver", "num_steps", "record_every"))
+def trajectories(
+    problems: Problems,
+    penalties: Any,
+    step_size: Any = None,
+    codes0: Any = None,
+    *,
+    solver: sc.Solver,
+    num_steps: int,
+    record_every: int = 1,
+) -> jax.Array:
+    """Return the MCC along a solver's steps: (penalties, data sets, records)."""
+
+    def one(penalty: Any, data: tuple) -> Any:
+        signals, codes, dictionary, start = data
+        step = sc.dictionaries.step_size(dictionary) if step_size is None else step_size
+        return sc.solvers.trajectory(
+            solver,
+            sc.Lasso(signals, dictionary, penalty, step),
+            num_steps=num_steps,
+            record=lambda estimate: sc.metrics.mcc(codes, estimate),
+            record_every=record_every,
+            codes0=start,
+        )[1]
+
+    return sc.sweep(one, penalty=penalties, data=(*map(jnp.asarray, problems), codes0))
+
+
+def efficient(work: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Return the flat indices of operating points that no cheaper one beats on the training half.
+
+    Args:
+      work: FLOPs of each operating point, any shape.
+      train: training MCC, the same shape.
+
+    Returns:
+      Indices in order of work; training MCC rises strictly along them.
+    """
+    order = np.lexsort((-train.ravel(), work.ravel()))
+    values = train.ravel()[order]
+    previous = np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
+    return order[values > previous]
+
+
+def solver_steps(num_steps: int, record_every: int) -> list[int]:
+    """Return the step counts at which a trajectory was recorded."""
+    return [record_every * (i + 1) for i in range(num_steps // record_every)]
+
+
+def encoder_curve(setting: str, method: str, steps: Sequence[int], mcc: Any) -> Curve:
+    """Pack an encoder's MCC at numbers of training updates."""
+    hidden = HIDDEN[method]
+    step, encode = accounts.training_step(setting, hidden), accounts.encoding(setting, hidden)
+    return curve(steps, [step.times(s).plus(encode) for s in steps], mcc)
+
+
+def _one(signals: Any, codes: Any, dictionary: Any) -> Problems:
+    return Problems(signals[None], codes[None], dictionary[None])
+
+
+def _fresh() -> tuple[Problems, Problems]:
+    """Return the training and test halves of the fresh data sets."""
+    sets = [authors.data(seed) for seed in FRESH_SEEDS]
+    train = Problems(*(np.stack([getattr(s, f) for s in sets]) for f in _FIELDS["train"]))
+    return train, Problems(*(np.stack([getattr(s, f) for s in sets]) for f in _FIELDS["test"]))
+
+
+_FIELDS = {half: (f"{half}_signals", f"{half}_codes", "dictionary") for half in ("train", "test")}
+
+
+def known_dictionary(config: Any, stages: common.Stages) -> dict[str, Curve]:
+    """Return the curves of the known-dictionary panel; ``fresh_*`` are on the fresh data sets."""
+    setting = "known_dictionary"
+    problem = settings.data(setting)
+    train_set = _one(problem.train_signals, problem.train_codes, problem.dictionary)
+    test_set = _one(problem.test_signals, problem.test_codes, problem.dictionary)
+    fresh_train, fresh_test = _fresh()
+    steps = [s for s in config.record_steps if s <= config.known_steps]
+    curves: dict[str, Curve] = {}
+    for method, hidden in HIDDEN.items():
+        fitted = settings.train(
+            setting, hidden, num_steps=steps[-1], record_steps=steps,
+            checkpoint=stages.checkpoint(f"known-{method}"), progress=f"known dictionary, {method}",
+        )  # fmt: skip
+        mcc = settings.encoder_scores(setting, hidden, fitted.records.encoder, sc.metrics.mcc)
+        curves[method] = encoder_curve(setting, method, steps, mcc)
+        if method == "sae":
+            sae = fitted.records.encoder
+    fresh_sae = _train_fresh(fresh_train, steps, stages)
+    apply = settings.encoder(setting, ()).apply
+    codes = jax.vmap(jax.vmap(apply), (0, None))(fresh_sae, fresh_test.signals)
+    truth = np.broadcast_to(fresh_test.codes, codes.shape)
+    curves["fresh_sae"] = encoder_curve(setting, "sae", steps, sc.metrics.mcc(truth, codes))
+
+    solver = settings.paper_solver()
+    ito_steps = solver_steps(config.ito_steps, 100)
+    work = [accounts.inference(solver, s) for s in ito_steps]
+    for name, problems in (("ito", test_set), ("fresh_ito", fresh_test)):
+
+        def ito(problems: Problems = problems) -> dict[str, Any]:
+            penalty = jnp.full((1,), settings.LASSO_PENALTY)
+            options = {"num_steps": config.ito_steps, "record_every": 100}
+            rate = jnp.float32(1e-3)
+            return {"mcc": trajectories(problems, penalty, rate, solver=solver, **options)[0].T}
+
+        print(f"known dictionary, {name}: {config.ito_steps:,} Adam steps ...", flush=True)
+        curves[name] = curve(
+            ito_steps, work, stages.run(f"known-{name}", ito)["mcc"], settings.LASSO_PENALTY
+        )
+
+    grid = jnp.asarray(config.penalties)
+    for name, solver in SOLVERS.items():
+        print(f"known dictionary, {name}: {len(grid)} penalties ...", flush=True)
+        every = RECORD_EVERY[name]
+        counts = solver_steps(every * config.solver_steps, every)
+        run = functools.partial(
+            trajectories, solver=solver, num_steps=counts[-1], record_every=every
+        )
+        options = [(penalty, step) for penalty in config.penalties for step in counts]
+        work = [accounts.inference(solver, step) for _, step in options]
+        train = np.asarray(run(train_set, grid)).ravel()
+        chosen = efficient(np.asarray([w.measured for w in work]), train)
+        for prefix, problems in (("", test_set), ("fresh_", fresh_test)):
+            mcc = np.moveaxis(np.asarray(run(problems, grid)), 1, -1)
+            curves[prefix + name] = _select(chosen, options, work, mcc)
+
+    # SAE + true inference-time optimisation: FISTA with restart from the codes of the SAE.
+    print("known dictionary, SAE + FISTA ...", flush=True)
+    counts = solver_steps(config.warm_steps, 1)
+    points = [
+        (record, penalty, step)
+        for record in range(len(steps))
+        for penalty in config.penalties
+        for step in counts
+    ]
+    train_step, encode = accounts.training_step(setting, ()), accounts.encoding(setting, ())
+    work = [
+        train_step.times(steps[record])
+        .plus(encode)
+        .plus(accounts.inference(RESTART, step, warm=True))
+        for record, _, step in points
+    ]
+    scores = {}
+    for half, problems in (("train", train_set), ("test", test_set)):
+        repeated = Problems(*(np.repeat(x, RUNS, axis=0) for x in problems))
+        scores[half] = np.stack(
+            [
+                _warm(repeated, jax.tree.map(lambda x, r=r: x[r], sae), grid, counts[-1])
+                for r in range(len(steps))
+            ]
+        )  # (records, penalties, runs, steps)
+    train = scores["train"].mean(axis=2).ravel()
+    chosen = efficient(np.asarray([w.measured for w in work]), train)
+    mcc = np.moveaxis(scores["test"], 2, -1)
+    curves["sae_fista"] = _select(chosen, [(p, s) for _, p, s in points], work, mcc)
+    return curves
+
+
+def _select(chosen: np.ndarray, options: list, work: list[Flops], mcc: np.ndarray) -> Curve:
+    """Pack the chosen operating points of (..., runs) scores."""
+    return curve(
+        [options[i][1] for i in chosen],
+        [work[i] for i in chosen],
+        mcc.reshape(-1, mcc.shape[-1])[chosen],
+        [options[i][0] for i in chosen],
+    )
+
+
+def _warm(problems: Problems, weights: Any, penalties: Any, num_steps: int) -> np.ndarray:
+    apply = settings.encoder("known_dictionary", ()).apply
+    codes0 = jax.vmap(apply)(weights, problems.signals)
+    return np.asarray(
+        trajectories(problems, penalties, None, codes0, solver=RESTART, num_steps=num_steps)
+    )
+
+
+def _train_fresh(train: Problems, steps: list[int], stages: common.Stages) -> Any:
+    fitted = sc.learning.fit(
+        jax.random.split(jax.random.key(1), len(FRESH_SEEDS)),
+        settings.encoder("known_dictionary", ()),
+        train.signals,
+        dictionary=train.dictionaries,
+        num_steps=steps[-1],
+        record=_encoder,
+        record_steps=steps,
+        checkpoint=stages.checkpoint("known-fresh-sae"),
+        progress="known dictionary, sae on fresh data",
+    )
+    return fitted.records
+
+
+def _encoder(params: sc.learning.Autoencoder) -> Any:
+    return params.encoder
+
+
+def unknown_dictionary(
+    config: Any, stages: common.Stages, penalties: dict[str, float]
+) -> dict[str, Curve]:
+    """Return the curves of the unknown-dictionary panel.
+
+    Nothing is chosen by MCC here, since the truth is unknown: solvers run ``dictionary_steps``
+    steps with the penalties chosen on the known dictionary's training signals. ``*_dictionary``
+    are curves of the (Pearson) dictionary MCC.
+    """
+    setting = "unknown_dictionary"
+    problem = settings.data(setting)
+    steps = [s for s in config.record_steps if s <= config.unknown_steps]
+    options: dict[str, Any] = {"num_steps": steps[-1], "record_steps": steps}
+    curves: dict[str, Curve] = {}
+    dictionaries: dict[str, np.ndarray] = {}
+    trained: dict[str, list[Flops]] = {}
+    for method in (*HIDDEN, "sparse_coding"):
+        hidden = HIDDEN.get(method, method)
+        fitted = settings.train(
+            setting, hidden, checkpoint=stages.checkpoint(f"unknown-{method}"),
+            progress=f"unknown dictionary, {method}", **options,
+        )  # fmt: skip
+        sparse_coding = method == "sparse_coding"
+        dictionaries[method] = fitted.records if sparse_coding else fitted.records.dictionary
+        step = accounts.training_step(setting, hidden)
+        trained[method] = [step.times(s) for s in steps]
+        if not sparse_coding:
+            weights = fitted.records.encoder
+            mcc = settings.encoder_scores(setting, HIDDEN[method], weights, sc.metrics.mcc)
+            curves[method] = encoder_curve(setting, method, steps, mcc)
+            if method == "sae":
+                sae = weights
+        scores = settings.run_scores(
+            sc.metrics.pearson_dictionary_mcc, problem.dictionary, dictionaries[method]
+        )
+        curves[f"{method}_dictionary"] = curve(steps, trained[method], scores)
+
+    for source, name in (("sae", "sae_ito"), ("sparse_coding", "sparse_coding")):
+        mcc = settings.test_codes_scores(
+            stages, name, dictionaries[source], num_steps=config.test_steps
+        )
+        inference = accounts.inference(settings.paper_solver(), config.test_steps)
+        work = [w.plus(inference) for w in trained[source]]
+        curves[name] = curve(steps, work, mcc, settings.LASSO_PENALTY)
+
+    encode = accounts.encoding(setting, ())
+    apply = settings.encoder(setting, ()).apply
+    warm = np.asarray(jax.vmap(jax.vmap(apply, (0, None)), (0, None))(sae, problem.test_signals))
+    jobs = [(source, name, None) for source in ("sae", "sparse_coding") for name in SOLVERS]
+    for source, name, codes0 in [*jobs, ("sae", "fista_restart", warm)]:
+        label = f"{name}_on_{source}" if codes0 is None else "sae_fista"
+        print(f"unknown dictionary, {label} ...", flush=True)
+        count = config.dictionary_steps
+        mcc = []
+        for record, stack in enumerate(dictionaries[source]):
+            problems = Problems(
+                *(np.repeat(x[None], RUNS, axis=0) for x in problem[2:4]), dictionaries=stack
+            )
+            start = None if codes0 is None else codes0[record]
+            scores = trajectories(
+                problems, jnp.asarray([penalties[name]]), None, start,
+                solver=SOLVERS[name], num_steps=count, record_every=count,
+            )  # fmt: skip
+            mcc.append(np.asarray(scores)[0, :, 0])
+        inference = accounts.inference(SOLVERS[name], count, warm=codes0 is not None)
+        if codes0 is not None:
+            inference = inference.plus(encode)
+        work = [w.plus(inference) for w in trained[source]]
+        curves[label] = curve(steps, work, mcc, penalties[name])
+    return curves

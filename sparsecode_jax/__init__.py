@@ -1,0 +1,43 @@
+"""Sparse inference in JAX: solvers, encoders, learning, FLOP accounting and sweeps.
+
+Shapes everywhere: signals (..., M), dictionary (N, M) with one atom per row, codes (..., N).
+"""
+
+from sparsecode_jax import (
+    dictionaries,
+    encoders,
+    flops,
+    io,
+    learning,
+    metrics,
+    objectives,
+    prox,
+    solvers,
+    statistics,
+    synthetic,
+)
+from sparsecode_jax.solvers import sparse_encode
+from sparsecode_jax.sweep import sweep, sweep_chunked
+from sparsecode_jax.types import Encoder, Lasso, Solver
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Encoder",
+    "Lasso",
+    "Solver",
+    "dictionaries",
+    "encoders",
+    "flops",
+    "io",
+    "learning",
+    "metrics",
+    "objectives",
+    "prox",
+    "solvers",
+    "sparse_encode",
+    "statistics",
+    "sweep",
+    "sweep_chunked",
+    "synthetic",
+]

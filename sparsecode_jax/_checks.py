@@ -1,0 +1,202 @@
+"""Input checks: the one place where error messages are written.
+
+Shapes and dtypes are checked always; values only when they are concrete, never on tracers.
+A message says which function, what is wrong with the values, what is expected, what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_PASS_TRANSPOSE = "If your atoms are columns, pass dictionary.T."
+
+
+def concrete(x: Any) -> bool:
+    """Say whether the value of x can be read now (it is not being traced)."""
+    return x is not None and not isinstance(x, jax.core.Tracer)
+
+
+def floating(name: str, *arrays: Any) -> tuple[jax.Array, ...]:
+    """Cast arrays to one common floating dtype (integers become the default float)."""
+    arrays = tuple(jnp.asarray(a) for a in arrays)
+    for array in arrays:
+        if jnp.issubdtype(array.dtype, jnp.complexfloating):
+            raise TypeError(
+                f"{name}: got {array.dtype} numbers; real numbers are expected. "
+                "Stack real and imaginary parts as separate measurements."
+            )
+    dtype = jnp.result_type(*arrays)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        dtype = jnp.result_type(float)
+    return tuple(a.astype(dtype) for a in arrays)
+
+
+def finite(name: str, **arrays: Any) -> None:
+    """Raise if a concrete array holds a NaN or an infinity."""
+    for label, array in arrays.items():
+        if concrete(array) and not _all_finite(array):
+            bad = ~np.isfinite(np.asarray(array, dtype=np.float64))
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(
+                f"{name}: {label} holds {int(bad.sum())} non-finite numbers (the first at index "
+                f"{where}); finite numbers are expected. Clean or drop those rows first."
+            )
+
+
+def _all_finite(array: Any) -> bool:
+    with jax.ensure_compile_time_eval():  # a concrete array may be closed over while tracing
+        return bool(_finite_device(array))
+
+
+def _zero_rows(matrix: Any) -> np.ndarray:
+    with jax.ensure_compile_time_eval():
+        return np.asarray(_zero_rows_device(matrix))
+
+
+@jax.jit
+def _finite_device(array: Any) -> jax.Array:
+    return jnp.all(jnp.isfinite(array))
+
+
+@jax.jit
+def _zero_rows_device(matrix: Any) -> jax.Array:
+    return jnp.all(matrix == 0, axis=-1)
+
+
+def signals_shape(name: str, signals: Any) -> None:
+    """Raise unless signals are (..., M) and not empty."""
+    if signals.ndim == 0:
+        raise ValueError(
+            f"{name}: signals are a scalar; an array (..., M) of measurements is expected."
+        )
+    if signals.size == 0:
+        raise ValueError(
+            f"{name}: signals are empty (shape {signals.shape}); at least one signal with at least "
+            "one measurement is expected. Check the selection that produced them."
+        )
+
+
+def dictionary_matrix(name: str, dictionary: Any) -> None:
+    """Raise unless the dictionary is (N, M) with no zero atom."""
+    if dictionary.ndim != 2:
+        raise ValueError(
+            f"{name}: the dictionary has shape {dictionary.shape}; (N, M) with one atom per row is "
+            "expected. For a stack of dictionaries use jax.vmap or sweep."
+        )
+    if 0 in dictionary.shape:
+        raise ValueError(
+            f"{name}: the dictionary is empty (shape {dictionary.shape}); at least one atom of at "
+            "least one measurement is expected."
+        )
+    if concrete(dictionary):
+        zero = np.flatnonzero(_zero_rows(dictionary))
+        if zero.size:
+            raise ValueError(
+                f"{name}: the dictionary has {zero.size} zero atoms (the first is row {zero[0]}); "
+                "every atom needs a non-zero norm. Drop those rows or replace them."
+            )
+
+
+def same_measurements(name: str, signals: Any, dictionary: Any) -> None:
+    """Raise unless signals (..., M) and dictionary (N, M) agree on M."""
+    if signals.shape[-1] != dictionary.shape[-1]:
+        raise ValueError(
+            f"{name}: signals have {signals.shape[-1]} measurements (shape {signals.shape}) but "
+            f"the dictionary's atoms have {dictionary.shape[-1]} (shape {dictionary.shape}); they "
+            f"must agree. {_PASS_TRANSPOSE}"
+        )
+
+
+def penalty_values(name: str, penalty: Any, num_atoms: int) -> None:
+    """Raise unless the penalty is () or (N,), finite and not negative."""
+    if penalty.shape not in ((), (num_atoms,)):
+        raise ValueError(
+            f"{name}: the penalty has shape {penalty.shape}; a scalar or one weight per atom "
+            f"({num_atoms},) is expected. To try several penalties use sweep."
+        )
+    finite(name, penalty=penalty)
+    if concrete(penalty) and np.any(np.asarray(penalty) < 0):
+        raise ValueError(
+            f"{name}: the penalty is negative ({float(np.min(np.asarray(penalty))):g}); a number "
+            ">= 0 is expected."
+        )
+
+
+def positive(name: str, **values: Any) -> None:
+    """Raise unless each concrete number is finite and > 0."""
+    for label, value in values.items():
+        if concrete(value):
+            value = np.asarray(value, dtype=np.float64)
+            if not np.all(np.isfinite(value) & (value > 0)):
+                raise ValueError(
+                    f"{name}: {label} is {value.tolist()}; a finite number > 0 is expected."
+                )
+
+
+def count(name: str, label: str, value: Any, minimum: int = 1) -> int:
+    """Return a static integer of at least ``minimum``, or raise."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"{name}: {label} is traced, but it decides shapes; pass a Python integer (under jit, "
+            "make it static)."
+        )
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_integer or value < minimum:
+        raise ValueError(f"{name}: {label} is {value!r}; an integer >= {minimum} is expected.")
+    return int(value)
+
+
+def codes_shape(name: str, label: str, codes: Any, expected: tuple[int, ...]) -> None:
+    """Raise unless codes have the expected shape."""
+    if codes.shape != expected:
+        raise ValueError(
+            f"{name}: {label} have shape {codes.shape}; {expected} (one code per signal, one entry "
+            "per atom) is expected."
+        )
+
+
+def lasso(name: str, problem: Any, codes0: Any = None) -> None:
+    """Check a whole Lasso problem and its warm start."""
+    signals, dictionary, penalty, step_size = problem
+    signals_shape(name, signals)
+    dictionary_matrix(name, dictionary)
+    same_measurements(name, signals, dictionary)
+    penalty_values(name, penalty, dictionary.shape[0])
+    if step_size.shape != ():
+        raise ValueError(
+            f"{name}: the step size has shape {step_size.shape}; a scalar is expected. To try "
+            "several use sweep."
+        )
+    positive(name, step_size=step_size)
+    finite(name, signals=signals, dictionary=dictionary)
+    if codes0 is not None:
+        expected = signals.shape[:-1] + dictionary.shape[:1]
+        codes_shape(name, "the starting codes", codes0, expected)
+        finite(name, codes0=codes0)
+
+
+def num_active(name: str, value: Any, num_atoms: int) -> None:
+    """Raise if a concrete number of active atoms is outside 0..N."""
+    if concrete(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= num_atoms)):
+        raise ValueError(
+            f"{name}: num_active is {value} but there are {num_atoms} atoms; an integer from 0 to "
+            f"{num_atoms} is expected."
+        )
+
+
+def same_tree(name: str, label: str, tree: Any, expected: Any) -> None:
+    """Raise unless two pytrees have equal structure, shapes and dtypes."""
+    try:
+        chex.assert_trees_all_equal_structs(tree, expected)
+        chex.assert_trees_all_equal_shapes_and_dtypes(tree, expected)
+    except AssertionError as error:
+        shapes = jax.tree.map(lambda x: f"{jnp.shape(x)} {jnp.result_type(x)}", expected)
+        raise ValueError(
+            f"{name}: {label} do not have the structure, shapes and dtypes expected: {shapes}. "
+            f"{str(error).strip().splitlines()[-1]}"
+        ) from None

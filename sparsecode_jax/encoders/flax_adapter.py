@@ -1,0 +1,51 @@
+"""Flax linen modules as encoders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from sparsecode_jax import _checks
+from sparsecode_jax.types import Array, Encoder, Key, PyTree
+
+__all__ = ["from_flax"]
+
+
+def from_flax(module: Any, num_measurements: int) -> Encoder:
+    """Turn a Flax linen module that maps (..., M) to (..., N) into an encoder.
+
+    Build it once and keep it: each call makes a new program.
+
+    Args:
+      module: a ``flax.linen.Module`` whose ``__call__`` takes the signals alone. **Static**.
+      num_measurements: M. **Static**.
+
+    Returns:
+      An :class:`~sparsecode_jax.types.Encoder` whose params are the module's variables.
+
+    Raises:
+      TypeError: the module has no ``init`` and ``apply``, or is a class, not an instance.
+
+    Example:
+      >>> import flax.linen as nn, jax, sparsecode_jax as sc
+      >>> module = nn.Sequential([nn.Dense(16), nn.relu])
+      >>> encoder = sc.encoders.from_flax(module, num_measurements=8)
+      >>> params = encoder.init(jax.random.key(0))
+      >>> encoder.apply(params, jax.numpy.ones((5, 8))).shape
+      (5, 16)
+    """
+    _checks.count("from_flax", "num_measurements", num_measurements)
+    if isinstance(module, type) or not (hasattr(module, "init") and hasattr(module, "apply")):
+        raise TypeError(
+            f"from_flax: got {module!r}; an instance of a flax.linen Module is expected, such as "
+            "nn.Dense(16)."
+        )
+
+    def init(key: Key) -> PyTree:
+        return module.init(key, jnp.zeros((1, num_measurements)))
+
+    def apply(params: PyTree, signals: Array) -> Array:
+        return module.apply(params, signals)
+
+    return Encoder(init, apply)

@@ -1,0 +1,163 @@
+"""The one module of this sub-package that touches JAX internals.
+
+Checked against jax 0.10.1 and 0.12; primitives are recognized by name, because their Python
+objects move between versions (``jit`` was ``pjit``, ``remat2`` was ``checkpoint``).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jax._src import core, source_info_util
+from jax._src.interpreters import ad, batching, mlir
+from jax._src.interpreters import partial_eval as pe
+from jax._src.sharding_impls import UNSPECIFIED
+from jax._src.util import weakref_lru_cache
+
+Jaxpr = core.Jaxpr
+ClosedJaxpr = core.ClosedJaxpr
+Eqn = core.JaxprEqn
+Literal = core.Literal
+Var = core.Var
+Tracer = core.Tracer
+Primitive = core.Primitive
+
+weak_cache = weakref_lru_cache
+
+
+def open_jaxpr(jaxpr: Any) -> tuple[Jaxpr, Sequence[Any]]:
+    """Split a closed jaxpr into jaxpr and constants; an open one has no constants."""
+    if isinstance(jaxpr, ClosedJaxpr):
+        return jaxpr.jaxpr, jaxpr.consts
+    return jaxpr, ()
+
+
+def is_jaxpr(value: Any) -> bool:
+    """Tell whether a parameter is a jaxpr, open or closed."""
+    return isinstance(value, Jaxpr | ClosedJaxpr)
+
+
+def params_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+    """Yield the jaxprs among an equation's parameters."""
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if is_jaxpr(item):
+                yield item
+
+
+@weakref_lru_cache
+def eliminate_dead_code(jaxpr: Jaxpr) -> Jaxpr:
+    """Drop equations that no output needs, keeping every input and output."""
+    return pe.dce_jaxpr(jaxpr, True, True)[0]
+
+
+def trace(fun: Callable[..., Any], avals: Sequence[Any]) -> ClosedJaxpr:
+    """Trace a flat function of arrays at exactly the given abstract values."""
+    return jax.make_jaxpr(fun)(*avals)
+
+
+def hoist_consts(jaxpr: ClosedJaxpr) -> tuple[Jaxpr, Sequence[Any]]:
+    """Turn the constants of a closed jaxpr into leading inputs."""
+    return pe.convert_constvars_jaxpr(jaxpr.jaxpr), jaxpr.consts
+
+
+def aval_of(value: Any) -> Any:
+    """Return the abstract value (shape, dtype, weak type) of an array or tracer."""
+    return core.typeof(value)
+
+
+def evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    """Run a jaxpr equation by equation, as JAX itself does when inlining one."""
+    return core.eval_jaxpr(jaxpr, consts, *args)
+
+
+def bind(eqn: Eqn, args: Sequence[Any]) -> list[Any]:
+    """Apply an equation's primitive unchanged, under its own source line and scope."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    with equation_context(eqn):
+        out = eqn.primitive.bind(*args, **params)
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def bind_with(eqn: Eqn, args: Sequence[Any], params: dict[str, Any]) -> list[Any]:
+    """Apply an equation's (multiple-result) primitive with other parameters."""
+    with equation_context(eqn):
+        return list(eqn.primitive.bind(*args, **params))
+
+
+class equation_context:  # noqa: N801 - used as a function
+    """Enter the source line, scope and configuration an equation was traced under."""
+
+    def __init__(self, eqn: Eqn):
+        stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
+        self._user = source_info_util.user_context(eqn.source_info.traceback, name_stack=stack)
+        self._config = eqn.ctx.manager
+
+    def __enter__(self) -> None:
+        self._user.__enter__()
+        self._config.__enter__()
+
+    def __exit__(self, *exc: Any) -> None:
+        self._config.__exit__(*exc)
+        self._user.__exit__(*exc)
+
+
+def jit_params(params: dict[str, Any], jaxpr: ClosedJaxpr, num_extra: int) -> dict[str, Any]:
+    """Adapt the parameters of a jit equation to a jaxpr with ``num_extra`` more outputs."""
+    return {
+        **params,
+        "jaxpr": jaxpr,
+        "out_shardings": (*params["out_shardings"], *[UNSPECIFIED] * num_extra),
+        "out_layouts": (*params["out_layouts"], *[None] * num_extra),
+    }
+
+
+def scan_params(params: dict[str, Any], jaxpr: ClosedJaxpr, num_extra: int) -> dict[str, Any]:
+    """Adapt the parameters of a scan equation to a body with ``num_extra`` leading carries."""
+    adapted = {**params, "jaxpr": jaxpr, "num_carry": params["num_carry"] + num_extra}
+    if "linear" in params:
+        place = params["num_consts"]
+        linear = params["linear"]
+        adapted["linear"] = (*linear[:place], *[False] * num_extra, *linear[place:])
+    return adapted
+
+
+def scope_of(eqn: Eqn) -> str:
+    """Return the named scope of an equation, relative to the jaxpr it is in."""
+    return str(eqn.source_info.name_stack)
+
+
+def source_of(eqn: Eqn) -> str:
+    """Return ``file.py:line (function)`` of an equation, without the directory."""
+    summary = source_info_util.summarize(eqn.source_info)
+    place, _, function = summary.partition(" ")
+    return f"{place.replace(chr(92), '/').rsplit('/', 1)[-1]} {function}".strip()
+
+
+def lowered_primitive_names() -> frozenset[str]:
+    """Names of all primitives that JAX can lower on some platform."""
+    tables = [mlir._lowerings, *mlir._platform_specific_lowerings.values()]
+    return frozenset(primitive.name for table in tables for primitive in table)
+
+
+def identity_primitive(name: str) -> Primitive:
+    """Make a primitive that returns all its operands but the first, and lowers to nothing."""
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+
+    def values(first: Any, *rest: Any, **_: Any) -> list[Any]:
+        del first
+        return list(rest)
+
+    def batch(args: Sequence[Any], dims: Sequence[Any], **params: Any) -> tuple[Any, Any]:
+        return primitive.bind(*args, **params), list(dims[1:])
+
+    def jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
+        return primitive.bind(*primals, **params), list(tangents[1:])
+
+    primitive.def_impl(values)
+    primitive.def_abstract_eval(values)
+    mlir.register_lowering(primitive, mlir.lower_fun(values, multiple_results=True))
+    batching.primitive_batchers[primitive] = batch
+    ad.primitive_jvps[primitive] = jvp
+    return primitive

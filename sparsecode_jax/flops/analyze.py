@@ -1,0 +1,283 @@
+"""Static analysis: the costs, the loops and the basic blocks of a jaxpr.
+
+``Analyzer.region`` walks a jaxpr once. Control flow whose repetitions are static multiplies; a
+while loop or a conditional opens blocks, in the order in which ``instrument`` returns their
+counters.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from math import prod
+from typing import Any
+
+import jax.numpy as jnp
+
+from sparsecode_jax.flops import _compat, rules
+from sparsecode_jax.flops import conventions as cls
+from sparsecode_jax.flops.errors import FlopCountError, UnknownPrimitiveError
+from sparsecode_jax.flops.rules_array import reduce_window_steps
+from sparsecode_jax.flops.rules_elementwise import size
+from sparsecode_jax.flops.table import Block, Key, Loop, Region
+
+Handler = Callable[["Analyzer", Any], Region]
+ON_UNKNOWN = ("error", "defer")
+
+
+class Analyzer:
+    """Analyze the jaxprs of one program, remembering each.
+
+    Args:
+        on_unknown: ``"error"`` to raise at an operation without a rule, ``"defer"`` to record it
+            so that totals raise instead.
+    """
+
+    def __init__(self, on_unknown: str = "error"):
+        self.on_unknown = on_unknown
+        self.axis_sizes: dict[Any, int] = {}
+        self._regions: dict[Any, tuple[Any, Region]] = {}
+
+    def region(self, jaxpr: Any) -> Region:
+        """Return costs and blocks of one execution of a jaxpr (open or closed)."""
+        jaxpr = _compat.open_jaxpr(jaxpr)[0]
+        memo = (id(jaxpr), tuple(self.axis_sizes.items()))
+        if memo not in self._regions:
+            total = Region()
+            for eqn in _compat.eliminate_dead_code(jaxpr).eqns:
+                total.include(self.equation(eqn), scope=_compat.scope_of(eqn))
+            self._regions[memo] = (jaxpr, total)  # holding the jaxpr keeps its id unique
+        return self._regions[memo][1]
+
+    def equation(self, eqn: Any) -> Region:
+        """Return costs and blocks of one equation, scopes relative to it."""
+        name = eqn.primitive.name
+        if (expansion := rules.expansion_for(name)) is not None:
+            return _expanded(self, eqn, expansion)
+        if (rule := rules.rule_for(name)) is not None:
+            return self._by_rule(eqn, rule, eqn.params)
+        if name in rules.COLLECTIVES:
+            group = self._group_size(eqn)
+            return self._by_rule(eqn, rules.COLLECTIVES[name], {**eqn.params, "group_size": group})
+        if name in STRUCTURAL:
+            return STRUCTURAL[name](self, eqn)
+        if name in rules.FREE:
+            return Region()
+        return self._unknown(eqn)
+
+    def _by_rule(self, eqn: Any, rule: Any, params: Mapping[str, Any]) -> Region:
+        ins = [var.aval for var in eqn.invars]
+        outs = [var.aval for var in eqn.outvars]
+        costs = rules.checked(eqn.primitive.name, rule(ins, outs, params))
+        dtypes = [str(a.dtype) for a in (*outs, *ins) if hasattr(a, "dtype") and _inexact(a)]
+        region = Region()
+        for cost_class, amount in costs.items():
+            dtype = dtypes[0] if dtypes else ""
+            region.costs[Key(cost_class, eqn.primitive.name, "", dtype)] += amount
+        return region
+
+    def _unknown(self, eqn: Any) -> Region:
+        name = eqn.primitive.name
+        if self.on_unknown == "error":
+            raise UnknownPrimitiveError(unknown_message(name, describe(eqn)))
+        region = Region()
+        region.costs[Key(cls.UNKNOWN, name, "", describe(eqn))] += 1
+        return region
+
+    def _group_size(self, eqn: Any) -> int:
+        axes = eqn.params.get("axes", eqn.params.get("axis_name"))
+        axes = axes if isinstance(axes, tuple | list) else (axes,)
+        missing = [a for a in axes if isinstance(a, str) and a not in self.axis_sizes]
+        if missing or eqn.params.get("axis_index_groups") is not None:
+            raise FlopCountError(
+                f"{eqn.primitive.name} {describe(eqn)} combines values over the mapped axis "
+                f"{missing or axes}, so no one lane performs its operations; count outside the "
+                "map, value_and_flops(jax.vmap(fun, axis_name=...)), not inside it."
+            )
+        return prod(self.axis_sizes[axis] for axis in axes if isinstance(axis, str))
+
+
+def describe(eqn: Any) -> str:
+    """Say where an equation is: source line and named scope."""
+    scope = _compat.scope_of(eqn)
+    place = f"at {_compat.source_of(eqn) or 'an unknown line'}"
+    return place + (f", scope {scope!r}" if scope else "")
+
+
+def unknown_message(name: str, where: str) -> str:
+    """Explain an operation that cannot be counted, and the two ways out."""
+    reason = rules.OPAQUE.get(name)
+    why = f"{name!r} {reason}" if reason else f"there is no counting rule for {name!r}"
+    return (
+        f"cannot count {name!r} ({where}): {why}. Its cost is not taken to be zero. Register it: "
+        f"register_flop_rule({name!r}, rule) with rule(inputs, outputs, params) -> "
+        f"{{class: operations}}, or register_flop_expansion({name!r}, fun) with a function of "
+        "counted operations that does the same work."
+    )
+
+
+def _inexact(aval: Any) -> bool:
+    return bool(jnp.issubdtype(aval.dtype, jnp.inexact))
+
+
+def require_static(region: Region, eqn: Any) -> Region:
+    """Refuse data-dependent loops where counters cannot be carried out."""
+    if region.blocks:
+        inner = region.blocks[0]
+        raise FlopCountError(
+            f"cannot count {eqn.primitive.name!r} ({describe(eqn)}): it contains "
+            f"{inner.label}, which runs a data-dependent number of times, and its counter cannot "
+            "be carried out of there. Count the part inside with its own value_and_flops, or give "
+            "the loop a static length (jax.lax.scan)."
+        )
+    return region
+
+
+def _inner(name: str, analyzer: Analyzer, eqn: Any) -> Region:
+    """A call: the jaxpr under a parameter runs once."""
+    region = Region()
+    region.include(analyzer.region(eqn.params[name]))
+    return region
+
+
+def _static_inner(name: str, analyzer: Analyzer, eqn: Any) -> Region:
+    return require_static(_inner(name, analyzer, eqn), eqn)
+
+
+def _scan(analyzer: Analyzer, eqn: Any) -> Region:
+    length = int(eqn.params["length"])
+    region = Region()
+    region.include(analyzer.region(eqn.params["jaxpr"]), times=length)
+    region.loops[Loop("scan", "", _compat.source_of(eqn))] += length
+    return region
+
+
+def _while(analyzer: Analyzer, eqn: Any) -> Region:
+    condition = analyzer.region(eqn.params["cond_jaxpr"])
+    body = analyzer.region(eqn.params["body_jaxpr"])
+    lanes = tuple(eqn.params["cond_jaxpr"].out_avals[0].shape)
+    # n executions of the body go with n + 1 of the condition: one is charged to each iteration,
+    # the last one to the surrounding block.
+    iteration = Region()
+    iteration.include(replace(condition, blocks=[]))
+    iteration.include(replace(body, blocks=[]))
+    region = Region()
+    region.include(replace(condition, blocks=[]))
+    region.blocks.append(
+        iteration.as_block("while", "", _compat.source_of(eqn), lanes=lanes or None, is_loop=True)
+    )
+    region.blocks.extend(in_lockstep(b, lanes) for b in (*body.blocks, *condition.blocks))
+    return region
+
+
+def in_lockstep(block: Block, lanes: tuple[int, ...]) -> Block:
+    """Return an inner block as seen from outside a batched while loop over ``lanes``."""
+    if not lanes:
+        return block
+    inner = block.lanes or ()
+    return replace(block, lanes=inner if inner[: len(lanes)] == lanes else lanes + inner)
+
+
+def _cond(analyzer: Analyzer, eqn: Any) -> Region:
+    branches = [analyzer.region(branch) for branch in eqn.params["branches"]]
+    region = Region()
+    if all(branch.same_costs(branches[0]) for branch in branches):
+        region.include(branches[0])
+        return region
+    for index, branch in enumerate(branches):
+        kind = f"cond branch {index + 1}/{len(branches)}"
+        region.blocks.append(branch.as_block(kind, "", _compat.source_of(eqn)))
+        region.blocks.extend(branch.blocks)
+    return region
+
+
+def _linear_solve(analyzer: Analyzer, eqn: Any) -> Region:
+    region = Region()
+    region.include(analyzer.region(eqn.params["jaxprs"].solve))
+    return region
+
+
+def _shard_map(analyzer: Analyzer, eqn: Any) -> Region:
+    sizes = dict(eqn.params["mesh"].shape)
+    manual = eqn.params.get("manual_axes") or frozenset(sizes)
+    outer, analyzer.axis_sizes = analyzer.axis_sizes, {**analyzer.axis_sizes, **sizes}
+    try:
+        inner = require_static(analyzer.region(eqn.params["jaxpr"]), eqn)
+    finally:
+        analyzer.axis_sizes = outer
+    region = Region()
+    region.include(inner, times=prod(sizes[axis] for axis in manual))
+    return region
+
+
+def _reduce(analyzer: Analyzer, eqn: Any) -> Region:
+    # A reduction by a general function starts from its init value: one application an element.
+    steps = size(eqn.invars[0].aval)
+    return _applied(analyzer, eqn, "jaxpr", steps)
+
+
+def _reduce_window(analyzer: Analyzer, eqn: Any) -> Region:
+    taps, _ = reduce_window_steps(eqn.invars[0].aval, eqn.outvars[0].aval, eqn.params)
+    return _applied(analyzer, eqn, "jaxpr", taps)
+
+
+def _scatter(analyzer: Analyzer, eqn: Any) -> Region:
+    if eqn.params.get("update_jaxpr") is None:
+        return Region()
+    return _applied(analyzer, eqn, "update_jaxpr", size(eqn.invars[-1].aval))
+
+
+def _select_and_scatter(analyzer: Analyzer, eqn: Any) -> Region:
+    operand, source = eqn.invars[0].aval, eqn.invars[1].aval
+    taps, nonempty = reduce_window_steps(operand, source, eqn.params)
+    region = _applied(analyzer, eqn, "select_jaxpr", taps - nonempty)
+    region.include(_applied(analyzer, eqn, "scatter_jaxpr", nonempty))
+    return region
+
+
+def _applied(analyzer: Analyzer, eqn: Any, name: str, times: int) -> Region:
+    """A scalar function applied ``times`` times."""
+    region = Region()
+    region.include(require_static(analyzer.region(eqn.params[name]), eqn), times=times)
+    return region
+
+
+def _tally(analyzer: Analyzer, eqn: Any) -> Region:
+    name = eqn.params["name"]
+    unit = Region()
+    for cost_class, amount in eqn.params["per_unit"]:
+        unit.costs[Key(cost_class, name, "", "tally")] += amount
+    region = Region()
+    region.blocks.append(unit.as_block(f"tally {name}", "", _compat.source_of(eqn)))
+    return region
+
+
+def _expanded(analyzer: Analyzer, eqn: Any, fun: Callable[..., Any]) -> Region:
+    avals: Sequence[Any] = [var.aval for var in eqn.invars]
+    jaxpr = _compat.trace(partial(fun, **eqn.params), avals)
+    region = Region()
+    region.include(require_static(analyzer.region(jaxpr), eqn))
+    return region
+
+
+STRUCTURAL: dict[str, Handler] = {
+    **{name: partial(_inner, "jaxpr") for name in ("jit", "pjit", "remat", "remat2", "checkpoint")},
+    **{
+        name: partial(_inner, "call_jaxpr")
+        for name in ("call", "core_call", "closed_call", "custom_jvp_call", "custom_vjp_call")
+    },
+    "composite": partial(_static_inner, "jaxpr"),
+    "custom_partitioning": partial(_static_inner, "call"),
+    "custom_vmap_call": partial(_static_inner, "call"),
+    "linear_call": partial(_static_inner, "callee"),
+    "remat_opt": partial(_static_inner, "fwd_jaxpr"),
+    "custom_linear_solve": _linear_solve,
+    "scan": _scan,
+    "while": _while,
+    "cond": _cond,
+    "shard_map": _shard_map,
+    "reduce": _reduce,
+    "reduce_window": _reduce_window,
+    "scatter": _scatter,
+    "select_and_scatter": _select_and_scatter,
+    "flops_tally": _tally,
+}

@@ -1,0 +1,301 @@
+"""Evaluation that also counts how often each block runs.
+
+Equations without data-dependent control flow are applied unchanged. Loops and conditionals are
+rebuilt with unsigned 32-bit counters, or not at all where the loop's own index or the branch
+index already tells. Counters saturate instead of wrapping.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsecode_jax.flops import _compat
+from sparsecode_jax.flops.analyze import Analyzer, describe, in_lockstep
+from sparsecode_jax.flops.errors import FlopCountError
+from sparsecode_jax.flops.loop_index import loop_index
+from sparsecode_jax.flops.tallies import (
+    SATURATED,
+    Tally,
+    add_packed,
+    index_steps,
+    loop_tally,
+    narrow,
+    pack,
+    saturating_sum,
+    unpack,
+    widen,
+    zero_tallies,
+)
+
+Outs = tuple[list[Any], list[Tally]]
+
+
+def evaluate(analyzer: Analyzer, jaxpr: Any, args: Sequence[Any]) -> Outs:
+    """Run a jaxpr (open or closed) and return its outputs and its blocks' counters."""
+    opened, consts = _compat.open_jaxpr(jaxpr)
+    if not analyzer.region(opened).blocks:
+        return _compat.evaluate(opened, consts, args), []
+    live = _compat.eliminate_dead_code(opened)
+    env: dict[Any, Any] = dict(zip(live.constvars, consts, strict=True))
+    env.update(zip(live.invars, args, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, _compat.Literal) else env[atom]
+
+    tallies: list[Tally] = []
+    no_tallies: list[Tally] = []
+    for eqn in live.eqns:
+        values = [read(atom) for atom in eqn.invars]
+        if not analyzer.equation(eqn).blocks:
+            outs, inner = _compat.bind(eqn, values), no_tallies
+        else:
+            outs, inner = HANDLERS[eqn.primitive.name](analyzer, eqn, values)
+        env.update(zip(eqn.outvars, outs, strict=True))
+        tallies.extend(inner)
+    return [read(atom) for atom in live.outvars], tallies
+
+
+def counted_jaxpr(analyzer: Analyzer, jaxpr: Any, avals: Sequence[Any]) -> Any:
+    """Trace a jaxpr into one that also returns its counters, flat, after its outputs."""
+
+    def fun(*args: Any) -> list[Any]:
+        outs, tallies = evaluate(analyzer, jaxpr, args)
+        return [*outs, *pack(tallies)]
+
+    return _compat.trace(fun, avals)
+
+
+def _jit(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
+    inner = eqn.params["jaxpr"]
+    blocks = analyzer.region(inner).blocks
+    jaxpr = counted_jaxpr(analyzer, inner, inner.in_avals)
+    num_extra = len(jaxpr.out_avals) - len(inner.out_avals)
+    outs = _compat.bind_with(eqn, args, _compat.jit_params(eqn.params, jaxpr, num_extra))
+    num = len(inner.out_avals)
+    return outs[:num], unpack(blocks, outs[num:])
+
+
+def _remat(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
+    inner = eqn.params["jaxpr"]
+    blocks = analyzer.region(inner).blocks
+    closed = counted_jaxpr(analyzer, inner, [var.aval for var in inner.invars])
+    jaxpr, consts = _compat.hoist_consts(closed)
+    outs = _compat.bind_with(eqn, [*consts, *args], {**eqn.params, "jaxpr": jaxpr})
+    num = len(inner.outvars)
+    return outs[:num], unpack(blocks, outs[num:])
+
+
+def _inline(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
+    with _compat.equation_context(eqn):
+        return evaluate(analyzer, eqn.params["call_jaxpr"], args)
+
+
+def _custom_rule(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
+    """Count a function with a derivative rule; refuse to be differentiated through."""
+    inner = eqn.params["call_jaxpr"]
+    num, blocks = len(inner.out_avals), analyzer.region(inner).blocks
+    where = describe(eqn)
+
+    def counted(*operands: Any) -> list[Any]:
+        outs, tallies = evaluate(analyzer, inner, operands)
+        return [*outs, *pack(tallies)]
+
+    def refuse(*_: Any) -> Any:
+        raise FlopCountError(
+            f"cannot differentiate through value_and_flops {where}: a function with its own "
+            f"derivative rule runs {blocks[0].label} there, and what was counted is not what its "
+            "rule would run. Count the derivative instead: value_and_flops(jax.grad(fun)), not "
+            "jax.grad(value_and_flops(fun))."
+        )
+
+    guarded = jax.custom_jvp(counted)
+    guarded.defjvp(refuse)
+    with _compat.equation_context(eqn):
+        outs = guarded(*args)
+    return outs[:num], unpack(blocks, outs[num:])
+
+
+def _linear_solve(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
+    jaxprs = eqn.params["jaxprs"]
+    blocks = analyzer.region(jaxprs.solve).blocks
+    solve = counted_jaxpr(analyzer, jaxprs.solve, jaxprs.solve.in_avals)
+    if solve.consts:
+        raise FlopCountError(
+            f"cannot count custom_linear_solve {describe(eqn)}: its solver closes "
+            "over arrays; pass them as arguments."
+        )
+    transposed = jaxprs.transpose_solve
+    if transposed is not None:  # JAX wants both solvers to return the same extra outputs
+
+        def padded(*operands: Any) -> list[Any]:
+            opened, consts = _compat.open_jaxpr(transposed)
+            return [*_compat.evaluate(opened, consts, operands), *pack(zero_tallies(blocks))]
+
+        transposed = _compat.trace(padded, transposed.in_avals)
+    params = {**eqn.params, "jaxprs": jaxprs._replace(solve=solve, transpose_solve=transposed)}
+    outs = _compat.bind_with(eqn, args, params)
+    num = len(jaxprs.solve.out_avals)
+    return outs[:num], unpack(blocks, outs[num:])
+
+
+def _scan(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
+    params = eqn.params
+    inner, num_consts = params["jaxpr"], params["num_consts"]
+    blocks = analyzer.region(inner).blocks
+    start = pack(zero_tallies(blocks))
+    extra = len(start)
+
+    def body(*operands: Any) -> list[Any]:
+        consts, counters = operands[:num_consts], operands[num_consts : num_consts + extra]
+        outs, tallies = evaluate(analyzer, inner, (*consts, *operands[num_consts + extra :]))
+        return [*add_packed(counters, pack(tallies)), *outs]
+
+    avals = list(inner.in_avals)
+    avals[num_consts:num_consts] = [_compat.aval_of(leaf) for leaf in start]
+    outs = _compat.bind_with(
+        eqn,
+        [*args[:num_consts], *start, *args[num_consts:]],
+        _compat.scan_params(params, _compat.trace(body, avals), extra),
+    )
+    return outs[extra:], unpack(blocks, outs[:extra])
+
+
+def _cond(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
+    branches = eqn.params["branches"]
+    blocks = [analyzer.region(branch).blocks for branch in branches]
+    last = len(branches) - 1
+    index = jnp.clip(jnp.asarray(args[0], jnp.int32), 0, last)
+    own = [Tally((index == which).astype(jnp.uint32)) for which in range(last + 1)]
+    if not any(blocks):
+        return _compat.bind(eqn, args), own
+
+    def run(which: int, *operands: Any) -> list[Any]:
+        outs, tallies = evaluate(analyzer, branches[which], operands)
+        counters = [zero_tallies(b) for b in blocks]
+        counters[which] = tallies
+        return [*outs, *pack([tally for some in counters for tally in some])]
+
+    traced = [
+        _compat.trace(partial(run, which), branch.in_avals) for which, branch in enumerate(branches)
+    ]
+    outs = _compat.bind_with(eqn, args, {**eqn.params, "branches": tuple(traced)})
+    num = len(branches[0].out_avals)
+    inner = unpack([b for some in blocks for b in some], outs[num:])
+    result: list[Tally] = []
+    for tally, some in zip(own, blocks, strict=True):
+        result.append(tally)
+        result.extend(inner[: len(some)])
+        inner = inner[len(some) :]
+    return outs[:num], result
+
+
+def _while(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
+    cond_jaxpr, body_jaxpr = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
+    lanes = tuple(cond_jaxpr.out_avals[0].shape)
+    num_cond, num_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    cond_consts, body_consts = args[:num_cond], args[num_cond : num_cond + num_body]
+    carry = args[num_cond + num_body :]
+    body_blocks = analyzer.region(body_jaxpr).blocks
+    cond_blocks = analyzer.region(cond_jaxpr).blocks
+    index = loop_index(cond_jaxpr, body_jaxpr, num_cond, num_body)
+
+    if index is not None and not body_blocks and not cond_blocks:
+        outs = _compat.bind(eqn, args)
+        return outs, [
+            loop_tally(index_steps(carry[index.place], outs[index.place], index.step), lanes)
+        ]
+
+    # Inside the loop every counter has the shape of the predicate, so that JAX's selection of the
+    # lanes still running freezes it with its lane: executions are then the largest lane's.
+    inside = [in_lockstep(b, lanes) for b in (*body_blocks, *cond_blocks)]
+    num_own = int(index is None)
+
+    def widened(tallies: Sequence[Tally]) -> list[Any]:
+        pairs = zip(tallies, inside, strict=True)
+        return pack([widen(tally, block, lanes) for tally, block in pairs])
+
+    body_zero = zero_tallies(body_blocks)
+    cond_zero = zero_tallies(cond_blocks)
+
+    def check(operands: Sequence[Any], consts: Sequence[Any]) -> tuple[list[Any], list[Tally]]:
+        if not cond_blocks:
+            return [], []
+        (predicate,), tallies = evaluate(analyzer, cond_jaxpr, (*consts, *operands))
+        return [predicate], tallies
+
+    with _compat.equation_context(eqn):
+        predicate, first = check(carry, cond_consts)
+        counters = widened([*body_zero, *(first or cond_zero)])
+        own = [np.zeros(lanes, np.uint32)] * num_own
+    state = [*predicate, *own, *counters, *carry]
+    num_predicate, num_extra = len(predicate), len(state) - len(carry)
+
+    def new_cond(*operands: Any) -> Any:
+        consts, rest = operands[:num_cond], operands[num_cond:]
+        if num_predicate:
+            return rest[0]
+        opened, closed_over = _compat.open_jaxpr(cond_jaxpr)
+        return _compat.evaluate(opened, closed_over, (*consts, *rest[num_extra:]))[0]
+
+    def new_body(*operands: Any) -> list[Any]:
+        first_consts, operands = operands[:num_cond], operands[num_cond:]
+        consts, rest = operands[:num_body], operands[num_body:]
+        own = rest[num_predicate : num_predicate + num_own]
+        counters = rest[num_predicate + num_own : num_extra]
+        outs, tallies = evaluate(analyzer, body_jaxpr, (*consts, *rest[num_extra:]))
+        predicate, checked = check(outs, first_consts)
+        more = widened([*tallies, *(checked or cond_zero)])
+        return [
+            *predicate,
+            *(steps + (steps != SATURATED).astype(jnp.uint32) for steps in own),
+            *add_packed(counters, more),
+            *outs,
+        ]
+
+    state_avals = [_compat.aval_of(leaf) for leaf in state[:num_extra]]
+    carry_avals = list(body_jaxpr.out_avals)
+    cond_avals = list(cond_jaxpr.in_avals[:num_cond])
+    body_avals = list(body_jaxpr.in_avals[:num_body])
+    params = {
+        **eqn.params,
+        "cond_jaxpr": _compat.trace(new_cond, [*cond_avals, *state_avals, *carry_avals]),
+        "body_nconsts": num_cond + num_body,
+        "body_jaxpr": _compat.trace(
+            new_body, [*cond_avals, *body_avals, *state_avals, *carry_avals]
+        ),
+    }
+    operands = [*cond_consts, *cond_consts, *body_consts, *state]
+    outs = _compat.bind_with(eqn, operands, params)
+    final = outs[num_extra:]
+    if index is None:
+        steps = outs[num_predicate]
+    else:
+        steps = index_steps(carry[index.place], final[index.place], index.step)
+    inner = narrow(outs[num_predicate + num_own : num_extra], inside, lanes)
+    return final, [loop_tally(steps, lanes), *inner]
+
+
+def _tally(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
+    num_units, *values = args
+    limit = np.uint32(SATURATED)
+    units = jnp.clip(num_units, 0, None)
+    if jnp.iinfo(units.dtype).max > limit:
+        units = jnp.minimum(units, limit.astype(units.dtype))
+    return values, [Tally(saturating_sum(units.astype(jnp.uint32)))]
+
+
+HANDLERS: dict[str, Callable[[Analyzer, Any, list[Any]], Outs]] = {
+    **{name: _jit for name in ("jit", "pjit")},
+    **{name: _remat for name in ("remat", "remat2", "checkpoint")},
+    **{name: _inline for name in ("call", "core_call", "closed_call")},
+    **{name: _custom_rule for name in ("custom_jvp_call", "custom_vjp_call")},
+    "custom_linear_solve": _linear_solve,
+    "scan": _scan,
+    "while": _while,
+    "cond": _cond,
+    "flops_tally": _tally,
+}

@@ -1,0 +1,153 @@
+"""The table of counting rules, and the way to extend it.
+
+Every primitive JAX can lower has exactly one place: a rule, a structural handler (in
+``analyze``), the list of operations that cost nothing, or the list of opaque operations, which
+raise because their shapes do not determine their work.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sparsecode_jax.flops import rules_array, rules_elementwise, rules_linalg
+from sparsecode_jax.flops.conventions import CLASSES
+from sparsecode_jax.flops.errors import FlopCountError
+from sparsecode_jax.flops.rules_elementwise import Rule
+
+RULES: dict[str, Rule] = {
+    **rules_elementwise.RULES,
+    **rules_array.RULES,
+    **rules_linalg.RULES,
+}
+COLLECTIVES = rules_array.COLLECTIVES
+
+_FREE = """
+after_all all_gather all_gather_done all_gather_invariant all_gather_reduced
+all_gather_reduced_start all_gather_start all_to_all all_to_all_done all_to_all_start and
+axis_index bitcast_convert_type broadcast_in_dim broadcast_to check clz complex concatenate
+convert_element_type copy copy_p create_linear create_token dce_sink debug_callback debug_print
+device_put dim_as_value dimension_size dynamic_slice dynamic_update_slice empty empty2 from_edtype
+gather imag inspect_sharding iota iota_2x32_shape layout_constraint lu_pivots_to_permutation name
+not optimization_barrier or pad pbroadcast pbroadcast_done pbroadcast_start pin platform_index
+population_count ppermute ppermute_done ppermute_start precv preduced psend pvary
+ragged_all_to_all random_bits random_clone random_fold_in random_seed random_split random_unwrap
+random_wrap real reduce_and reduce_or reduce_precision reduce_xor reduced_vary_cast_p reshape
+reshard rev rng_bit_generator rng_uniform shape_assertion sharding_constraint shift_left
+shift_right_arithmetic shift_right_logical slice split squeeze stack stage stop_gradient
+threefry2x32 tie tile to_edtype transpose unpin unreachable unstack vary_unreduced_cast_p xor
+"""
+#: Layout, conversion, communication without arithmetic, integers, random bits, printing.
+FREE: frozenset[str] = frozenset(_FREE.split())
+
+_FUSED = "is a fused vendor kernel whose algorithm is not in the program"
+_ASYNC = "is one half of an asynchronous collective"
+#: Operations whose work their shapes do not determine, with the reason.
+OPAQUE: Mapping[str, str] = {
+    "call_exported": "runs a serialized program",
+    "cudnn_fusion": _FUSED,
+    "custom_lin": "is a placeholder of linearization that never runs",
+    "dot_product_attention_bwd": _FUSED,
+    "dot_product_attention_bwd_wrapper": _FUSED,
+    "dot_product_attention_fp8_bwd": _FUSED,
+    "dot_product_attention_fp8_bwd_wrapper": _FUSED,
+    "dot_product_attention_fp8_fwd": _FUSED,
+    "dot_product_attention_fp8_fwd_wrapper": _FUSED,
+    "dot_product_attention_fwd": _FUSED,
+    "dot_product_attention_fwd_wrapper": _FUSED,
+    "ffi_call": "runs foreign code",
+    "io_callback": "runs Python code on the host",
+    "psum_done": _ASYNC,
+    "psum_invariant_start": _ASYNC,
+    "psum_start": _ASYNC,
+    "pure_callback": "runs Python code on the host",
+    "ragged_dot_general": "multiplies groups whose sizes are known only at run time",
+    "random_gamma": "samples by rejection, a number of times that depends on the random bits",
+    "reduce_scatter_done": _ASYNC,
+    "reduce_scatter_start": _ASYNC,
+    "run_state": "mutates references, which are not supported",
+    "scaled_dot": _FUSED,
+    "scaled_matmul": _FUSED,
+    "scaled_matmul_wrapper": _FUSED,
+    "unreduced_psum": _ASYNC,
+    "unreduced_psum_start": _ASYNC,
+    "unreduced_reduce_scatter": _ASYNC,
+    "unreduced_reduce_scatter_start": _ASYNC,
+}
+
+_user_rules: dict[str, Rule] = {}
+_user_expansions: dict[str, Callable[..., Any]] = {}
+_version = 0
+
+
+def registry_version() -> int:
+    """Return a number that changes with every registration, for caches."""
+    return _version
+
+
+def rule_for(name: str) -> Rule | None:
+    """Return the rule of a primitive, a registered one before a built-in one."""
+    return _user_rules.get(name) or RULES.get(name)
+
+
+def expansion_for(name: str) -> Callable[..., Any] | None:
+    """Return the function a primitive is to be counted as, if one is registered."""
+    return _user_expansions.get(name)
+
+
+def register_flop_rule(
+    primitive: Any,
+    rule: Callable[[Sequence[Any], Sequence[Any], dict[str, Any]], Mapping[str, int]],
+) -> None:
+    """Register how many operations a primitive performs.
+
+    Args:
+        primitive: a JAX primitive, or its name. **Static**.
+        rule: called as ``rule(inputs, outputs, params)`` with objects that have ``shape`` and
+            ``dtype``; returns a mapping from names in ``CLASSES`` to non-negative integers.
+            **Static**.
+
+    Raises:
+        FlopCountError: if ``rule`` is not callable or ``primitive`` has no name.
+
+    Example:
+        >>> register_flop_rule("my_kernel", lambda ins, outs, params: {"elementwise": 7})
+    """
+    _register(_user_rules, primitive, rule, "register_flop_rule")
+
+
+def register_flop_expansion(primitive: Any, fun: Callable[..., Any]) -> None:
+    """Register a function as which a primitive is to be counted.
+
+    Args:
+        primitive: a JAX primitive, or its name. **Static**.
+        fun: called as ``fun(*inputs, **params)``; it is traced at the operands' shapes and never
+            run, and must have a static amount of work. **Static**.
+
+    Raises:
+        FlopCountError: if ``fun`` is not callable or ``primitive`` has no name.
+
+    Example:
+        >>> register_flop_expansion("my_softplus", lambda x: jax.numpy.logaddexp(x, 0.0))
+    """
+    _register(_user_expansions, primitive, fun, "register_flop_expansion")
+
+
+def _register(table: dict[str, Any], primitive: Any, value: Any, caller: str) -> None:
+    global _version
+    name = primitive if isinstance(primitive, str) else getattr(primitive, "name", None)
+    if not isinstance(name, str):
+        raise FlopCountError(f"{caller}: expected a JAX primitive or its name, got {primitive!r}.")
+    if not callable(value):
+        raise FlopCountError(f"{caller}: expected a function for {name!r}, got {value!r}.")
+    table[name] = value
+    _version += 1
+
+
+def checked(name: str, costs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Check what a rule returned, and leave out the zeros."""
+    for cost_class, amount in costs.items():
+        if cost_class not in CLASSES or isinstance(amount, float) or amount < 0:
+            raise FlopCountError(
+                f"the counting rule of {name!r} returned {{{cost_class!r}: {amount!r}}}; expected "
+                f"non-negative integers under names among {list(CLASSES)}."
+            )
+    return {cost_class: amount for cost_class, amount in costs.items() if amount}

@@ -1,0 +1,147 @@
+"""Static tables: what one execution of each basic block costs.
+
+A block is a region of the program that runs a data-dependent number of times; scans of static
+length, nested jits and rematerialization fold into the block around them by integer
+multiplication. Tables are hashable and compare by value, so they ride as auxiliary data of a
+pytree.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import partial
+from math import prod
+from typing import NamedTuple
+
+from sparsecode_jax.flops.errors import FlopCountError
+
+
+class Key(NamedTuple):
+    """What an operation is booked under."""
+
+    cost_class: str
+    primitive: str
+    scope: str
+    dtype: str
+
+
+class Loop(NamedTuple):
+    """Where a loop is in the program."""
+
+    kind: str
+    scope: str
+    source: str
+
+    @property
+    def label(self) -> str:
+        """One line that names the loop."""
+        parts = (self.kind, self.scope, f"at {self.source}" if self.source else "")
+        return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One basic block: its cost an execution, and where it is in the program.
+
+    Attributes:
+        kind: ``"root"``, ``"while"``, ``"cond branch 1/2"``, ...
+        scope: named scope of the loop or branch, ``""`` at the top.
+        source: ``file.py:line (function)``.
+        costs: operations an execution, by key, sorted.
+        loops: iterations of every static scan, an execution.
+        lanes: shape of the lanes that run in lock step, or None outside batched loops.
+        is_loop: whether executions of this block are iterations of a loop.
+    """
+
+    kind: str
+    scope: str
+    source: str
+    costs: tuple[tuple[Key, int], ...]
+    loops: tuple[tuple[Loop, int], ...] = ()
+    lanes: tuple[int, ...] | None = None
+    is_loop: bool = False
+
+    @property
+    def label(self) -> str:
+        """One line that names the block."""
+        return Loop(self.kind, self.scope, self.source).label
+
+    @property
+    def num_lanes(self) -> int:
+        """Lanes that run in lock step; 1 outside batched loops."""
+        return 1 if self.lanes is None else prod(self.lanes)
+
+    @property
+    def num_leaves(self) -> int:
+        """Counters the block has: executions, and active lanes of a batched loop."""
+        return 1 if self.lanes is None else 2
+
+
+Table = tuple[Block, ...]
+
+
+def join_scopes(outer: str, inner: str) -> str:
+    """Join two named scopes."""
+    return f"{outer}/{inner}" if outer and inner else outer or inner
+
+
+def _whole(amount: int | Fraction, key: Key) -> int:
+    """Return an amount as an integer; fractions arise only between devices that share work."""
+    if int(amount) != amount:
+        raise FlopCountError(
+            f"{key.primitive}: its operations ({amount}) do not divide evenly over the devices."
+        )
+    return int(amount)
+
+
+@dataclass
+class Region:
+    """A piece of program under analysis: static costs, static loops, and the blocks inside it."""
+
+    costs: Counter = field(default_factory=Counter)
+    loops: Counter = field(default_factory=Counter)
+    blocks: list[Block] = field(default_factory=list)
+
+    def include(self, inner: "Region", times: int = 1, scope: str = "") -> None:
+        """Add an inner region that runs ``times`` in each execution of this one."""
+        for key, amount in inner.costs.items():
+            self.costs[key._replace(scope=join_scopes(scope, key.scope))] += amount * times
+        for loop, amount in inner.loops.items():
+            self.loops[loop._replace(scope=join_scopes(scope, loop.scope))] += amount * times
+        if times:
+            self.blocks.extend(scoped(block, scope) for block in inner.blocks)
+
+    def as_block(self, kind: str, scope: str = "", source: str = "", **options: object) -> Block:
+        """Freeze the costs of this region, without its inner blocks."""
+        costs = tuple(sorted((key, _whole(n, key)) for key, n in self.costs.items() if n))
+        loops = tuple(sorted(self.loops.items()))
+        return Block(kind, scope, source, costs, loops, **options)  # type: ignore[arg-type]
+
+    def same_costs(self, other: "Region") -> bool:
+        """Tell whether two regions cost the same, whatever runs at run time."""
+        return (
+            not self.blocks
+            and not other.blocks
+            and +self.costs == +other.costs
+            and self.loops == other.loops
+        )
+
+
+def scoped(block: Block, scope: str) -> Block:
+    """Move a block under an outer named scope."""
+    if not scope:
+        return block
+    outer = partial(join_scopes, scope)
+    return replace(
+        block,
+        scope=outer(block.scope),
+        costs=tuple(sorted((k._replace(scope=outer(k.scope)), n) for k, n in block.costs)),
+        loops=tuple(sorted((p._replace(scope=outer(p.scope)), n) for p, n in block.loops)),
+    )
+
+
+def matching_block(table: Sequence[Block], block: Block, occurrence: int) -> int | None:
+    """Return the index of the ``occurrence``-th block equal to ``block``, if there is one."""
+    places = [index for index, other in enumerate(table) if other == block]
+    return places[occurrence] if occurrence < len(places) else None

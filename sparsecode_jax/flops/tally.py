@@ -1,0 +1,63 @@
+"""Book algorithmic work whose amount is a number of the program."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sparsecode_jax.flops import _compat
+from sparsecode_jax.flops.conventions import CLASSES, ELEMENTWISE
+from sparsecode_jax.flops.errors import FlopCountError
+
+_tally_p = _compat.identity_primitive("flops_tally")
+
+
+def tally(x: Any, n: Any, *, per_unit: int | Mapping[str, int], name: str) -> Any:
+    """Return ``x`` unchanged and book ``n`` units of work.
+
+    For algorithms whose useful work is less than their dense arrays: an active set of ``n`` atoms
+    inside a mask. What the dense program executes is counted as well, under its own primitives;
+    the tally appears in ``by("primitive")`` under ``name``. Where nothing counts it costs nothing.
+
+    Args:
+        x: any pytree of arrays that the program goes on to use. **Traced**.
+        n: number of units, a non-negative integer scalar; negative numbers count as 0.
+            **Traced**.
+        per_unit: operations a unit, an integer (class ``"elementwise"``) or a mapping from class
+            names to integers. **Static**.
+        name: what to book it under. **Static**.
+
+    Returns:
+        ``x``.
+
+    Raises:
+        FlopCountError: if ``x`` has no arrays, ``n`` is not an integer scalar, or a class is
+            unknown.
+
+    Example:
+        >>> def step(z): return tally(z, (z != 0).sum(), per_unit={"dot_mul": 2}, name="active")
+        >>> count_flops(step)(jax.numpy.array([0.0, 1.0, 2.0])).by("primitive", "matmul")
+        {'active': 4}
+    """
+    units = {ELEMENTWISE: per_unit} if isinstance(per_unit, int) else dict(per_unit)
+    for cost_class, amount in units.items():
+        if cost_class not in CLASSES or not isinstance(amount, int) or amount < 0:
+            raise FlopCountError(
+                f"tally: per_unit has {{{cost_class!r}: {amount!r}}}; expected non-negative "
+                f"integers under names among {list(CLASSES)}."
+            )
+    number = jnp.asarray(n)
+    if number.ndim or not jnp.issubdtype(number.dtype, jnp.integer):
+        raise FlopCountError(
+            f"tally: n has shape {number.shape} and dtype {number.dtype}; expected an integer "
+            "scalar, such as jnp.count_nonzero(mask)."
+        )
+    leaves, tree = jax.tree.flatten(x)
+    if not leaves:
+        raise FlopCountError(
+            "tally: x has no arrays; pass a value that the program goes on to use."
+        )
+    arrays = [jnp.asarray(leaf) for leaf in leaves]
+    outs = _tally_p.bind(number, *arrays, per_unit=tuple(sorted(units.items())), name=name)
+    return jax.tree.unflatten(tree, outs)

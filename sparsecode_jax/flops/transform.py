@@ -1,0 +1,191 @@
+"""The transformations: ``value_and_flops``, ``count_flops``, ``eval_flops``."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsecode_jax.flops import _compat
+from sparsecode_jax.flops.analyze import ON_UNKNOWN, Analyzer
+from sparsecode_jax.flops.count import FlopCount
+from sparsecode_jax.flops.errors import FlopCountError
+from sparsecode_jax.flops.instrument import evaluate
+from sparsecode_jax.flops.rules import registry_version
+from sparsecode_jax.flops.table import Region, Table
+from sparsecode_jax.flops.tallies import Tally, pack, saturating_sum
+
+
+def value_and_flops(
+    fun: Callable[..., Any], *, on_unknown: str = "error"
+) -> Callable[..., tuple[Any, FlopCount]]:
+    """Make a function return its value and the floating-point operations it performs.
+
+    The count is of the program as written: the jaxpr of ``fun`` after dead-code elimination, not
+    what XLA makes of it. Loops whose length depends on values are counted as they run. A program
+    without such loops and without conditionals compiles to the same StableHLO as ``fun``.
+
+    Args:
+        fun: a function of arrays (or pytrees of them) that ``jax.jit`` can trace. Every argument
+            is traced; bind static ones with ``functools.partial``. **Static**.
+        on_unknown: ``"error"`` raises at the first operation without a counting rule;
+            ``"defer"`` runs it and lets totals raise. **Static**.
+
+    Returns:
+        A function with the arguments of ``fun`` that returns ``(fun(...), FlopCount)``. Compose it
+        with ``jit``, ``vmap``, ``scan`` and ``grad(..., has_aux=True)``:
+        ``vmap(value_and_flops(f))`` counts the useful work
+        of each lane, ``value_and_flops(vmap(f))`` what lanes in lock step execute.
+
+    Raises:
+        FlopCountError: if ``fun`` is not a function or ``on_unknown`` is neither of the two.
+        UnknownPrimitiveError: on the call, naming the operation, its source line and its scope.
+
+    Example:
+        >>> loss, count = value_and_flops(lambda x: jax.numpy.sum(x * x))(jax.numpy.ones(10))
+        >>> count.total()
+        19
+    """
+    _check(fun, on_unknown, "value_and_flops")
+
+    @functools.wraps(fun)
+    def counted(*args: Any, **kwargs: Any) -> tuple[Any, FlopCount]:
+        jaxpr, out_tree = _trace(fun, args, kwargs, "value_and_flops")
+        leaves = jax.tree.leaves((args, kwargs))
+        table, dynamic = _program(jaxpr.jaxpr, on_unknown, registry_version())
+        counters = [np.uint32(1)]
+        if dynamic is None:
+            outs = _compat.evaluate(jaxpr.jaxpr, jaxpr.consts, leaves)
+        else:
+            num_out = len(jaxpr.jaxpr.outvars)
+            results = _compat.evaluate(dynamic.jaxpr, dynamic.consts, [*jaxpr.consts, *leaves])
+            outs, counters = results[:num_out], [*counters, *results[num_out:]]
+        return jax.tree.unflatten(out_tree, outs), FlopCount(
+            tuple(jnp.asarray(counter) for counter in counters), table
+        )
+
+    return counted
+
+
+def count_flops(fun: Callable[..., Any]) -> Callable[..., FlopCount]:
+    """Make a function return only the operations it performs.
+
+    Args:
+        fun: as in ``value_and_flops``. **Static**.
+
+    Returns:
+        A function with the arguments of ``fun`` that returns a ``FlopCount``. It runs ``fun``;
+        under ``jit`` whatever the count does not depend on is removed.
+
+    Raises:
+        FlopCountError: as ``value_and_flops``.
+
+    Example:
+        >>> count_flops(jax.numpy.tanh)(jax.numpy.ones((4, 8))).total()
+        32
+    """
+    _check(fun, "error", "count_flops")
+    both = value_and_flops(fun)
+
+    @functools.wraps(fun)
+    def counted(*args: Any, **kwargs: Any) -> FlopCount:
+        return both(*args, **kwargs)[1]
+
+    return counted
+
+
+def eval_flops(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> FlopCount:
+    """Count without running anything, from shapes alone.
+
+    Args:
+        fun: as in ``value_and_flops``. **Static**.
+        *args: arrays, or anything with ``shape`` and ``dtype``, such as
+            ``jax.ShapeDtypeStruct``. **Traced**.
+        **kwargs: the same by keyword. **Traced**.
+
+    Returns:
+        A ``FlopCount``. Blocks whose executions depend on values stay open: totals that need them
+        raise, and the printed table shows them with a question mark.
+
+    Raises:
+        FlopCountError: as ``value_and_flops``.
+
+    Example:
+        >>> a = jax.ShapeDtypeStruct((64, 256), "float32")
+        >>> eval_flops(lambda a: a @ a.T, a).total("matmul")
+        2097152
+    """
+    _check(fun, "error", "eval_flops")
+    jaxpr, _ = _trace(fun, args, kwargs, "eval_flops")
+    table = _analyze(jaxpr.jaxpr, "error")[0]
+    counters: list[Any] = [np.uint32(1)]
+    counters += [None for block in table[1:] for _ in range(block.num_leaves)]
+    return FlopCount(tuple(counters), table)
+
+
+@_compat.weak_cache
+def _program(jaxpr: Any, on_unknown: str, version: int) -> tuple[Table, Any]:
+    """Return a program's table, and its counting form if it has data-dependent blocks."""
+    table, analyzer = _analyze(jaxpr, on_unknown)
+    if len(table) == 1:
+        return table, None
+    num_consts = len(jaxpr.constvars)
+
+    def run(*operands: Any) -> list[Any]:
+        closed = _compat.ClosedJaxpr(jaxpr, operands[:num_consts])
+        outs, tallies = evaluate(analyzer, closed, operands[num_consts:])
+        return [*outs, *pack([_at_root(tally) for tally in tallies])]
+
+    avals = [var.aval for var in (*jaxpr.constvars, *jaxpr.invars)]
+    return table, _compat.trace(run, avals)
+
+
+def _analyze(jaxpr: Any, on_unknown: str) -> tuple[Table, Analyzer]:
+    analyzer = Analyzer(on_unknown)
+    region = analyzer.region(jaxpr)
+    root = Region(region.costs, region.loops).as_block("root")
+    return (root, *region.blocks), analyzer
+
+
+def _at_root(tally: Tally) -> Tally:
+    """Add up the active lanes of a batched loop."""
+    if tally.active is None:
+        return tally
+    return tally._replace(active=saturating_sum(tally.active))
+
+
+def _trace(
+    fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], caller: str
+) -> tuple[Any, Any]:
+    try:
+        jaxpr, shapes = jax.make_jaxpr(fun, return_shape=True)(*args, **kwargs)
+    except Exception as error:
+        error.add_note(
+            f"{caller} traces its function as jax.jit does: every argument must be an array (or a "
+            "pytree of arrays), Python control flow may not depend on their values, and results "
+            "must be arrays. Bind static arguments first: "
+            f"{caller}(functools.partial(fun, num_steps=100))."
+        )
+        raise
+    return jaxpr, jax.tree.structure(shapes)
+
+
+def _check(fun: Any, on_unknown: str, caller: str) -> None:
+    if not callable(fun):
+        raise FlopCountError(
+            f"{caller}: expected a function, got {fun!r} ({type(fun).__name__}). Pass the function "
+            f"itself and call the result: {caller}(fun)(*args)."
+        )
+    unwrapped = inspect.unwrap(fun.func if isinstance(fun, functools.partial) else fun)
+    if inspect.isgeneratorfunction(unwrapped) or inspect.iscoroutinefunction(unwrapped):
+        raise FlopCountError(
+            f"{caller}: {getattr(unwrapped, '__name__', fun)!r} is a generator or a coroutine; JAX "
+            "traces functions that return arrays. Return a stacked array, or count one step."
+        )
+    if on_unknown not in ON_UNKNOWN:
+        raise FlopCountError(
+            f"{caller}: on_unknown is {on_unknown!r}; expected one of {list(ON_UNKNOWN)}."
+        )

@@ -1,0 +1,110 @@
+"""Results: ``name.npz`` with the arrays and ``name.json`` with what they are."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from sparsecode_jax.io._atomic import write_bytes
+
+__all__ = ["load_results", "save_results"]
+
+_PACKAGES = ("sparsecode_jax", "jax", "jaxlib", "flax", "optax", "chex", "numpy", "scipy")
+
+
+def save_results(
+    path: str | os.PathLike, arrays: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """Write arrays to ``path``.npz and a manifest to ``path``.json.
+
+    The manifest gains the versions, the device, the commit (if any) and the shape of every array.
+
+    Args:
+      path: without suffix.
+      arrays: name to array.
+      manifest: JSON values: configuration, axis names in order, seconds, FLOP convention.
+
+    Returns:
+      The two paths.
+
+    Raises:
+      ValueError: an array of Python objects, which another machine could not read.
+    """
+    host = {name: np.asarray(value) for name, value in arrays.items()}
+    for name, value in host.items():
+        if value.dtype == object:
+            raise ValueError(
+                f"save_results: {name!r} holds Python objects; an array of numbers or strings is "
+                "expected (large integer counts: convert to float64)."
+            )
+    path = pathlib.Path(path)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **host)  # type: ignore[arg-type]
+    full = {
+        **manifest,
+        "arrays": {name: list(value.shape) for name, value in host.items()},
+        "versions": _versions(),
+        "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
+        "processors": os.cpu_count(),
+        "commit": _commit(),
+    }
+    text = json.dumps(full, indent=2, sort_keys=True) + "\n"
+    npz = write_bytes(path.with_name(path.name + ".npz"), buffer.getvalue())
+    return npz, write_bytes(path.with_name(path.name + ".json"), text.encode())
+
+
+def load_results(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what :func:`save_results` wrote.
+
+    Args:
+      path: without suffix.
+
+    Returns:
+      The arrays by name, and the manifest.
+
+    Raises:
+      FileNotFoundError: no such results.
+    """
+    path = pathlib.Path(path)
+    npz, manifest = path.with_name(path.name + ".npz"), path.with_name(path.name + ".json")
+    if not (npz.exists() and manifest.exists()):
+        raise FileNotFoundError(
+            f"load_results: {npz} and {manifest} are expected; run the experiment that writes them."
+        )
+    with np.load(npz, allow_pickle=False) as file:
+        return dict(file), json.loads(manifest.read_text())
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,91 @@
+"""FISTA: accelerated proximal gradient, with or without adaptive restart."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from sparsecode_jax.prox import nonnegative_soft_threshold
+from sparsecode_jax.solvers.ista import init_codes, proximal_step
+from sparsecode_jax.types import Array, Lasso, Solver
+
+__all__ = ["FistaState", "fista", "gradient_restart"]
+
+
+class FistaState(NamedTuple):
+    """Codes (..., N), the extrapolated point (..., N), and t: () or (..., 1) with restart."""
+
+    codes: Array
+    point: Array
+    momentum: Array
+
+
+def gradient_restart(point: Array, new_codes: Array, codes: Array) -> Array:
+    r"""Say which signals' momentum points uphill: :math:`\langle y - z^+, z^+ - z\rangle > 0`.
+
+    Args:
+      point: (..., N), the extrapolated point y the step was taken from. **Traced**.
+      new_codes: (..., N), after the step. **Traced**.
+      codes: (..., N), before it. **Traced**.
+
+    Returns:
+      Boolean (..., 1).
+
+    References:
+      O'Donoghue and Candes, 2015, Eq. (13), with the proximal gradient map as gradient.
+    """
+    return jnp.sum((point - new_codes) * (new_codes - codes), axis=-1, keepdims=True) > 0
+
+
+@functools.cache
+def fista(
+    *,
+    prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold,
+    restart: Callable[[Array, Array, Array], Array] | None = None,
+) -> Solver:
+    r"""Build the fast iterative soft-thresholding algorithm.
+
+    .. math::
+       z^+ = \mathrm{prox}_{s\lambda}(y - s\,(yD - x)D^\top),\quad
+       t^+ = \tfrac12(1 + \sqrt{1 + 4t^2}),\quad
+       y^+ = z^+ + \tfrac{t - 1}{t^+}(z^+ - z)
+
+    Args:
+      prox: ``(x, threshold) -> x``; ``soft_threshold`` for signed codes. **Static**.
+      restart: None, or a function such as :func:`gradient_restart` that says for each signal when
+        to drop its momentum; it restores fast local convergence. **Static**.
+
+    Returns:
+      A :class:`~sparsecode_jax.types.Solver` with state :class:`FistaState`.
+
+    **Cost**: 4MN + M + 7N arithmetic operations a signal and step, and 9 a step; with
+    ``gradient_restart`` 4MN + M + 11N + 7 a signal and step, and 1 a step.
+
+    References:
+      Beck and Teboulle, 2009, Eq. (4.1)-(4.3); O'Donoghue and Candes, 2015.
+    """
+
+    def init(problem: Lasso, codes0: Array | None = None) -> FistaState:
+        codes = init_codes(problem, codes0)
+        shape = () if restart is None else codes.shape[:-1] + (1,)
+        return FistaState(codes, codes, jnp.ones(shape, codes.dtype))
+
+    def step(state: FistaState, problem: Lasso) -> FistaState:
+        codes = proximal_step(prox, state.point, problem)
+        t = state.momentum
+        new_t = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
+        weight = (t - 1) / new_t
+        if restart is not None:
+            restarted = restart(state.point, codes, state.codes)
+            new_t = jnp.where(restarted, 1, new_t)
+            weight = jnp.where(restarted, 0, weight)
+        return FistaState(codes, codes + weight * (codes - state.codes), new_t)
+
+    return Solver(init, step, _codes)
+
+
+def _codes(state: FistaState) -> Array:
+    return state.codes

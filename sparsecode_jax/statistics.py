@@ -1,0 +1,39 @@
+"""Statistics over seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.stats
+from jax.typing import ArrayLike
+
+__all__ = ["mean_interval"]
+
+
+def mean_interval(
+    values: ArrayLike, *, axis: int = -1, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Return the mean over independent runs and the half-width of its confidence interval.
+
+    .. math:: \bar v \pm t_{n-1,(1+\ell)/2}\; s / \sqrt n
+
+    Args:
+      values: runs along ``axis``; NumPy or JAX, on the host.
+      axis: the run axis.
+      level: of confidence, between 0 and 1.
+
+    Returns:
+      Mean and half-width, ``values`` without the axis. With one run the half-width is NaN: one run
+      says nothing about spread.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    count = array.shape[axis]
+    if count == 0 or not 0 < level < 1:
+        raise ValueError(
+            f"mean_interval: {count} runs at level {level}; at least one run and a level between 0 "
+            "and 1 are expected."
+        )
+    mean = array.mean(axis=axis)
+    if count == 1:
+        return mean, np.full_like(mean, np.nan)
+    deviation = array.std(axis=axis, ddof=1)
+    return mean, scipy.stats.t.ppf((1 + level) / 2, count - 1) * deviation / np.sqrt(count)

@@ -1,0 +1,65 @@
+"""Shared types: a problem is data, a solver and an encoder are programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.typing import ArrayLike
+
+__all__ = ["Array", "ArrayLike", "Encoder", "Key", "Lasso", "PyTree", "Solver"]
+
+Array = jax.Array
+Key = jax.Array
+PyTree = Any
+
+
+class Lasso(NamedTuple):
+    r"""One sparse coding problem; every field is traced and can be vmapped.
+
+    .. math:: \min_z \tfrac12 \|x - z D\|^2 + \sum_j \lambda_j |z_j|
+
+    Attributes:
+      signals: the measurements x, (..., M).
+      dictionary: one atom per row, (N, M).
+      penalty: the l1 weight, () or (N,).
+      step_size: the solver's step, (); for proximal gradient at most 1/L, where L is the squared
+        spectral norm of the dictionary (see :func:`sparsecode_jax.dictionaries.step_size`).
+    """
+
+    signals: Array
+    dictionary: Array
+    penalty: Array
+    step_size: Array
+
+
+class Solver(NamedTuple):
+    """An iterative algorithm as three pure functions; hashable, and without numbers to sweep.
+
+    Attributes:
+      init: ``(problem, codes0=None) -> state``.
+      step: ``(state, problem) -> state``, one iteration.
+      codes: ``(state) -> codes`` of shape (..., N).
+      step_size: ``(dictionary) -> ()``, the step size :func:`~sparsecode_jax.sparse_encode` takes
+        when it is given none; None means ``dictionaries.step_size``.
+    """
+
+    init: Callable[..., PyTree]
+    step: Callable[[PyTree, Lasso], PyTree]
+    codes: Callable[[PyTree], Array]
+    step_size: Callable[[Array], Array] | None = None
+
+
+class Encoder(NamedTuple):
+    """A one-pass map from signals to codes as pure functions.
+
+    Attributes:
+      init: ``(key) -> params``, a pytree of named arrays.
+      apply: ``(params, signals) -> codes``, (..., M) to (..., N).
+      aux: ``(params, signals) -> pytree`` of what a training loss needs besides codes, or None.
+    """
+
+    init: Callable[[Key], PyTree]
+    apply: Callable[[PyTree, Array], Array]
+    aux: Callable[[PyTree, Array], PyTree] | None = None
