@@ -293,7 +293,7 @@ def unknown_dictionary(
         curves[f"{method}_dictionary"] = curve(steps, trained[method], scores)
 
     for source, name in (("sae", "sae_ito"), ("sparse_coding", "sparse_coding")):
-        mcc = settings.test_codes_scores(
+        mcc = settings.optimized_scores(
             stages, name, dictionaries[source], num_steps=config.test_steps
         )
         inference = accounts.inference(settings.paper_solver(), config.test_steps)
@@ -308,20 +308,22 @@ def unknown_dictionary(
         label = f"{name}_on_{source}" if codes0 is None else "sae_fista"
         print(f"unknown dictionary, {label} ...", flush=True)
         count = config.dictionary_steps
-        mcc = []
+        ends = []
         for record, stack in enumerate(dictionaries[source]):
             problems = Problems(
-                *(np.repeat(x[None], RUNS, axis=0) for x in problem[2:4]), dictionaries=stack
+                np.repeat(problem.test_signals[None], RUNS, axis=0),
+                np.repeat(problem.test_codes[None], RUNS, axis=0),
+                stack,
             )
             start = None if codes0 is None else codes0[record]
-            scores = trajectories(
+            found = trajectories(
                 problems, jnp.asarray([penalties[name]]), None, start,
                 solver=SOLVERS[name], num_steps=count, record_every=count,
             )  # fmt: skip
-            mcc.append(np.asarray(scores)[0, :, 0])
+            ends.append(np.asarray(found)[0, :, 0])
         inference = accounts.inference(SOLVERS[name], count, warm=codes0 is not None)
         if codes0 is not None:
             inference = inference.plus(encode)
         work = [w.plus(inference) for w in trained[source]]
-        curves[label] = curve(steps, work, mcc, penalties[name])
+        curves[label] = curve(steps, work, ends, penalties[name])
     return curves

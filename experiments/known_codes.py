@@ -37,7 +37,6 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> bool:
     """Run the setting, print the agreement table, write the results; return the agreement."""
     started = time.monotonic()
     stages = common.Stages(out, SETTING, config)
-    problem = settings.data(SETTING)
     arrays: dict[str, np.ndarray] = {}
     rows = []
     for hidden in config.hidden:

@@ -5,8 +5,8 @@ inference-time optimisation (MCC .9667 with the known dictionary) for hundreds o
 than the published optimiser spent, and beats every one-pass encoder; with a learned dictionary all
 methods are limited by the dictionary.
 
-Command: ``make pareto``, or ``python -m experiments.pareto`` (4 minutes on 2 cores), ``--plot-only``
-redraws the figure from the results, ``--quick`` is a short version for tests, and
+Command: ``make pareto``, or ``python -m experiments.pareto`` (4 minutes on 2 cores).
+``--plot-only`` redraws the figure from the results, ``--quick`` is a short version for tests, and
 ``--signals my.npy`` compares methods on your own data, where no truth is known.
 """
 
@@ -20,7 +20,7 @@ import time
 import numpy as np
 
 import sparsecode_jax as sc
-from experiments import accounts, common, frontier, paper
+from experiments import accounts, common, frontier, paper, truth_free
 from experiments.frontier import Curve
 
 TARGETS = (0.90, 0.95, 0.9667, 0.99)
@@ -220,8 +220,20 @@ LABELS = {
 if __name__ == "__main__":
     options = common.parser(__doc__)
     options.add_argument("--plot-only", action="store_true", help="redraw from the results")
+    options.add_argument("--signals", type=pathlib.Path, help="your data, (samples, M) in a .npy")
+    options.add_argument("--num-atoms", type=int, help="with --signals: N (default 4M)")
+    options.add_argument("--penalty", type=float, help="with --signals: l1 weight (default: by L0)")
     arguments = options.parse_args()
-    if arguments.plot_only:
+    if arguments.signals is not None:
+        own = dataclasses.replace(
+            truth_free.QUICK if arguments.quick else truth_free.Config(),
+            num_atoms=arguments.num_atoms,
+            penalty=arguments.penalty,
+        )
+        truth_free.own_data(arguments.signals, own, arguments.out)
+    elif arguments.num_atoms is not None or arguments.penalty is not None:
+        options.error("--num-atoms and --penalty go with --signals")
+    elif arguments.plot_only:
         report(arguments.out)
     else:
         main(QUICK if arguments.quick else Config(), arguments.out)

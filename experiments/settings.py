@@ -169,7 +169,7 @@ def paper_solver(num_samples: int = SAMPLES, num_measurements: int = M) -> sc.So
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")
-def test_codes(
+def optimize_codes(
     dictionaries: Any, signals: Any, *, num_steps: int, learning_rate: float = 3e-3
 ) -> jax.Array:
     """Optimise codes as the authors do at test time: Adam on log-codes from exp(-10).
@@ -192,7 +192,7 @@ def test_codes(
     return jax.vmap(run)(dictionaries)
 
 
-def test_codes_scores(
+def optimized_scores(
     stages: common.Stages, name: str, dictionaries: np.ndarray, *, num_steps: int
 ) -> np.ndarray:
     """Return the latent MCC of test codes optimised on dictionaries (R, runs, N, M): (R, runs)."""
@@ -201,7 +201,7 @@ def test_codes_scores(
     for record in tqdm(range(len(dictionaries)), desc=f"{name} test codes", unit="record"):
 
         def score(record: int = record) -> dict[str, np.ndarray]:
-            codes = test_codes(dictionaries[record], problem.test_signals, num_steps=num_steps)
+            codes = optimize_codes(dictionaries[record], problem.test_signals, num_steps=num_steps)
             return {"mcc": run_scores(sc.metrics.mcc, problem.test_codes, codes)}
 
         scores.append(stages.run(f"{name}-codes-{record}", score)["mcc"])

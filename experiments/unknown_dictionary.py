@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> bool:
     problem = settings.data(SETTING)
     arrays: dict[str, np.ndarray] = {"step": np.asarray(config.logged)}
     rows: list[tuple[str, int, float, float, float]] = []
-    options = {
+    options: dict[str, Any] = {
         "num_steps": config.num_steps,
         "record_steps": [step + 1 for step in config.logged],  # logged after the update
     }
@@ -72,7 +73,7 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> bool:
         else:
             dictionaries[method] = dictionaries["sae"]
         if method not in HIDDEN:
-            arrays[f"{method}_mcc"] = settings.test_codes_scores(
+            arrays[f"{method}_mcc"] = settings.optimized_scores(
                 stages, method, dictionaries[method], num_steps=TEST_STEPS
             )
         arrays[f"{method}_dictionary_mcc"] = settings.run_scores(

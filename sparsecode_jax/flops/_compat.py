@@ -1,7 +1,7 @@
 """The one module of this sub-package that touches JAX internals.
 
-Checked against jax 0.10.1 and 0.12; primitives are recognized by name, because their Python
-objects move between versions (``jit`` was ``pjit``, ``remat2`` was ``checkpoint``).
+Written against jax 0.10.1. Primitives are recognized by name, because their Python objects move
+between versions and some names differ (``jit`` and ``pjit``, ``remat2`` and ``checkpoint``).
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from sparsecode_jax.flops import _compat, rules
 from sparsecode_jax.flops import conventions as cls
 from sparsecode_jax.flops.errors import FlopCountError, UnknownPrimitiveError
+from sparsecode_jax.flops.lanes import in_lockstep, lanes_are_shared
 from sparsecode_jax.flops.rules_array import reduce_window_steps
 from sparsecode_jax.flops.rules_elementwise import size
 from sparsecode_jax.flops.table import Block, Key, Loop, Region
@@ -133,7 +134,7 @@ def require_static(region: Region, eqn: Any) -> Region:
 
 
 def _inner(name: str, analyzer: Analyzer, eqn: Any) -> Region:
-    """A call: the jaxpr under a parameter runs once."""
+    """Count a call: the jaxpr under a parameter runs once."""
     region = Region()
     region.include(analyzer.region(eqn.params[name]))
     return region
@@ -165,16 +166,19 @@ def _while(analyzer: Analyzer, eqn: Any) -> Region:
     region.blocks.append(
         iteration.as_block("while", "", _compat.source_of(eqn), lanes=lanes or None, is_loop=True)
     )
-    region.blocks.extend(in_lockstep(b, lanes) for b in (*body.blocks, *condition.blocks))
+    region.blocks.extend(inner_blocks(analyzer, eqn))
     return region
 
 
-def in_lockstep(block: Block, lanes: tuple[int, ...]) -> Block:
-    """Return an inner block as seen from outside a batched while loop over ``lanes``."""
-    if not lanes:
-        return block
-    inner = block.lanes or ()
-    return replace(block, lanes=inner if inner[: len(lanes)] == lanes else lanes + inner)
+def inner_blocks(analyzer: Analyzer, eqn: Any) -> list[Block]:
+    """Return the blocks inside a while loop, of its body and then of its condition."""
+    blocks: list[Block] = []
+    for name, consts in (("body_jaxpr", "body_nconsts"), ("cond_jaxpr", "cond_nconsts")):
+        jaxpr, lanes = eqn.params[name], tuple(eqn.params["cond_jaxpr"].out_avals[0].shape)
+        if inner := analyzer.region(jaxpr).blocks:
+            aligned = lanes_are_shared(jaxpr, eqn.params[consts], lanes)
+            blocks.extend(in_lockstep(block, lanes, aligned) for block in inner)
+    return blocks
 
 
 def _cond(analyzer: Analyzer, eqn: Any) -> Region:
@@ -235,7 +239,7 @@ def _select_and_scatter(analyzer: Analyzer, eqn: Any) -> Region:
 
 
 def _applied(analyzer: Analyzer, eqn: Any, name: str, times: int) -> Region:
-    """A scalar function applied ``times`` times."""
+    """Count a scalar function applied ``times`` times."""
     region = Region()
     region.include(require_static(analyzer.region(eqn.params[name]), eqn), times=times)
     return region

@@ -136,6 +136,12 @@ class FlopCount:
             cost = sum(amount * weights.get(key.cost_class, 0) for key, amount in block.costs)
             if active is None or not cost or block.kind.startswith("tally"):
                 continue
+            if not block.aligned:
+                raise FlopCountError(
+                    f"useful_fraction: {block.label} is batched over a mapped axis as long as that "
+                    "of the loop around it, but not the same one, so lanes cannot be matched. "
+                    "Map over axes of different lengths, or use jax.vmap(value_and_flops(fun))."
+                )
             # Over a common denominator, so that the sums stay exact integers.
             useful = useful * block.num_lanes + lanes * cost * _host(active, block)
             executed = executed * block.num_lanes + (

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax.flops import _compat
-from sparsecode_jax.flops.analyze import Analyzer, describe, in_lockstep
+from sparsecode_jax.flops.analyze import Analyzer, describe, inner_blocks
 from sparsecode_jax.flops.errors import FlopCountError
 from sparsecode_jax.flops.loop_index import loop_index
 from sparsecode_jax.flops.tallies import (
@@ -26,6 +26,7 @@ from sparsecode_jax.flops.tallies import (
     narrow,
     pack,
     saturating_sum,
+    to_counter,
     unpack,
     widen,
     zero_tallies,
@@ -211,7 +212,7 @@ def _while(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
 
     # Inside the loop every counter has the shape of the predicate, so that JAX's selection of the
     # lanes still running freezes it with its lane: executions are then the largest lane's.
-    inside = [in_lockstep(b, lanes) for b in (*body_blocks, *cond_blocks)]
+    inside = inner_blocks(analyzer, eqn)
     num_own = int(index is None)
 
     def widened(tallies: Sequence[Tally]) -> list[Any]:
@@ -281,18 +282,14 @@ def _while(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
 
 def _tally(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
     num_units, *values = args
-    limit = np.uint32(SATURATED)
-    units = jnp.clip(num_units, 0, None)
-    if jnp.iinfo(units.dtype).max > limit:
-        units = jnp.minimum(units, limit.astype(units.dtype))
-    return values, [Tally(saturating_sum(units.astype(jnp.uint32)))]
+    return values, [Tally(saturating_sum(to_counter(jnp.clip(num_units, 0, None))))]
 
 
 HANDLERS: dict[str, Callable[[Analyzer, Any, list[Any]], Outs]] = {
-    **{name: _jit for name in ("jit", "pjit")},
-    **{name: _remat for name in ("remat", "remat2", "checkpoint")},
-    **{name: _inline for name in ("call", "core_call", "closed_call")},
-    **{name: _custom_rule for name in ("custom_jvp_call", "custom_vjp_call")},
+    **dict.fromkeys(("jit", "pjit"), _jit),
+    **dict.fromkeys(("remat", "remat2", "checkpoint"), _remat),
+    **dict.fromkeys(("call", "core_call", "closed_call"), _inline),
+    **dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), _custom_rule),
     "custom_linear_solve": _linear_solve,
     "scan": _scan,
     "while": _while,

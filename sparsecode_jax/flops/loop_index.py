@@ -6,6 +6,9 @@ import jax.numpy as jnp
 
 from sparsecode_jax.flops import _compat
 
+# Narrower indices cannot count far enough to be worth a case.
+_WIDE = tuple(jnp.dtype(name) for name in ("int32", "uint32", "int64", "uint64"))
+
 
 class LoopIndex(NamedTuple):
     """Position of an index in the carry, and its step, +1 or -1."""
@@ -17,7 +20,7 @@ class LoopIndex(NamedTuple):
 def loop_index(
     cond_jaxpr: Any, body_jaxpr: Any, cond_nconsts: int, body_nconsts: int
 ) -> LoopIndex | None:
-    """Find a 32-bit carry that each iteration changes by a literal one and the condition bounds.
+    """Find an integer carry that each iteration changes by a literal one and the condition bounds.
 
     The condition must require ``index < bound`` (or ``index > bound`` for a falling index), alone
     or in conjunction: the index then cannot wrap around, and the change of its value is exactly
@@ -38,7 +41,7 @@ def loop_index(
     producers = {var: eqn for eqn in body.eqns for var in eqn.outvars}
     for place, out in enumerate(body.outvars):
         carried = body.invars[body_nconsts + place]
-        if carried.aval.shape != lanes or carried.aval.dtype not in (jnp.int32, jnp.uint32):
+        if carried.aval.shape != lanes or carried.aval.dtype not in _WIDE:
             continue
         eqn = None if isinstance(out, _compat.Literal) else producers.get(out)
         step = _literal_step(eqn, carried) if eqn is not None else 0

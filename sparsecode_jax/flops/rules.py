@@ -33,16 +33,20 @@ ragged_all_to_all random_bits random_clone random_fold_in random_seed random_spl
 random_wrap real reduce_and reduce_or reduce_precision reduce_xor reduced_vary_cast_p reshape
 reshard rev rng_bit_generator rng_uniform shape_assertion sharding_constraint shift_left
 shift_right_arithmetic shift_right_logical slice split squeeze stack stage stop_gradient
-threefry2x32 tie tile to_edtype transpose unpin unreachable unstack vary_unreduced_cast_p xor
+threefry2x32 tie tile to_edtype transpose unpin unreachable unstack vary_unreduced_cast_p
+with_memory_space_constraint xor
 """
 #: Layout, conversion, communication without arithmetic, integers, random bits, printing.
 FREE: frozenset[str] = frozenset(_FREE.split())
 
 _FUSED = "is a fused vendor kernel whose algorithm is not in the program"
+_PALLAS = "runs a hand-written kernel"
 _ASYNC = "is one half of an asynchronous collective"
 #: Operations whose work their shapes do not determine, with the reason.
 OPAQUE: Mapping[str, str] = {
     "call_exported": "runs a serialized program",
+    **dict.fromkeys(("core_map", "mosaic_gpu_p", "mpmd_map", "pallas_call"), _PALLAS),
+    **dict.fromkeys(("run_scoped", "tpu_custom_call"), _PALLAS),
     "cudnn_fusion": _FUSED,
     "custom_lin": "is a placeholder of linearization that never runs",
     "dot_product_attention_bwd": _FUSED,

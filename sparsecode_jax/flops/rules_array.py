@@ -195,11 +195,20 @@ def _select_and_gather_add(ins: Avals, outs: Avals, params: Params) -> Mapping[s
     return {cls.SEARCH: (taps - nonempty) * scalar_cost(ins[1], 1, 2)}
 
 
-def _collective(ins: Avals, outs: Avals, params: Params) -> Mapping[str, Any]:
+def _psum(ins: Avals, outs: Avals, params: Params) -> Mapping[str, Any]:
     # Summing over a group of g devices takes g - 1 sums an element, shared by its g devices.
+    # Under vmap the mapped axis is an axis of the operand, reduced first.
     group = params["group_size"]
-    elements = sum(size(aval) * add_cost(aval) for aval in ins)
-    return {cls.REDUCE: Fraction((group - 1) * elements, group)}
+    steps = [
+        size(x) - size(out) + Fraction((group - 1) * size(out), group)
+        for x, out in zip(ins, outs, strict=True)
+    ]
+    return {cls.REDUCE: sum(n * add_cost(x) for n, x in zip(steps, ins, strict=True))}
+
+
+def _reduce_scatter(ins: Avals, outs: Avals, params: Params) -> Mapping[str, int]:
+    # Each device sums its own share: g - 1 sums for every element it keeps.
+    return {cls.REDUCE: (size(ins[0]) - size(outs[0])) * add_cost(ins[0])}
 
 
 def _max(aval: Any) -> int:
@@ -218,7 +227,7 @@ RULES: dict[str, Rule] = {
     **{name: _cumulative(2) for name in ("cummax", "cummin")},
     "cumlogsumexp": _cumlogsumexp,
     "sort": _sort,
-    **{name: _top_k for name in ("top_k", "approx_top_k")},
+    **dict.fromkeys(("top_k", "approx_top_k"), _top_k),
     **{name: _scatter(add_cost) for name in ("scatter-add", "scatter_add", "scatter-sub")},
     **{name: _scatter(mul_cost) for name in ("scatter-mul", "scatter_mul")},
     **{n: _scatter(_max) for n in ("scatter-max", "scatter-min", "scatter_max", "scatter_min")},
@@ -230,5 +239,6 @@ RULES: dict[str, Rule] = {
 
 # Rules that also need "group_size", the number of devices they combine over.
 COLLECTIVES: dict[str, Rule] = {
-    name: _collective for name in ("psum", "psum_invariant", "pmax", "pmin", "reduce_scatter")
+    **dict.fromkeys(("psum", "psum_invariant", "pmax", "pmin"), _psum),
+    "reduce_scatter": _reduce_scatter,
 }

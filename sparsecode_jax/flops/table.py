@@ -52,6 +52,7 @@ class Block:
         loops: iterations of every static scan, an execution.
         lanes: shape of the lanes that run in lock step, or None outside batched loops.
         is_loop: whether executions of this block are iterations of a loop.
+        aligned: whether its lanes are known to be those of the batched loops around it.
     """
 
     kind: str
@@ -61,6 +62,7 @@ class Block:
     loops: tuple[tuple[Loop, int], ...] = ()
     lanes: tuple[int, ...] | None = None
     is_loop: bool = False
+    aligned: bool = True
 
     @property
     def label(self) -> str:

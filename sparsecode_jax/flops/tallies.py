@@ -51,7 +51,14 @@ def add_packed(a: Sequence[Any], b: Sequence[Any]) -> list[Any]:
 def index_steps(first: Any, last: Any, step: int) -> Any:
     """Return the iterations of a loop from its index, which a literal +1 or -1 advances."""
     change = last - first if step > 0 else first - last
-    return change.astype(jnp.uint32)
+    return to_counter(change)
+
+
+def to_counter(number: Any) -> Any:
+    """Convert non-negative integers to uint32, what does not fit to the largest value."""
+    if jnp.iinfo(number.dtype).max > SATURATED:
+        number = jnp.minimum(number, SATURATED.astype(number.dtype))
+    return number.astype(jnp.uint32)
 
 
 def loop_tally(steps: Any, lanes: tuple[int, ...]) -> Tally:

@@ -26,7 +26,10 @@ def value_and_flops(
 
     The count is of the program as written: the jaxpr of ``fun`` after dead-code elimination, not
     what XLA makes of it. Loops whose length depends on values are counted as they run. A program
-    without such loops and without conditionals compiles to the same StableHLO as ``fun``.
+    without such loops and without conditionals compiles to the same StableHLO as ``fun``. Outside
+    ``jit`` operations are dispatched one by one, and values may differ from those of ``fun`` in
+    the last bit, as they do between ``fun`` and ``jit(fun)``; so they may where XLA compiles a
+    short loop otherwise because its number of iterations is now an output.
 
     Args:
         fun: a function of arrays (or pytrees of them) that ``jax.jit`` can trace. Every argument

@@ -64,7 +64,8 @@ def prepare(
         signals, cast(true_codes), cast(dictionary), cast(penalty), cast(learning_rate)
     )
     ndims = {"signals": 2, "true_codes": 2, "dictionary": 2, "penalty": 0, "learning_rate": 0}
-    in_axes = data._replace(**{k: axis(k, getattr(data, k), n) for k, n in ndims.items()})
+    axes: dict[str, Any] = {k: axis(k, getattr(data, k), n) for k, n in ndims.items()}
+    in_axes = data._replace(**axes)
     _checks.positive("fit", learning_rate=data.learning_rate)
     if np.any(np.asarray(data.penalty) < 0):
         raise ValueError(f"fit: the penalty is {data.penalty}; a number >= 0 is expected.")
