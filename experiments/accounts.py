@@ -9,7 +9,7 @@ is 1, a product of matrices 2 per multiply-add; comparisons and data movement ar
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import sparsecode_jax as sc
 from experiments import paper, settings
 from experiments.settings import SAMPLES, M, N
-from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.flops import FlopCount, eval_flops
 from sparsecode_jax.learning import Autoencoder, TrainData, init_state, losses, train_step
 
 CONVENTION = "arithmetic"
@@ -46,46 +46,50 @@ def _shape(*shape: int) -> jax.ShapeDtypeStruct:
 def training_step(setting: str, hidden: tuple[int, ...] | str) -> Flops:
     """Count one training step of one run on the 1,024 training signals."""
     learned = setting == "unknown_dictionary"
-    if hidden == "sparse_coding":
-        encoder = sc.encoders.free_codes(SAMPLES, N)
+    if isinstance(hidden, str):
         published = paper.sparse_coding_step(M, N, SAMPLES, learned=learned)
+    elif hidden:
+        published = paper.mlp_step(M, N, hidden[0], SAMPLES, learned=learned)
     else:
-        assert not isinstance(hidden, str)
+        published = paper.sae_step(M, N, SAMPLES, learned=learned)
+    return Flops(published, count_training_step(setting, hidden).total(CONVENTION))
+
+
+def count_training_step(setting: str, hidden: tuple[int, ...] | str) -> FlopCount:
+    """Count one training step from shapes alone; ``hidden`` may be "sparse_coding"."""
+    if isinstance(hidden, str):
+        encoder = sc.encoders.free_codes(SAMPLES, N)
+    else:
         encoder = settings.encoder(setting, hidden)
-        if hidden:
-            published = paper.mlp_step(M, N, hidden[0], SAMPLES, learned=learned)
-        else:
-            published = paper.sae_step(M, N, SAMPLES, learned=learned)
+    learned, supervised = setting == "unknown_dictionary", setting == "known_codes"
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params = Autoencoder(
-        jax.eval_shape(encoder.init, key),
-        _shape(N, M) if learned else None,
-    )
-    supervised = setting == "known_codes"
+    params = Autoencoder(jax.eval_shape(encoder.init, key), _shape(N, M) if learned else None)
     data = TrainData(
-        _shape(SAMPLES, M),
-        _shape(SAMPLES, N) if supervised else None,
-        _shape(N, M) if setting == "known_dictionary" else None,
-        _shape(),
-        _shape(),
+        signals=_shape(SAMPLES, M),
+        true_codes=_shape(SAMPLES, N) if supervised else None,
+        dictionary=_shape(N, M) if setting == "known_dictionary" else None,
+        penalty=_shape(),
+        learning_rate=_shape(),
     )
     state = jax.eval_shape(init_state, key, params, data)
-    step = functools.partial(
-        train_step, encoder=encoder, loss=losses.cosine if supervised else losses.paper
-    )
-    return Flops(published, eval_flops(step, state, data).total(CONVENTION))
+    loss = losses.cosine if supervised else losses.paper
+    return eval_flops(functools.partial(train_step, encoder=encoder, loss=loss), state, data)
 
 
 @functools.cache
 def encoding(setting: str, hidden: tuple[int, ...]) -> Flops:
     """Count one pass of an encoder over the 1,024 test signals."""
-    encoder = settings.encoder(setting, hidden)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    params = jax.eval_shape(encoder.init, key)
-    measured = eval_flops(encoder.apply, params, _shape(SAMPLES, M)).total(CONVENTION)
+    measured = count_encoding(setting, hidden).total(CONVENTION)
     if hidden:
         return Flops(paper.mlp_inference(M, N, hidden[0], SAMPLES), measured)
     return Flops(paper.sae_inference(M, N, SAMPLES), measured)
+
+
+def count_encoding(setting: str, hidden: tuple[int, ...]) -> FlopCount:
+    """Count one pass of an encoder from shapes alone."""
+    encoder = settings.encoder(setting, hidden)
+    params = jax.eval_shape(encoder.init, jax.eval_shape(lambda: jax.random.key(0)))
+    return eval_flops(encoder.apply, params, _shape(SAMPLES, M))
 
 
 def inference(solver: sc.Solver, num_steps: int, *, warm: bool = False) -> Flops:
@@ -98,10 +102,11 @@ def inference(solver: sc.Solver, num_steps: int, *, warm: bool = False) -> Flops
 
 @functools.cache
 def _inference(solver: sc.Solver, num_steps: int, warm: bool) -> int:
-    def run(signals: Any, dictionary: Any, penalty: Any, codes0: Any) -> Any:
-        return sc.sparse_encode(
-            signals, dictionary, penalty, solver=solver, num_steps=num_steps, codes0=codes0
-        )
+    return count_inference(solver, num_steps, warm=warm).total(CONVENTION)
 
+
+def count_inference(solver: sc.Solver, num_steps: int, *, warm: bool = False) -> FlopCount:
+    """Count a solver from shapes alone."""
+    encode = functools.partial(sc.sparse_encode, solver=solver, num_steps=num_steps)
     codes0 = _shape(SAMPLES, N) if warm else None
-    return eval_flops(run, _shape(SAMPLES, M), _shape(N, M), _shape(), codes0).total(CONVENTION)
+    return eval_flops(encode, _shape(SAMPLES, M), _shape(N, M), _shape(), codes0=codes0)

@@ -73,9 +73,9 @@ def pareto(curves: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> pathl
         row[1].legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9)
     caption = (
         "Bands: 95 % interval over 5 initial weights on the authors' data, or over 5 fresh data "
-        "sets (dotted); ITO, ISTA and FISTA are deterministic there (n = 1).\nPenalty and steps "
-        "of a solver are chosen on the training half. Dotted horizontal line: MCC .9667, the published "
-        f"ITO after 19,900 steps. Crosses: published values.\n{CONVENTION}."
+        "sets (dotted curves); ITO, ISTA and FISTA are deterministic there (n = 1).\nPenalty and "
+        "steps of a solver are chosen on the training half. Dotted horizontal line: MCC .9667, the "
+        f"published ITO after 19,900 steps. Crosses: published values.\n{CONVENTION}."
     )
     figure.text(0.01, 0.005, caption, fontsize=9, va="bottom")
     figure.tight_layout(rect=(0, 0.06, 1, 1))
