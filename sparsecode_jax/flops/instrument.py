@@ -169,8 +169,7 @@ def _cond(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
     branches = eqn.params["branches"]
     blocks = [analyzer.region(branch).blocks for branch in branches]
     last = len(branches) - 1
-    index = jnp.clip(jnp.asarray(args[0], jnp.int32), 0, last)
-    own = [Tally((index == which).astype(jnp.uint32)) for which in range(last + 1)]
+    own = [Tally((args[0] == which).astype(jnp.uint32)) for which in range(last + 1)]
     if not any(blocks):
         return _compat.bind(eqn, args), own
 
