@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import pathlib
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,32 @@ class Stages:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.folder.parent.exists() and not any(self.folder.parent.iterdir()):
             self.folder.parent.rmdir()
+
+
+def in_background(fn: Callable[[], Any]) -> Callable[[], Any]:
+    """Start ``fn`` in a thread and return a function that waits for its result or error.
+
+    Small training steps keep one core busy, so two at once finish sooner. The thread is a daemon:
+    interrupting the program does not wait for it.
+    """
+    outcome: dict[str, Any] = {}
+
+    def work() -> None:
+        try:
+            outcome["value"] = fn()
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+
+    def result() -> Any:
+        thread.join()
+        if "error" in outcome:
+            raise outcome["error"]
+        return outcome["value"]
+
+    return result
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -12,7 +12,7 @@ half, and reports them on the test half; on fresh data the same points are used 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +29,34 @@ SOLVERS = {"ista": sc.solvers.ista(), "fista": sc.solvers.fista(), "fista_restar
 RECORD_EVERY = {"ista": 10, "fista": 1, "fista_restart": 1}
 HIDDEN: dict[str, tuple[int, ...]] = {"sae": (), "mlp32": (32,), "mlp256": (256,)}
 FRESH_SEEDS = (1, 2, 3, 4, 5)  # data sets on which nothing was chosen
+
+
+WIDE = "mlp256"  # trained in the background: it takes as long as all else
+
+
+def train(config: Any, stages: common.Stages, setting: str, method: str) -> Any:
+    """Train all runs of a method and record its parameters at the configured steps."""
+    last = config.known_steps if setting == "known_dictionary" else config.unknown_steps
+    steps = [s for s in config.record_steps if s <= last]
+    return settings.train(
+        setting,
+        HIDDEN.get(method, method),
+        num_steps=steps[-1],
+        record_steps=steps,
+        checkpoint=stages.checkpoint(f"{setting}-{method}"),
+        progress=f"{setting.replace('_', ' ')}, {method}",
+    )
+
+
+def train_wide(config: Any, stages: common.Stages) -> dict[str, Callable[[], Any]]:
+    """Train the widest encoder of both settings in the background, one after the other."""
+    known = common.in_background(lambda: train(config, stages, "known_dictionary", WIDE))
+
+    def after() -> Any:
+        known()
+        return train(config, stages, "unknown_dictionary", WIDE)
+
+    return {"known_dictionary": known, "unknown_dictionary": common.in_background(after)}
 
 
 class Curve(NamedTuple):
@@ -130,7 +158,9 @@ def _fresh() -> tuple[Problems, Problems]:
 _FIELDS = {half: (f"{half}_signals", f"{half}_codes", "dictionary") for half in ("train", "test")}
 
 
-def known_dictionary(config: Any, stages: common.Stages) -> dict[str, Curve]:
+def known_dictionary(
+    config: Any, stages: common.Stages, wide: Callable[[], Any]
+) -> dict[str, Curve]:
     """Return the curves of the known-dictionary panel; ``fresh_*`` are on the fresh data sets."""
     setting = "known_dictionary"
     problem = settings.data(setting)
@@ -139,15 +169,12 @@ def known_dictionary(config: Any, stages: common.Stages) -> dict[str, Curve]:
     fresh_train, fresh_test = _fresh()
     steps = [s for s in config.record_steps if s <= config.known_steps]
     curves: dict[str, Curve] = {}
-    for method, hidden in HIDDEN.items():
-        fitted = settings.train(
-            setting, hidden, num_steps=steps[-1], record_steps=steps,
-            checkpoint=stages.checkpoint(f"known-{method}"), progress=f"known dictionary, {method}",
-        )  # fmt: skip
-        mcc = settings.encoder_scores(setting, hidden, fitted.records.encoder, sc.metrics.mcc)
+    for method in ("sae", "mlp32"):
+        weights = train(config, stages, setting, method).records.encoder
+        mcc = settings.encoder_scores(setting, HIDDEN[method], weights, sc.metrics.mcc)
         curves[method] = encoder_curve(setting, method, steps, mcc)
         if method == "sae":
-            sae = fitted.records.encoder
+            sae = weights
     fresh_sae = _train_fresh(fresh_train, steps, stages)
     apply = settings.encoder(setting, ()).apply
     codes = jax.vmap(jax.vmap(apply), (0, None))(fresh_sae, fresh_test.signals)
@@ -180,8 +207,8 @@ def known_dictionary(config: Any, stages: common.Stages) -> dict[str, Curve]:
         )
         options = [(penalty, step) for penalty in config.penalties for step in counts]
         work = [accounts.inference(solver, step) for _, step in options]
-        train = np.asarray(run(train_set, grid)).ravel()
-        chosen = efficient(np.asarray([w.measured for w in work]), train)
+        on_train = np.asarray(run(train_set, grid)).ravel()
+        chosen = efficient(np.asarray([w.measured for w in work]), on_train)
         for prefix, problems in (("", test_set), ("fresh_", fresh_test)):
             mcc = np.moveaxis(np.asarray(run(problems, grid)), 1, -1)
             curves[prefix + name] = _select(chosen, options, work, mcc)
@@ -211,10 +238,13 @@ def known_dictionary(config: Any, stages: common.Stages) -> dict[str, Curve]:
                 for r in range(len(steps))
             ]
         )  # (records, penalties, runs, steps)
-    train = scores["train"].mean(axis=2).ravel()
-    chosen = efficient(np.asarray([w.measured for w in work]), train)
+    on_train = scores["train"].mean(axis=2).ravel()
+    chosen = efficient(np.asarray([w.measured for w in work]), on_train)
     mcc = np.moveaxis(scores["test"], 2, -1)
     curves["sae_fista"] = _select(chosen, [(p, s) for _, p, s in points], work, mcc)
+
+    mcc = settings.encoder_scores(setting, HIDDEN[WIDE], wide().records.encoder, sc.metrics.mcc)
+    curves[WIDE] = encoder_curve(setting, WIDE, steps, mcc)
     return curves
 
 
@@ -256,7 +286,7 @@ def _encoder(params: sc.learning.Autoencoder) -> Any:
 
 
 def unknown_dictionary(
-    config: Any, stages: common.Stages, penalties: dict[str, float]
+    config: Any, stages: common.Stages, penalties: dict[str, float], wide: Callable[[], Any]
 ) -> dict[str, Curve]:
     """Return the curves of the unknown-dictionary panel.
 
@@ -267,30 +297,27 @@ def unknown_dictionary(
     setting = "unknown_dictionary"
     problem = settings.data(setting)
     steps = [s for s in config.record_steps if s <= config.unknown_steps]
-    options: dict[str, Any] = {"num_steps": steps[-1], "record_steps": steps}
     curves: dict[str, Curve] = {}
     dictionaries: dict[str, np.ndarray] = {}
     trained: dict[str, list[Flops]] = {}
-    for method in (*HIDDEN, "sparse_coding"):
-        hidden = HIDDEN.get(method, method)
-        fitted = settings.train(
-            setting, hidden, checkpoint=stages.checkpoint(f"unknown-{method}"),
-            progress=f"unknown dictionary, {method}", **options,
-        )  # fmt: skip
-        sparse_coding = method == "sparse_coding"
-        dictionaries[method] = fitted.records if sparse_coding else fitted.records.dictionary
-        step = accounts.training_step(setting, hidden)
+
+    def add(method: str, fitted: Any) -> Any:
+        step = accounts.training_step(setting, HIDDEN.get(method, method))
         trained[method] = [step.times(s) for s in steps]
-        if not sparse_coding:
-            weights = fitted.records.encoder
+        weights = fitted.records.encoder if method in HIDDEN else None
+        if method in HIDDEN:
             mcc = settings.encoder_scores(setting, HIDDEN[method], weights, sc.metrics.mcc)
             curves[method] = encoder_curve(setting, method, steps, mcc)
-            if method == "sae":
-                sae = weights
-        scores = settings.run_scores(
-            sc.metrics.pearson_dictionary_mcc, problem.dictionary, dictionaries[method]
-        )
+        found = fitted.records.dictionary if method in HIDDEN else fitted.records
+        dictionaries[method] = found
+        metric = sc.metrics.pearson_dictionary_mcc
+        scores = settings.run_scores(metric, problem.dictionary, found)
         curves[f"{method}_dictionary"] = curve(steps, trained[method], scores)
+        return weights
+
+    sae = add("sae", train(config, stages, setting, "sae"))
+    for method in ("mlp32", "sparse_coding"):
+        add(method, train(config, stages, setting, method))
 
     for source, name in (("sae", "sae_ito"), ("sparse_coding", "sparse_coding")):
         mcc = settings.optimized_scores(
@@ -326,4 +353,5 @@ def unknown_dictionary(
             inference = inference.plus(encode)
         work = [w.plus(inference) for w in trained[source]]
         curves[label] = curve(steps, work, ends, penalties[name])
+    add(WIDE, wide())
     return curves

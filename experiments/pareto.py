@@ -60,9 +60,10 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
     """Compute all curves, write the results, print the tables, draw the figure."""
     started = time.monotonic()
     stages = common.Stages(out, NAME, config)
-    known = frontier.known_dictionary(config, stages)
+    wide = frontier.train_wide(config, stages)
+    known = frontier.known_dictionary(config, stages, wide["known_dictionary"])
     penalties = {name: penalty_at(known[name], PUBLISHED_ITO) for name in frontier.SOLVERS}
-    unknown = frontier.unknown_dictionary(config, stages, penalties)
+    unknown = frontier.unknown_dictionary(config, stages, penalties, wide["unknown_dictionary"])
     arrays = {
         f"{panel}.{method}.{field}": value
         for panel, curves in (("known", known), ("unknown", unknown))
@@ -129,7 +130,8 @@ def tables(curves: dict[str, dict[str, Curve]]) -> str:
     parts = []
     for account in ("published", "measured"):
         rows = []
-        for method, curve in known.items():
+        for method in sorted(known, key=list(LABELS).index):
+            curve = known[method]
             cells = []
             for target in TARGETS:
                 index = first_reaching(curve, target)
@@ -146,7 +148,8 @@ def tables(curves: dict[str, dict[str, Curve]]) -> str:
         parts.append(common.format_table(header, rows))
         parts.append("")
     rows = []
-    for method, curve in unknown.items():
+    for method in sorted(unknown, key=list(LABELS).index):
+        curve = unknown[method]
         mean, half = sc.statistics.mean_interval(curve.mcc)
         rows.append(
             (
