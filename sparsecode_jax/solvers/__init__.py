@@ -5,9 +5,12 @@
 """
 
 from sparsecode_jax.solvers._core import solve, sparse_encode, trajectory
+from sparsecode_jax.solvers._pursuit import positive, signed
 from sparsecode_jax.solvers.fista import FistaState, fista, gradient_restart
 from sparsecode_jax.solvers.ista import ista
 from sparsecode_jax.solvers.log_adam import LogAdamState, log_adam
+from sparsecode_jax.solvers.orthogonal_least_squares import orthogonal_least_squares
+from sparsecode_jax.solvers.orthogonal_matching_pursuit import orthogonal_matching_pursuit
 
 __all__ = [
     "FistaState",
@@ -16,6 +19,10 @@ __all__ = [
     "gradient_restart",
     "ista",
     "log_adam",
+    "orthogonal_least_squares",
+    "orthogonal_matching_pursuit",
+    "positive",
+    "signed",
     "solve",
     "sparse_encode",
     "trajectory",

@@ -14,6 +14,8 @@ from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
 
 __all__ = ["solve", "sparse_encode", "trajectory"]
 
+_FISTA = fista()  # factories are cached: this is the object that every fista() returns
+
 
 def solve(
     solver: Solver, problem: Lasso, *, num_steps: int, codes0: ArrayLike | None = None
@@ -82,7 +84,7 @@ def sparse_encode(
     dictionary: ArrayLike,
     penalty: ArrayLike,
     *,
-    solver: Solver | None = None,
+    solver: Solver = _FISTA,
     num_steps: int,
     codes0: ArrayLike | None = None,
     step_size: ArrayLike | None = None,
@@ -97,7 +99,7 @@ def sparse_encode(
       signals: (..., M); any leading axes. **Traced**.
       dictionary: (N, M), one atom per row; used as it is, never renormalised. **Traced**.
       penalty: the l1 weight, () or (N,); scikit-learn's ``sparse_encode(alpha)``. **Traced**.
-      solver: None means ``fista()``. **Static**.
+      solver: ``fista()`` unless given. **Static**.
       num_steps: iterations. **Static**.
       codes0: (..., N), a warm start. **Traced**.
       step_size: (); None takes the solver's own choice (1/L for proximal gradient, where L is
@@ -120,7 +122,6 @@ def sparse_encode(
       True
     """
     name = "sparse_encode"
-    solver = fista() if solver is None else solver
     signals, dictionary = _checks.floating(name, signals, dictionary)
     _checks.dictionary_matrix(name, dictionary)
     if step_size is None:

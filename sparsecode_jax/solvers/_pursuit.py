@@ -1,0 +1,138 @@
+"""The engine of orthogonal pursuits: a growing orthonormal basis of chosen atoms, by Gram rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsecode_jax.dictionaries import correlate
+from sparsecode_jax.types import Array, Lasso, Solver
+
+__all__ = ["PursuitState", "positive", "pursuit", "signed"]
+
+_DEPENDENT = 1e-6  # an atom of which less than this fraction is left lies in the chosen span
+
+
+class PursuitState(NamedTuple):
+    """K chosen atoms of each signal, as an orthonormal basis q_1, ..., q_K of their span.
+
+    Attributes:
+      gram: inner products of atoms, (N, N).
+      squares: squared norm of each atom, (N,).
+      correlations: of the residual with each atom, (..., N).
+      norms: squared norm of each atom's part outside the span, (..., N).
+      rows: inner products of q_k with each atom, (..., K, N).
+      coefficients: of the signal in the basis, (..., K).
+      support: chosen atoms in order, (..., K); -1 where none was chosen.
+      taken: steps taken.
+    """
+
+    gram: Array
+    squares: Array
+    correlations: Array
+    norms: Array
+    rows: Array
+    coefficients: Array
+    support: Array
+    taken: Array
+
+
+def positive(correlations: Array) -> Array:
+    """Score atoms for non-negative codes: only positive correlations count."""
+    return correlations
+
+
+def signed(correlations: Array) -> Array:
+    """Score atoms for signed codes: by magnitude."""
+    return jnp.abs(correlations)
+
+
+def pursuit(
+    num_active: int,
+    score: Callable[[Array], Array],
+    scale: Callable[[PursuitState], Array],
+) -> Solver:
+    """Build a pursuit that takes the atom of the best ``score(correlations) / scale(state)``."""
+
+    def init(problem: Lasso, codes0: Array | None = None) -> PursuitState:
+        if codes0 is not None:
+            raise ValueError(
+                "orthogonal pursuits build their support from nothing: codes0 is not supported. "
+                "To refine given codes use fista()."
+            )
+        signals, dictionary = problem.signals, problem.dictionary
+        leading, num_atoms, dtype = signals.shape[:-1], dictionary.shape[0], signals.dtype
+        squares = jnp.sum(dictionary * dictionary, axis=-1)
+        return PursuitState(
+            gram=correlate(dictionary, dictionary),
+            squares=squares,
+            correlations=correlate(signals, dictionary),
+            norms=jnp.broadcast_to(squares, (*leading, num_atoms)),
+            rows=jnp.zeros((*leading, num_active, num_atoms), dtype),
+            coefficients=jnp.zeros((*leading, num_active), dtype),
+            support=jnp.full((*leading, num_active), -1, jnp.int32),
+            taken=jnp.int32(0),
+        )
+
+    def step(state: PursuitState, problem: Lasso) -> PursuitState:
+        available = state.norms > _DEPENDENT * state.squares
+        scores = jnp.where(available, score(state.correlations) / scale(state), -jnp.inf)
+        atom = jnp.argmax(scores, axis=-1)
+        tolerance = 10 * jnp.finfo(scores.dtype).eps * _largest(problem.signals)
+        found = (_at(scores, atom) > tolerance) & (state.taken < num_active)
+        length = jnp.sqrt(jnp.where(found, _at(state.norms, atom), 1))
+        # Gram-Schmidt: q = (d_j - sum_k <q_k, d_j> q_k) / length, in inner products with all atoms.
+        along = jnp.take_along_axis(state.rows, atom[..., None, None], axis=-1)[..., 0]
+        shared = jnp.einsum("...k,...kn->...n", along, state.rows, precision="highest")
+        row = (state.gram[atom] - shared) / length[..., None]
+        row = jnp.where(found[..., None], row, 0)
+        coefficient = jnp.where(found, _at(state.correlations, atom) / length, 0)
+        here = jnp.arange(num_active) == state.taken
+        return PursuitState(
+            gram=state.gram,
+            squares=state.squares,
+            correlations=state.correlations - coefficient[..., None] * row,
+            norms=state.norms - row * row,
+            rows=jnp.where(here[:, None], row[..., None, :], state.rows),
+            coefficients=jnp.where(here, coefficient[..., None], state.coefficients),
+            support=jnp.where(here & found[..., None], atom[..., None], state.support),
+            taken=state.taken + 1,
+        )
+
+    def codes(state: PursuitState) -> Array:
+        # In the basis the chosen atoms are upper triangular: solve it from the last one up.
+        atoms = jnp.maximum(state.support, 0)
+        triangle = jnp.take_along_axis(state.rows, atoms[..., None, :], axis=-1)
+        chosen = state.support >= 0
+
+        def back(values: Array, k: Array) -> tuple[Array, None]:
+            later = jnp.where(jnp.arange(num_active) > k, triangle[..., k, :] * values, 0)
+            pivot = jnp.where(chosen[..., k], triangle[..., k, k], 1)
+            value = (state.coefficients[..., k] - jnp.sum(later, axis=-1)) / pivot
+            return values.at[..., k].set(jnp.where(chosen[..., k], value, 0)), None
+
+        order = jnp.arange(num_active)[::-1]
+        values, _ = jax.lax.scan(back, jnp.zeros_like(state.coefficients), order)
+        if score is positive:
+            values = jnp.maximum(values, 0)
+        flat_values = values.reshape(-1, num_active)
+        flat_atoms = atoms.reshape(-1, num_active)
+        dense = jnp.zeros((flat_values.shape[0], state.gram.shape[0]), values.dtype)
+        rows = jnp.arange(flat_values.shape[0])[:, None]
+        dense = dense.at[rows, flat_atoms].add(
+            jnp.where(chosen.reshape(flat_atoms.shape), flat_values, 0)
+        )
+        return dense.reshape(*values.shape[:-1], -1)
+
+    return Solver(init, step, codes)
+
+
+def _at(values: Array, atom: Array) -> Array:
+    return jnp.take_along_axis(values, atom[..., None], axis=-1)[..., 0]
+
+
+def _largest(signals: Array) -> Array:
+    return jnp.max(jnp.abs(signals), axis=-1)

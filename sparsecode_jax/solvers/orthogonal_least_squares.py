@@ -1,0 +1,51 @@
+"""Orthogonal least squares: the pursuit whose every atom lowers the error most."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from sparsecode_jax import _checks
+from sparsecode_jax.solvers._pursuit import PursuitState, positive, pursuit
+from sparsecode_jax.types import Array, Solver
+
+__all__ = ["orthogonal_least_squares"]
+
+
+@functools.cache
+def orthogonal_least_squares(
+    num_active: int, *, score: Callable[[Array], Array] = positive
+) -> Solver:
+    r"""Build orthogonal least squares, also called order-recursive matching pursuit (ORMP).
+
+    Each step adds the atom that, after the least-squares fit on the chosen atoms, leaves the
+    smallest error:
+
+    .. math:: j = \arg\max_j \frac{\langle r, d_j\rangle}{\|(I - P) d_j\|}
+
+    where P projects on the span of the chosen atoms. The problem's penalty and step size are not
+    used; run it for ``num_steps = num_active`` steps. A signal that no atom improves stops early.
+
+    Args:
+      num_active: K, the most atoms a signal. **Static**.
+      score: ``positive`` takes only atoms with positive correlation, and cuts to 0 what the
+        least-squares fit makes negative; ``signed`` gives signed codes. **Static**.
+
+    Returns:
+      A :class:`~sparsecode_jax.types.Solver`. A warm start is refused.
+
+    **Cost**: 2MN arithmetic operations a signal to start and (2K + 9)N + M + 2 a signal and step;
+    the Gram matrix and norms 2MN^2 + 2MN - N once, and N a step. Reading the codes: 2K^2 + 3K.
+
+    References:
+      Chen, Billings, Luo, 1989; Rebollo-Neira and Lowe, 2002 (optimized OMP). SPAMS's ``omp``
+      is this algorithm.
+    """
+    _checks.count("orthogonal_least_squares", "num_active", num_active)
+    return pursuit(num_active, score, _outside_span)
+
+
+def _outside_span(state: PursuitState) -> Array:
+    return jnp.sqrt(jnp.maximum(state.norms, jnp.finfo(state.norms.dtype).tiny))

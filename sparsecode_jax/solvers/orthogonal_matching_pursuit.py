@@ -1,0 +1,49 @@
+"""Orthogonal matching pursuit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from sparsecode_jax import _checks
+from sparsecode_jax.solvers._pursuit import PursuitState, positive, pursuit
+from sparsecode_jax.types import Array, Solver
+
+__all__ = ["orthogonal_matching_pursuit"]
+
+
+@functools.cache
+def orthogonal_matching_pursuit(
+    num_active: int, *, score: Callable[[Array], Array] = positive
+) -> Solver:
+    r"""Build orthogonal matching pursuit.
+
+    Each step adds the atom most correlated with the residual, then refits all chosen atoms by
+    least squares:
+
+    .. math:: j = \arg\max_j \frac{\langle r, d_j\rangle}{\|d_j\|}
+
+    The problem's penalty and step size are not used; run it for ``num_steps = num_active`` steps.
+
+    Args:
+      num_active: K, the most atoms a signal. **Static**.
+      score: ``positive`` takes only atoms with positive correlation, and cuts to 0 what the
+        least-squares fit makes negative; ``signed`` gives signed codes. **Static**.
+
+    Returns:
+      A :class:`~sparsecode_jax.types.Solver`. A warm start is refused.
+
+    **Cost**: 2MN arithmetic operations a signal to start and (2K + 7)N + M + 2 a signal and step;
+    the Gram matrix and norms 2MN^2 + 2MN - N once, and 2N a step. Reading the codes: 2K^2 + 3K.
+
+    References:
+      Pati, Rezaiifar, Krishnaprasad, 1993; Rubinstein, Zibulevsky, Elad, 2008 (by Gram matrix).
+    """
+    _checks.count("orthogonal_matching_pursuit", "num_active", num_active)
+    return pursuit(num_active, score, _whole_norm)
+
+
+def _whole_norm(state: PursuitState) -> Array:
+    return jnp.sqrt(state.squares)

@@ -1,0 +1,167 @@
+"""Orthogonal pursuits against scikit-learn and against greedy least squares by NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import orthogonal_mp
+
+import sparsecode_jax as sc
+from sparsecode_jax.flops import eval_flops
+
+M, N, S = 12, 24, 40
+OMP = sc.solvers.orthogonal_matching_pursuit
+OLS = sc.solvers.orthogonal_least_squares
+FACTORIES = [OMP, OLS]
+
+
+def draw(seed=0, *, num_active=4, normalized=True):
+    problem = sc.synthetic.sample_problem(
+        jax.random.key(seed), num_active, num_samples=S, num_measurements=M, num_atoms=N,
+        magnitudes=sc.synthetic.gaussian, noise=0.05,
+    )  # fmt: skip
+    scale = 1 if normalized else np.linspace(0.5, 3, N, dtype=np.float32)[:, None]
+    return np.asarray(problem.signals), np.asarray(problem.dictionary) * scale
+
+
+def encode(signals, dictionary, solver, num_steps):
+    return sc.sparse_encode(
+        signals, dictionary, 0.0, solver=solver, num_steps=num_steps, step_size=1.0
+    )
+
+
+def greedy_least_squares(signal, dictionary, num_active):
+    """Add the atom whose least-squares fit leaves the smallest error; fit by lstsq."""
+    support: list[int] = []
+    for _ in range(num_active):
+        errors = []
+        for j in range(len(dictionary)):
+            if j in support:
+                errors.append(np.inf)
+                continue
+            atoms = dictionary[[*support, j]].T
+            fit = np.linalg.lstsq(atoms, signal, rcond=None)[0]
+            errors.append(np.sum((signal - atoms @ fit) ** 2))
+        support.append(int(np.argmin(errors)))
+    codes = np.zeros(len(dictionary))
+    codes[support] = np.linalg.lstsq(dictionary[support].T, signal, rcond=None)[0]
+    return codes
+
+
+@pytest.mark.parametrize("num_active", [1, 3, 6])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_signed_omp_equals_scikit_learn(num_active, seed):
+    signals, dictionary = draw(seed)
+    expected = orthogonal_mp(
+        dictionary.T.astype(np.float64), signals.T.astype(np.float64), n_nonzero_coefs=num_active
+    ).T
+    codes = encode(signals, dictionary, OMP(num_active, score=sc.solvers.signed), num_active)
+    np.testing.assert_allclose(codes, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_signed_ols_is_greedy_least_squares(normalized):
+    signals, dictionary = draw(2, normalized=normalized)
+    codes = encode(signals, dictionary, OLS(4, score=sc.solvers.signed), 4)
+    expected = [greedy_least_squares(x, dictionary, 4) for x in signals.astype(np.float64)]
+    np.testing.assert_allclose(codes, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_nonnegative_by_default(factory):
+    signals, dictionary = draw(3)
+    codes = encode(signals, dictionary, factory(5), 5)
+    assert float(codes.min()) >= 0
+    assert int((codes > 0).sum(axis=1).max()) <= 5
+    # Taking only positive correlations is not signed pursuit with its negatives cut.
+    signed = encode(signals, dictionary, factory(5, score=sc.solvers.signed), 5)
+    assert float(jnp.abs(codes - jnp.maximum(signed, 0)).max()) > 0.1
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_recovers_exact_supports(factory):
+    """Three atoms of an orthonormal dictionary, K larger than needed: it stops by itself."""
+    dictionary = np.linalg.qr(np.random.default_rng(0).standard_normal((M, M)))[0]
+    codes = np.zeros((5, M))
+    codes[:, [1, 4, 7]] = [1.0, 2.0, 0.5]
+    found = encode(codes @ dictionary, dictionary, factory(6), 6)
+    np.testing.assert_allclose(found, codes, atol=1e-5)
+    np.testing.assert_array_equal((found != 0).sum(axis=1), 3)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_zero_signals_duplicate_atoms_and_more_steps_than_atoms(factory):
+    atoms = np.eye(3, dtype=np.float32)[[0, 0, 1]]
+    signals = np.asarray([[0, 0, 0], [2, 1, 0], [0, 0, 1]], dtype=np.float32)
+    codes = np.asarray(encode(signals, atoms, factory(3), 7))
+    np.testing.assert_array_equal(codes[[0, 2]], 0)
+    assert codes[1, 0] + codes[1, 1] == pytest.approx(2)
+    assert 0 in (codes[1, 0], codes[1, 1])
+    assert codes[1, 2] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_leading_axes_scaling_permutation_and_vmap(factory):
+    signals, dictionary = draw(4)
+    solver = factory(4)
+    codes = encode(signals, dictionary, solver, 4)
+    np.testing.assert_allclose(encode(signals[0], dictionary, solver, 4), codes[0], atol=1e-5)
+    stacked = encode(signals.reshape(4, 10, M), dictionary, solver, 4)
+    np.testing.assert_allclose(stacked.reshape(S, N), codes, atol=1e-5)
+    np.testing.assert_allclose(encode(8 * signals, dictionary, solver, 4), 8 * codes, atol=1e-4)
+    order = np.random.default_rng(0).permutation(N)
+    permuted = encode(signals, dictionary[order], solver, 4)
+    np.testing.assert_allclose(permuted, codes[:, order], atol=1e-4)
+    both = jax.vmap(lambda d: encode(signals, d, solver, 4))(jnp.stack([dictionary, -dictionary]))
+    np.testing.assert_allclose(both[0], codes, atol=1e-5)
+    assert float(jnp.abs(both[1] - codes).max()) > 0.1
+
+
+def test_error_falls_with_every_atom_and_ols_takes_the_best_second_atom():
+    signals, dictionary = draw(5)
+    errors = {}
+    for factory in FACTORIES:
+        runs = [
+            encode(signals, dictionary, factory(k, score=sc.solvers.signed), k) for k in range(1, 7)
+        ]
+        error = [sc.objectives.reconstruction_error(signals, dictionary, z) for z in runs]
+        errors[factory] = np.asarray(error)
+        assert np.all(np.diff(errors[factory], axis=0) <= 1e-6)
+    np.testing.assert_allclose(errors[OLS][0], errors[OMP][0], rtol=1e-4)
+    # After the same first atom, no second atom is better than that of least squares.
+    assert np.all(errors[OLS][1] <= errors[OMP][1] + 1e-6)
+    assert errors[OLS][1].mean() < errors[OMP][1].mean()
+
+
+def test_warm_start_is_refused():
+    signals, dictionary = draw()
+    with pytest.raises(ValueError, match="codes0 is not supported"):
+        sc.sparse_encode(
+            signals, dictionary, 0.0, solver=OMP(2), num_steps=2, codes0=np.zeros((S, N))
+        )
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("bad", [0, 2.5, True])
+def test_num_active_is_a_positive_integer(factory, bad):
+    with pytest.raises(ValueError, match="num_active is .*; an integer >= 1 is expected"):
+        factory(bad)
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(8, 16, 3), (12, 24, 5), (16, 20, 2)])
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_cost_line(factory, m, n, k):
+    shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
+    problem = sc.Lasso(shape(S, m), shape(n, m), shape(), shape())
+    solver = factory(k)
+    state = jax.eval_shape(solver.init, problem)
+    total = eval_flops(solver.step, state, problem).total()
+    per_atom, once = (9, n) if factory is OLS else (7, 2 * n)
+    assert total == S * ((2 * k + per_atom) * n + m + 2) + once
+    start = eval_flops(solver.init, problem).total()
+    assert start == S * 2 * m * n + 2 * m * n * n + n * (2 * m - 1)
+    text = " ".join(factory.__doc__.split())
+    assert f"2MN arithmetic operations a signal to start and (2K + {per_atom})N + M + 2" in text
+    reading = eval_flops(solver.codes, state).total()
+    assert "Reading the codes: 2K^2 + 3K." in text
+    assert reading == S * (2 * k * k + 3 * k)
