@@ -9,7 +9,7 @@ is 1, a product of matrices 2 per multiply-add; comparisons and data movement ar
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +90,18 @@ def count_encoding(setting: str, hidden: tuple[int, ...]) -> FlopCount:
     encoder = settings.encoder(setting, hidden)
     params = jax.eval_shape(encoder.init, jax.eval_shape(lambda: jax.random.key(0)))
     return eval_flops(encoder.apply, params, _shape(SAMPLES, M))
+
+
+def pursuit(solver: sc.Solver, num_steps: int) -> Flops:
+    """Count a pursuit on the 1,024 test signals; without a published formula, as measured."""
+
+    def run(signals: Any, dictionary: Any) -> Any:
+        return sc.sparse_encode(
+            signals, dictionary, 0.0, solver=solver, num_steps=num_steps, step_size=1.0
+        )
+
+    measured = eval_flops(run, _shape(SAMPLES, M), _shape(N, M)).total(CONVENTION)
+    return Flops(measured, measured)
 
 
 def inference(solver: sc.Solver, num_steps: int, *, warm: bool = False) -> Flops:

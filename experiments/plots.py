@@ -29,7 +29,9 @@ STYLE: dict[str, tuple[str, str, str, str]] = {  # label, color, line, marker
     "ista": ("ISTA", "#F0E442", "-", ""),
     "fista": ("FISTA", "#009E73", "-", ""),
     "fista_restart": ("FISTA + restart", "#00573f", "--", ""),
+    "ols": ("orthogonal least squares, 1-6 atoms", "black", "-", "*"),
     "sae_fista": ("SAE + FISTA (warm start)", "#CC79A7", "-", "v"),
+    "trained_sae_fista": ("trained SAE + FISTA", "#882255", "-", "v"),
     "fresh_ito": ("ITO, 5 fresh data sets", "#D55E00", ":", ""),
     "fresh_fista": ("FISTA, 5 fresh data sets", "#009E73", ":", ""),
     "fresh_sae": ("SAE, 5 fresh data sets", "#56B4E9", ":", ""),
@@ -39,8 +41,8 @@ STYLE: dict[str, tuple[str, str, str, str]] = {  # label, color, line, marker
     "fista_restart_on_sparse_coding": ("FISTA, sparse coding's dictionary", "#5d3a9b", "-", "^"),
 }
 KNOWN = (
-    "sae", "mlp32", "mlp256", "ito", "ista", "fista", "fista_restart", "sae_fista",
-    "fresh_sae", "fresh_ito", "fresh_fista",
+    "sae", "mlp32", "mlp256", "ito", "ista", "fista", "fista_restart", "ols",
+    "sae_fista", "trained_sae_fista", "fresh_sae", "fresh_ito", "fresh_fista",
 )  # fmt: skip
 UNKNOWN = (
     "sae", "mlp32", "mlp256", "sae_ito", "sparse_coding", "fista_restart_on_sae",
@@ -106,6 +108,7 @@ def _published(axis: Any, panel: str) -> None:
 
 TRUTH_FREE = {  # label, color, marker
     "sae": ("SAE, one pass", "#56B4E9", "o"),
+    "ols": ("orthogonal least squares, 1-6 atoms", "black", "-", "*"),
     "sae_fista": ("SAE + FISTA (warm start)", "#CC79A7", "v"),
     "fista_on_sae": ("FISTA, SAE's dictionary", "#009E73", "s"),
     "fista": ("FISTA, learned dictionary", "#E69F00", "^"),

@@ -89,6 +89,7 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> bool:
         "seconds": round(time.monotonic() - started, 1),
     }
     paths = sc.io.save_results(out / SETTING, arrays, manifest)
+    (out / f"{SETTING}.txt").write_text(table + "\n")
     stages.finish()
     print(f"\n{table}\n\nwrote {paths[0]} and {paths[1]}")
     return agree
