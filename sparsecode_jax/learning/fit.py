@@ -129,10 +129,13 @@ def fit(
     steps = check_record_steps(record, record_steps, num_steps)
     state = _init(keys, params, data, optimizer=optimizer, axes=axes)
     records = _empty_records(state.params, data, record, len(steps), axes)
-    fingerprint = _fingerprint(state, data, steps, (encoder.apply, loss, optimizer), batch_size)
-    if checkpoint is not None and pathlib.Path(checkpoint).exists():
-        like = (state, records)
-        state, records = load_checkpoint(checkpoint, like, fingerprint=fingerprint)
+    fingerprint = ""
+    if checkpoint is not None:
+        functions = (encoder.apply, loss, optimizer)
+        fingerprint = _fingerprint(state, data, steps, functions, batch_size)
+        if pathlib.Path(checkpoint).exists():
+            like = (state, records)
+            state, records = load_checkpoint(checkpoint, like, fingerprint=fingerprint)
     done = int(np.max(state.step))
     taken = sum(step < done for step in steps)  # a record due now is taken again: it is the same
 
