@@ -21,7 +21,7 @@ def soft_threshold(x: Array, threshold: Array) -> Array:
     Returns:
       The minimiser, the shape and dtype of x.
 
-    **Cost**: 2 arithmetic operations an entry, and one negation.
+    **Cost**: 3 arithmetic operations an entry, and one negation.
     """
     return x - jnp.clip(x, -threshold, threshold)
 

@@ -8,7 +8,8 @@ elimination do not show. ``vmap(value_and_flops(f))`` gives the useful work of e
 and is counted so. To count derivatives, count the derivative: ``value_and_flops(grad(f))``. Under
 ``shard_map`` the count is the sum over devices; under ``jit`` with shardings it is of the global,
 logical program. An operation without a counting rule raises; it is never counted as zero, and no
-count that is not exact is returned as a number.
+count that is not exact is returned as a number. What a program executes and what ``tally`` books
+as algorithmic work are reported apart. ``docs/flops.md`` has the conventions and the limits.
 
 Inside, the transform counts executions of basic blocks with 32-bit counters that saturate rather
 than wrap, and multiplies by static costs in exact Python integers on the host. Conventions

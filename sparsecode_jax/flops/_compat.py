@@ -1,7 +1,8 @@
 """The one module of this sub-package that touches JAX internals.
 
-Written against jax 0.10.1. Primitives are recognized by name, because their Python objects move
-between versions and some names differ (``jit`` and ``pjit``, ``remat2`` and ``checkpoint``).
+Written against jax 0.10.1, tested from 0.8.3 on. Primitives are recognized by name, because their
+Python objects move between versions and some names differ (``jit`` and ``pjit``, ``remat2`` and
+``checkpoint``).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +49,17 @@ def params_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
 @weakref_lru_cache
 def eliminate_dead_code(jaxpr: Jaxpr) -> Jaxpr:
     """Drop equations that no output needs, keeping every input and output."""
-    return pe.dce_jaxpr(jaxpr, True, True)[0]
+    return pe.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), True)[0]
+
+
+def is_reference(aval: Any) -> bool:
+    """Tell whether an abstract value is a mutable reference, as kernels have."""
+    return type(aval).__name__ == "AbstractRef"
+
+
+def referenced(aval: Any) -> Any:
+    """Return the abstract value of the array that a reference refers to."""
+    return getattr(aval, "inner_aval", aval)
 
 
 def trace(fun: Callable[..., Any], avals: Sequence[Any]) -> ClosedJaxpr:
@@ -74,8 +85,9 @@ def evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[A
 def bind(eqn: Eqn, args: Sequence[Any]) -> list[Any]:
     """Apply an equation's primitive unchanged, under its own source line and scope."""
     params = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = params if isinstance(params, tuple) else ((), params)  # before jax 0.10
     with equation_context(eqn):
-        out = eqn.primitive.bind(*args, **params)
+        out = eqn.primitive.bind(*functions, *args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
@@ -122,6 +134,20 @@ def scan_params(params: dict[str, Any], jaxpr: ClosedJaxpr, num_extra: int) -> d
     return adapted
 
 
+def shard_map_like(eqn: Eqn, fun: Callable[..., Any], num_extra: int) -> Callable[..., Any]:
+    """Map ``fun`` over devices as an equation does; extra outputs are stacked over all of them."""
+    params = eqn.params
+    manual = tuple(axis for axis in params["mesh"].axis_names if axis in params["manual_axes"])
+    return jax.shard_map(
+        fun,
+        mesh=params["mesh"],
+        in_specs=tuple(params["in_specs"]),
+        out_specs=[*params["out_specs"], *[jax.P(manual)] * num_extra],
+        axis_names=set(manual),
+        check_vma=params["check_vma"],
+    )
+
+
 def scope_of(eqn: Eqn) -> str:
     """Return the named scope of an equation, relative to the jaxpr it is in."""
     return str(eqn.source_info.name_stack)
@@ -150,7 +176,11 @@ def identity_primitive(name: str) -> Primitive:
         return list(rest)
 
     def batch(args: Sequence[Any], dims: Sequence[Any], **params: Any) -> tuple[Any, Any]:
-        return primitive.bind(*args, **params), list(dims[1:])
+        first, *rest = args
+        if dims[0] is None:  # each lane has its own
+            size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
+            first = jax.lax.broadcast(first, (size,))
+        return primitive.bind(first, *rest, **params), list(dims[1:])
 
     def jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
         return primitive.bind(*primals, **params), list(tangents[1:])

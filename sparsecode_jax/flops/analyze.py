@@ -5,21 +5,23 @@ while loop or a conditional opens blocks, in the order in which ``instrument`` r
 counters.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from math import prod
 from typing import Any
 
 import jax.numpy as jnp
 
-from sparsecode_jax.flops import _compat, rules
+from sparsecode_jax.flops import _compat, kernels, rules, traffic
 from sparsecode_jax.flops import conventions as cls
 from sparsecode_jax.flops.errors import FlopCountError, UnknownPrimitiveError
 from sparsecode_jax.flops.lanes import in_lockstep, lanes_are_shared
+from sparsecode_jax.flops.places import describe, require_static, unknown_message
 from sparsecode_jax.flops.rules_array import reduce_window_steps
 from sparsecode_jax.flops.rules_elementwise import size
-from sparsecode_jax.flops.table import Block, Key, Loop, Region
+from sparsecode_jax.flops.table import TALLY, Block, Key, Loop, Region
 
 Handler = Callable[["Analyzer", Any], Region]
 ON_UNKNOWN = ("error", "defer")
@@ -31,10 +33,12 @@ class Analyzer:
     Args:
         on_unknown: ``"error"`` to raise at an operation without a rule, ``"defer"`` to record it
             so that totals raise instead.
+        extra: handlers of operations that only some programs have.
     """
 
-    def __init__(self, on_unknown: str = "error"):
+    def __init__(self, on_unknown: str = "error", extra: Mapping[str, Handler] | None = None):
         self.on_unknown = on_unknown
+        self.handlers = {**STRUCTURAL, **(extra or {})}
         self.axis_sizes: dict[Any, int] = {}
         self._regions: dict[Any, tuple[Any, Region]] = {}
 
@@ -44,8 +48,11 @@ class Analyzer:
         memo = (id(jaxpr), tuple(self.axis_sizes.items()))
         if memo not in self._regions:
             total = Region()
-            for eqn in _compat.eliminate_dead_code(jaxpr).eqns:
-                total.include(self.equation(eqn), scope=_compat.scope_of(eqn))
+            live = _compat.eliminate_dead_code(jaxpr)
+            for eqn in live.eqns:
+                inner = traffic.with_bytes(self.equation(eqn), eqn)
+                total.include(inner, scope=_compat.scope_of(eqn), inlined=True)
+            total.own = cache(partial(traffic.fused_bytes, live))
             self._regions[memo] = (jaxpr, total)  # holding the jaxpr keeps its id unique
         return self._regions[memo][1]
 
@@ -59,11 +66,20 @@ class Analyzer:
         if name in rules.COLLECTIVES:
             group = self._group_size(eqn)
             return self._by_rule(eqn, rules.COLLECTIVES[name], {**eqn.params, "group_size": group})
-        if name in STRUCTURAL:
-            return STRUCTURAL[name](self, eqn)
+        if name in self.handlers:
+            return self.handlers[name](self, eqn)
         if name in rules.FREE:
             return Region()
         return self._unknown(eqn)
+
+    @contextmanager
+    def mesh_axes(self, eqn: Any) -> Iterator[None]:
+        """Know the axes of a mesh inside its shard_map."""
+        outer, self.axis_sizes = self.axis_sizes, {**self.axis_sizes, **eqn.params["mesh"].shape}
+        try:
+            yield
+        finally:
+            self.axis_sizes = outer
 
     def _by_rule(self, eqn: Any, rule: Any, params: Mapping[str, Any]) -> Region:
         ins = [var.aval for var in eqn.invars]
@@ -97,51 +113,21 @@ class Analyzer:
         return prod(self.axis_sizes[axis] for axis in axes if isinstance(axis, str))
 
 
-def describe(eqn: Any) -> str:
-    """Say where an equation is: source line and named scope."""
-    scope = _compat.scope_of(eqn)
-    place = f"at {_compat.source_of(eqn) or 'an unknown line'}"
-    return place + (f", scope {scope!r}" if scope else "")
-
-
-def unknown_message(name: str, where: str) -> str:
-    """Explain an operation that cannot be counted, and the two ways out."""
-    reason = rules.OPAQUE.get(name)
-    why = f"{name!r} {reason}" if reason else f"there is no counting rule for {name!r}"
-    return (
-        f"cannot count {name!r} ({where}): {why}. Its cost is not taken to be zero. Register it: "
-        f"register_flop_rule({name!r}, rule) with rule(inputs, outputs, params) -> "
-        f"{{class: operations}}, or register_flop_expansion({name!r}, fun) with a function of "
-        "counted operations that does the same work."
-    )
-
-
 def _inexact(aval: Any) -> bool:
     return bool(jnp.issubdtype(aval.dtype, jnp.inexact))
 
 
-def require_static(region: Region, eqn: Any) -> Region:
-    """Refuse data-dependent loops where counters cannot be carried out."""
-    if region.blocks:
-        inner = region.blocks[0]
-        raise FlopCountError(
-            f"cannot count {eqn.primitive.name!r} ({describe(eqn)}): it contains "
-            f"{inner.label}, which runs a data-dependent number of times, and its counter cannot "
-            "be carried out of there. Count the part inside with its own value_and_flops, or give "
-            "the loop a static length (jax.lax.scan)."
-        )
-    return region
-
-
-def _inner(name: str, analyzer: Analyzer, eqn: Any) -> Region:
+def _call(name: str, analyzer: Analyzer, eqn: Any) -> Region:
     """Count a call: the jaxpr under a parameter runs once."""
     region = Region()
-    region.include(analyzer.region(eqn.params[name]))
+    region.include(analyzer.region(eqn.params[name]), inlined=True)
     return region
 
 
 def _static_inner(name: str, analyzer: Analyzer, eqn: Any) -> Region:
-    return require_static(_inner(name, analyzer, eqn), eqn)
+    region = Region()
+    region.include(require_static(analyzer.region(eqn.params[name]), eqn))
+    return region
 
 
 def _scan(analyzer: Analyzer, eqn: Any) -> Region:
@@ -185,7 +171,9 @@ def _cond(analyzer: Analyzer, eqn: Any) -> Region:
     branches = [analyzer.region(branch) for branch in eqn.params["branches"]]
     region = Region()
     if all(branch.same_costs(branches[0]) for branch in branches):
-        region.include(branches[0])
+        least = min(branch.fused for branch in branches)
+        most = max(branch.unfused for branch in branches)
+        region.include(replace(branches[0], own=int, nested=least, unfused=most))
         return region
     for index, branch in enumerate(branches):
         kind = f"cond branch {index + 1}/{len(branches)}"
@@ -202,14 +190,10 @@ def _linear_solve(analyzer: Analyzer, eqn: Any) -> Region:
 
 def _shard_map(analyzer: Analyzer, eqn: Any) -> Region:
     sizes = dict(eqn.params["mesh"].shape)
-    manual = eqn.params.get("manual_axes") or frozenset(sizes)
-    outer, analyzer.axis_sizes = analyzer.axis_sizes, {**analyzer.axis_sizes, **sizes}
-    try:
-        inner = require_static(analyzer.region(eqn.params["jaxpr"]), eqn)
-    finally:
-        analyzer.axis_sizes = outer
+    with analyzer.mesh_axes(eqn):
+        inner = analyzer.region(eqn.params["jaxpr"])
     region = Region()
-    region.include(inner, times=prod(sizes[axis] for axis in manual))
+    region.include(inner, times=prod(sizes[axis] for axis in eqn.params["manual_axes"]))
     return region
 
 
@@ -251,7 +235,7 @@ def _tally(analyzer: Analyzer, eqn: Any) -> Region:
     for cost_class, amount in eqn.params["per_unit"]:
         unit.costs[Key(cost_class, name, "", "tally")] += amount
     region = Region()
-    region.blocks.append(unit.as_block(f"tally {name}", "", _compat.source_of(eqn)))
+    region.blocks.append(unit.as_block(f"{TALLY} {name}", "", _compat.source_of(eqn)))
     return region
 
 
@@ -264,11 +248,7 @@ def _expanded(analyzer: Analyzer, eqn: Any, fun: Callable[..., Any]) -> Region:
 
 
 STRUCTURAL: dict[str, Handler] = {
-    **{name: partial(_inner, "jaxpr") for name in ("jit", "pjit", "remat", "remat2", "checkpoint")},
-    **{
-        name: partial(_inner, "call_jaxpr")
-        for name in ("call", "core_call", "closed_call", "custom_jvp_call", "custom_vjp_call")
-    },
+    **{name: partial(_call, param) for name, param in traffic.CALLS.items()},
     "composite": partial(_static_inner, "jaxpr"),
     "custom_partitioning": partial(_static_inner, "call"),
     "custom_vmap_call": partial(_static_inner, "call"),
@@ -279,6 +259,7 @@ STRUCTURAL: dict[str, Handler] = {
     "while": _while,
     "cond": _cond,
     "shard_map": _shard_map,
+    "pallas_call": kernels.pallas_call,
     "reduce": _reduce,
     "reduce_window": _reduce_window,
     "scatter": _scatter,

@@ -1,25 +1,20 @@
 """The result of counting: block counters on top of a static table."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from sparsecode_jax.flops import _compat
 from sparsecode_jax.flops import conventions as cls
-from sparsecode_jax.flops.errors import (
-    FlopCountError,
-    OpenTripCountError,
-    SaturatedCounterError,
-    UnknownPrimitiveError,
-)
-from sparsecode_jax.flops.table import Block, Key, Table, matching_block
-from sparsecode_jax.flops.tallies import SATURATED, saturating_add
+from sparsecode_jax.flops import host
+from sparsecode_jax.flops.errors import FlopCountError, UnknownPrimitiveError
+from sparsecode_jax.flops.table import Block, Key, Table, whole
+from sparsecode_jax.flops.tallies import saturating_add
 
 Convention = str | Mapping[str, int]
 GROUPS = ("class", "primitive", "scope", "dtype")
+WORK = ("executed", "algorithmic")
 
 
 class FlopCount:
@@ -41,13 +36,21 @@ class FlopCount:
         self.counters = counters
         self.table = table
 
-    def total(self, convention: Convention = "arithmetic", *, transcendental: int = 1) -> Any:
+    def total(
+        self,
+        convention: Convention = "arithmetic",
+        *,
+        transcendental: int = 1,
+        work: str = "executed",
+    ) -> Any:
         """Sum the operations of all executions.
 
         Args:
             convention: ``"matmul"``, ``"arithmetic"``, ``"all"``, or a mapping from class names
                 to weights. **Static**.
             transcendental: factor on the weight of exp, log, tanh and their kind. **Static**.
+            work: ``"executed"`` for what the program performs, ``"algorithmic"`` for what
+                ``tally`` booked. The two are never added. **Static**.
 
         Returns:
             An exact Python integer; for batched counters a NumPy object array of them, one a
@@ -65,12 +68,16 @@ class FlopCount:
             16
         """
         weights = cls.class_weights(convention, transcendental)
-        return self._accumulate(lambda key: weights[key.cost_class], lambda key: "").get(
-            "", self._zero()
-        )
+        sums = self._accumulate("total", work, lambda k: weights[k.cost_class], lambda k: "")
+        return sums.get("", self._zero())
 
     def by(
-        self, group: str, convention: Convention = "arithmetic", *, transcendental: int = 1
+        self,
+        group: str,
+        convention: Convention = "arithmetic",
+        *,
+        transcendental: int = 1,
+        work: str = "executed",
     ) -> dict[str, Any]:
         """Break the total down.
 
@@ -79,6 +86,7 @@ class FlopCount:
                 **Static**.
             convention: as in ``total``. **Static**.
             transcendental: as in ``total``. **Static**.
+            work: as in ``total``; tallies are named under ``"primitive"``. **Static**.
 
         Returns:
             Operations by name, those that count for nothing left out; the values add up to
@@ -91,7 +99,54 @@ class FlopCount:
             raise FlopCountError(f"by: unknown group {group!r}; expected one of {list(GROUPS)}.")
         weights = cls.class_weights(convention, transcendental)
         place = GROUPS.index(group)
-        return self._accumulate(lambda key: weights[key.cost_class], lambda key: key[place])
+        return self._accumulate("by", work, lambda k: weights[k.cost_class], lambda k: k[place])
+
+    def bytes_moved(self) -> tuple[Any, Any]:
+        """Bound the bytes moved between memory and arithmetic units.
+
+        Below, every region of the program - the program itself, each execution of a while body,
+        of its condition or of a branch, each step of a scan - is one perfectly fused pass: it
+        reads each input that it uses and writes each output that it computes once; values handed
+        on, reshaped or transposed do not move, of sliced operands the slices are read, and updates
+        write what they set. Above, nothing is fused: every operation reads its operands and
+        writes its results, layout changes included. Neither has a cache that outlives an
+        execution; hardware with one can move less than the lower bound.
+
+        Returns:
+            ``(low, high)``, exact integers with ``low <= high``; object arrays when batched.
+
+        Raises:
+            OpenTripCountError, SaturatedCounterError, FlopCountError: as ``total``.
+
+        Example:
+            >>> _, count = value_and_flops(lambda x: 2.0 * x + 1.0)(jax.numpy.ones(8))
+            >>> count.bytes_moved()
+            (64, 128)
+        """
+        low = high = self._zero()
+        for block, executions, _ in self._blocks():
+            if any(block.moved):
+                times = host.exact(executions, block, "bytes_moved")
+                low, high = low + block.moved[0] * times, high + block.moved[1] * times
+        return low, high
+
+    def arithmetic_intensity(self, convention: Convention = "arithmetic") -> tuple[Any, Any]:
+        """Bound the operations per byte moved.
+
+        Args:
+            convention: as in ``total``. **Static**.
+
+        Returns:
+            ``(low, high)``, operations over the upper and the lower bound of ``bytes_moved``:
+            floats, or arrays of them for batched counters. Infinite where nothing moves, NaN where
+            nothing is done either.
+
+        Raises:
+            FlopCountError: as ``total`` and ``bytes_moved``.
+        """
+        least, most = self.bytes_moved()
+        operations = self.total(convention)
+        return host.ratio(operations, most), host.ratio(operations, least)
 
     def trips(self) -> dict[str, Any]:
         """Return iterations of every loop, by scope and source line.
@@ -108,7 +163,9 @@ class FlopCount:
             rows = [(block.label, 1)] if block.is_loop else []
             rows += [(loop.label, times) for loop, times in block.loops]
             for label, times in rows:
-                known = None if executions is None else times * _host(executions, block)
+                known = (
+                    None if executions is None else times * host.exact(executions, block, "trips")
+                )
                 before = trips.get(label, 0)
                 trips[label] = None if known is None or before is None else before + known
         return trips
@@ -134,7 +191,7 @@ class FlopCount:
         lanes = 1
         for block, executions, active in self._blocks():
             cost = sum(amount * weights.get(key.cost_class, 0) for key, amount in block.costs)
-            if active is None or not cost or block.kind.startswith("tally"):
+            if active is None or not cost or block.is_tally:
                 continue
             if not block.aligned:
                 raise FlopCountError(
@@ -143,9 +200,11 @@ class FlopCount:
                     "Map over axes of different lengths, or use jax.vmap(value_and_flops(fun))."
                 )
             # Over a common denominator, so that the sums stay exact integers.
-            useful = useful * block.num_lanes + lanes * cost * _host(active, block)
+            useful = useful * block.num_lanes + lanes * cost * host.exact(
+                active, block, "useful_fraction"
+            )
             executed = executed * block.num_lanes + (
-                lanes * cost * block.num_lanes * _host(executions, block)
+                lanes * cost * block.num_lanes * host.exact(executions, block, "useful_fraction")
             )
             lanes *= block.num_lanes
         if isinstance(executed, np.ndarray):
@@ -164,10 +223,8 @@ class FlopCount:
         """
         counters: list[Any] = []
         for block, *leaves in self._blocks():
-            for leaf in leaves[: block.num_leaves]:
-                if leaf is None:
-                    raise OpenTripCountError(_open_message("sum", block))
-                counters.append(_plain_sum(_host(leaf, block)))
+            own = leaves[: block.num_leaves]
+            counters += [host.plain_sum(host.exact(leaf, block, "sum")) for leaf in own]
         return FlopCount(tuple(counters), self.table)
 
     def __add__(self, other: Any) -> "FlopCount":
@@ -176,10 +233,10 @@ class FlopCount:
             return self
         if not isinstance(other, FlopCount):
             return NotImplemented
-        if self.table == other.table and _any_traced(self.counters + other.counters):
+        if self.table == other.table and host.any_traced(self.counters + other.counters):
             pairs = zip(self.counters, other.counters, strict=True)
             return FlopCount(tuple(saturating_add(a, b) for a, b in pairs), self.table)
-        return _merge(self, other)
+        return FlopCount(*host.merge(self.table, self._rows(), other.table, other._rows()))
 
     __radd__ = __add__
 
@@ -208,31 +265,36 @@ class FlopCount:
             executions = next(rest)
             yield block, executions, None if block.lanes is None else next(rest)
 
+    def _rows(self) -> list[list[Any]]:
+        return [leaves[: block.num_leaves] for block, *leaves in self._blocks()]
+
     def _zero(self) -> Any:
         shape = np.shape(self.counters[0])
         return np.zeros(shape, dtype=object) if shape else 0
 
     def _accumulate(
-        self, weight: Callable[[Key], int], name: Callable[[Key], str]
+        self, caller: str, work: str, weight: Callable[[Key], int], name: Callable[[Key], str]
     ) -> dict[str, Any]:
+        if work not in WORK:
+            raise FlopCountError(f"{caller}: work is {work!r}; expected one of {list(WORK)}.")
         sums: dict[str, Any] = {}
         for block, executions, _ in self._blocks():
-            amounts: dict[str, int] = {}
+            if block.is_tally != (work == "algorithmic"):
+                continue
+            amounts: dict[str, Any] = {}
             for key, amount in block.costs:
                 if key.cost_class == cls.UNKNOWN:
-                    from sparsecode_jax.flops.analyze import unknown_message
+                    from sparsecode_jax.flops.places import unknown_message
 
                     raise UnknownPrimitiveError(unknown_message(key.primitive, key.dtype))
                 if weight(key):
                     amounts[name(key)] = amounts.get(name(key), 0) + amount * weight(key)
             if not amounts:
                 continue  # a counter that multiplies nothing need not be known
-            if executions is None:
-                raise OpenTripCountError(_open_message("total", block))
-            times = _host(executions, block)
+            times = host.exact(executions, block, caller)
             for group, amount in amounts.items():
                 sums[group] = sums.get(group, self._zero()) + amount * times
-        return sums
+        return {name: whole(n, name or caller) for name, n in sums.items() if np.any(n)}
 
 
 def _flatten(count: FlopCount) -> tuple[tuple[Any, ...], Table]:
@@ -244,61 +306,3 @@ def _unflatten(table: Table, counters: Any) -> FlopCount:
 
 
 jax.tree_util.register_pytree_node(FlopCount, _flatten, _unflatten)
-
-
-def _any_traced(leaves: tuple[Any, ...]) -> bool:
-    return any(isinstance(leaf, _compat.Tracer) for leaf in leaves)
-
-
-def _host(leaf: Any, block: Block) -> Any:
-    """Return a counter as an exact integer, or as an object array of them."""
-    if isinstance(leaf, _compat.Tracer) or not (hasattr(leaf, "__array__") or np.isscalar(leaf)):
-        raise FlopCountError(
-            "a FlopCount has no values inside a traced function (jit, vmap, scan, grad): return it "
-            "from there, or combine counts with +, and ask for totals outside."
-        )
-    if isinstance(leaf, int):
-        return leaf
-    values = np.asarray(leaf)
-    if values.dtype == np.uint32 and np.any(values == SATURATED):
-        raise SaturatedCounterError(
-            f"{block.label} ran at least {int(SATURATED)} times, more than its 32-bit counter "
-            "holds. Count shorter stretches and add them on the host, count_a + count_b."
-        )
-    values = values.astype(object)
-    return values if values.ndim else values.item()
-
-
-def _plain_sum(values: Any) -> int:
-    return int(values.sum()) if isinstance(values, np.ndarray) else values
-
-
-def _open_message(caller: str, block: Block) -> str:
-    return (
-        f"{caller}: how often {block.label} runs depends on values, so eval_flops leaves it open. "
-        "Run value_and_flops(fun)(*args) with arrays, or read trips() and str(count), which show "
-        "what is known."
-    )
-
-
-def _merge(a: FlopCount, b: FlopCount) -> FlopCount:
-    """Add two counts of different programs on the host, block by block."""
-    table = list(a.table)
-    rows: list[list[Any]] = [[*leaves[: block.num_leaves]] for block, *leaves in a._blocks()]
-    seen: dict[Block, int] = {}
-    for block, *leaves in b._blocks():
-        place = matching_block(a.table, block, seen.get(block, 0))
-        seen[block] = seen.get(block, 0) + 1
-        if place is None:
-            table.append(replace(block))
-            rows.append([*leaves[: block.num_leaves]])
-        else:
-            pairs = zip(rows[place], leaves, strict=False)
-            rows[place] = [_add_on_host(x, y, block) for x, y in pairs]
-    return FlopCount(tuple(leaf for row in rows for leaf in row), tuple(table))
-
-
-def _add_on_host(x: Any, y: Any, block: Block) -> Any:
-    if x is None or y is None:
-        return None
-    return _host(x, block) + _host(y, block)

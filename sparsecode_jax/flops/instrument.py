@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax.flops import _compat
-from sparsecode_jax.flops.analyze import Analyzer, describe, inner_blocks
+from sparsecode_jax.flops.analyze import Analyzer, inner_blocks
 from sparsecode_jax.flops.errors import FlopCountError
 from sparsecode_jax.flops.loop_index import loop_index
+from sparsecode_jax.flops.places import describe
 from sparsecode_jax.flops.tallies import (
     SATURATED,
     Tally,
@@ -24,8 +25,10 @@ from sparsecode_jax.flops.tallies import (
     index_steps,
     loop_tally,
     narrow,
+    num_leaves,
     pack,
     saturating_sum,
+    sum_over_devices,
     to_counter,
     unpack,
     widen,
@@ -284,6 +287,21 @@ def _tally(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
     return values, [Tally(saturating_sum(to_counter(jnp.clip(num_units, 0, None))))]
 
 
+def _shard_map(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
+    """Return the counters of every device, stacked, and add them up outside."""
+    inner, blocks = eqn.params["jaxpr"], analyzer.equation(eqn).blocks
+    num = len(inner.outvars)
+
+    def counted(*operands: Any) -> list[Any]:
+        with analyzer.mesh_axes(eqn):
+            outs, tallies = evaluate(analyzer, inner, operands)
+        return [*outs, *(jnp.asarray(leaf)[None] for leaf in pack(tallies))]
+
+    with _compat.equation_context(eqn):
+        outs = _compat.shard_map_like(eqn, counted, num_extra=num_leaves(blocks))(*args)
+    return outs[:num], unpack(blocks, [sum_over_devices(leaf) for leaf in outs[num:]])
+
+
 HANDLERS: dict[str, Callable[[Analyzer, Any, list[Any]], Outs]] = {
     **dict.fromkeys(("jit", "pjit"), _jit),
     **dict.fromkeys(("remat", "remat2", "checkpoint"), _remat),
@@ -291,6 +309,7 @@ HANDLERS: dict[str, Callable[[Analyzer, Any, list[Any]], Outs]] = {
     **dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), _custom_rule),
     "custom_linear_solve": _linear_solve,
     "scan": _scan,
+    "shard_map": _shard_map,
     "while": _while,
     "cond": _cond,
     "flops_tally": _tally,

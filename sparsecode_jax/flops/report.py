@@ -25,22 +25,27 @@ def report(count: Any) -> str:
     except FlopCountError:
         return "\n".join([head, *_symbolic_rows(count)])
     lines = [head, *_align([["class", *cls.CONVENTIONS], *rows])]
+    tallied = _class_rows(closed, work="algorithmic")
+    if len(tallied) > 1:
+        lines += ["", *_align([["algorithmic (tally)", *cls.CONVENTIONS], *tallied])]
     trips = closed.trips()
     if trips:
         lines += ["", *_align([["loop", "iterations"], *([k, _n(v)] for k, v in trips.items())])]
     if any(block.lanes for block in count.table):
         lines += ["", f"useful fraction of lock-step lanes: {closed.useful_fraction():.4f}"]
+    low, high = closed.bytes_moved()
+    lines += ["", f"bytes moved: {low:,} fused to {high:,} unfused"]
     return "\n".join(lines)
 
 
-def _class_rows(count: Any) -> list[list[str]]:
-    views = {name: count.by("class", name) for name in cls.CONVENTIONS}
+def _class_rows(count: Any, work: str = "executed") -> list[list[str]]:
+    views = {name: count.by("class", name, work=work) for name in cls.CONVENTIONS}
     rows = [
         [name, *(_n(view.get(name, 0)) for view in views.values())]
         for name in cls.CLASSES
         if any(name in view for view in views.values())
     ]
-    return [*rows, ["total", *(_n(count.total(name)) for name in cls.CONVENTIONS)]]
+    return [*rows, ["total", *(_n(count.total(name, work=work)) for name in cls.CONVENTIONS)]]
 
 
 def _symbolic_rows(count: Any) -> list[str]:
@@ -58,7 +63,7 @@ def _symbolic_rows(count: Any) -> list[str]:
 
 
 def _n(value: Any) -> str:
-    return "?" if value is None else f"{value:,}"
+    return "?" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _align(rows: list[list[str]]) -> list[str]:

@@ -21,34 +21,36 @@ RULES: dict[str, Rule] = {
 COLLECTIVES = rules_array.COLLECTIVES
 
 _FREE = """
-after_all all_gather all_gather_done all_gather_invariant all_gather_reduced
+after_all ag_done ag_start all_gather all_gather_done all_gather_invariant all_gather_reduced
 all_gather_reduced_start all_gather_start all_to_all all_to_all_done all_to_all_start and
 axis_index bitcast_convert_type broadcast_in_dim broadcast_to check clz complex concatenate
 convert_element_type copy copy_p create_linear create_token dce_sink debug_callback debug_print
 device_put dim_as_value dimension_size dynamic_slice dynamic_update_slice empty empty2 from_edtype
-gather imag inspect_sharding iota iota_2x32_shape layout_constraint lu_pivots_to_permutation name
-not optimization_barrier or pad pbroadcast pbroadcast_done pbroadcast_start pin platform_index
-population_count ppermute ppermute_done ppermute_start precv preduced psend pvary
-ragged_all_to_all random_bits random_clone random_fold_in random_seed random_split random_unwrap
-random_wrap real reduce_and reduce_or reduce_precision reduce_xor reduced_vary_cast_p reshape
-reshard rev rng_bit_generator rng_uniform shape_assertion sharding_constraint shift_left
-shift_right_arithmetic shift_right_logical slice split squeeze stack stage stop_gradient
-threefry2x32 tie tile to_edtype transpose unpin unreachable unstack vary_unreduced_cast_p
-with_memory_space_constraint xor
+full_to_shard gather imag inspect_sharding iota iota_2x32_shape layout_constraint
+lu_pivots_to_permutation name not optimization_barrier or pad pbroadcast pbroadcast_done
+pbroadcast_start pgather pin platform_index population_count ppermute ppermute_done ppermute_start
+precv preduced psend pvary ragged_all_to_all random_bits random_clone random_fold_in random_seed
+random_split random_unwrap random_wrap real reduce_and reduce_or reduce_precision reduce_xor
+reduced_vary_cast_p reshape reshard rev rng_bit_generator rng_uniform shape_assertion
+shard_to_full sharding_constraint shift_left shift_right_arithmetic shift_right_logical slice
+split squeeze stack stage stop_gradient threefry2x32 tie tile to_edtype transpose unpin
+unreachable unstack vary_unreduced_cast_p with_memory_space_constraint xor
 """
 #: Layout, conversion, communication without arithmetic, integers, random bits, printing.
 FREE: frozenset[str] = frozenset(_FREE.split())
 
 _FUSED = "is a fused vendor kernel whose algorithm is not in the program"
 _PALLAS = "runs a hand-written kernel"
+_OLD = "is a construct that later releases of JAX write otherwise"
 _ASYNC = "is one half of an asynchronous collective"
 #: Operations whose work their shapes do not determine, with the reason.
 OPAQUE: Mapping[str, str] = {
     "call_exported": "runs a serialized program",
-    **dict.fromkeys(("core_map", "mosaic_gpu_p", "mpmd_map", "pallas_call"), _PALLAS),
+    **dict.fromkeys(("core_map", "mosaic_gpu_p", "mpmd_map"), _PALLAS),
     **dict.fromkeys(("run_scoped", "tpu_custom_call"), _PALLAS),
     "cudnn_fusion": _FUSED,
     "custom_lin": "is a placeholder of linearization that never runs",
+    "custom_transpose_call": _OLD,
     "dot_product_attention_bwd": _FUSED,
     "dot_product_attention_bwd_wrapper": _FUSED,
     "dot_product_attention_fp8_bwd": _FUSED,
@@ -71,6 +73,7 @@ OPAQUE: Mapping[str, str] = {
     "scaled_dot": _FUSED,
     "scaled_matmul": _FUSED,
     "scaled_matmul_wrapper": _FUSED,
+    "xla_pmap": _OLD,
     "unreduced_psum": _ASYNC,
     "unreduced_psum_start": _ASYNC,
     "unreduced_reduce_scatter": _ASYNC,
@@ -95,6 +98,11 @@ def rule_for(name: str) -> Rule | None:
 def expansion_for(name: str) -> Callable[..., Any] | None:
     """Return the function a primitive is to be counted as, if one is registered."""
     return _user_expansions.get(name)
+
+
+def is_registered(name: str) -> bool:
+    """Tell whether a primitive has a rule or an expansion of the user's."""
+    return name in _user_rules or name in _user_expansions
 
 
 def register_flop_rule(

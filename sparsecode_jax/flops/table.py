@@ -7,14 +7,18 @@ pytree.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from sparsecode_jax.flops.errors import FlopCountError
+
+TALLY = "tally"
 
 
 class Key(NamedTuple):
@@ -48,26 +52,33 @@ class Block:
         kind: ``"root"``, ``"while"``, ``"cond branch 1/2"``, ...
         scope: named scope of the loop or branch, ``""`` at the top.
         source: ``file.py:line (function)``.
-        costs: operations an execution, by key, sorted.
+        costs: operations an execution, by key, sorted; those that devices share are fractions.
         loops: iterations of every static scan, an execution.
         lanes: shape of the lanes that run in lock step, or None outside batched loops.
         is_loop: whether executions of this block are iterations of a loop.
         aligned: whether its lanes are known to be those of the batched loops around it.
+        moved: bytes an execution, perfectly fused and unfused (see ``traffic``).
     """
 
     kind: str
     scope: str
     source: str
-    costs: tuple[tuple[Key, int], ...]
+    costs: tuple[tuple[Key, int | Fraction], ...]
     loops: tuple[tuple[Loop, int], ...] = ()
     lanes: tuple[int, ...] | None = None
     is_loop: bool = False
     aligned: bool = True
+    moved: tuple[int, int] = (0, 0)
 
     @property
     def label(self) -> str:
         """One line that names the block."""
         return Loop(self.kind, self.scope, self.source).label
+
+    @property
+    def is_tally(self) -> bool:
+        """Whether it books algorithmic work, which the program does not execute as such."""
+        return self.kind.startswith(TALLY)
 
     @property
     def num_lanes(self) -> int:
@@ -88,25 +99,47 @@ def join_scopes(outer: str, inner: str) -> str:
     return f"{outer}/{inner}" if outer and inner else outer or inner
 
 
-def _whole(amount: int | Fraction, key: Key) -> int:
-    """Return an amount as an integer; fractions arise only between devices that share work."""
+def whole(amount: Any, name: str) -> Any:
+    """Return amounts as integers; fractions arise only between devices that share work."""
+    if isinstance(amount, np.ndarray):
+        return np.vectorize(partial(whole, name=name), otypes=[object])(amount)
     if int(amount) != amount:
         raise FlopCountError(
-            f"{key.primitive}: its operations ({amount}) do not divide evenly over the devices."
+            f"{name}: its operations ({amount}) do not divide evenly over the devices."
         )
     return int(amount)
 
 
 @dataclass
 class Region:
-    """A piece of program under analysis: static costs, static loops, and the blocks inside it."""
+    """A piece of program under analysis: static costs, static loops, and the blocks inside it.
+
+    Of the bytes moved, ``own`` computes those of its own equations in one fused pass (not before
+    they are needed: calls fold into the region around them), ``nested`` are those of the regions
+    inside it that fold in, ``unfused`` those of all equations one by one.
+    """
 
     costs: Counter = field(default_factory=Counter)
     loops: Counter = field(default_factory=Counter)
     blocks: list[Block] = field(default_factory=list)
+    own: Callable[[], int] = int
+    nested: int = 0
+    unfused: int = 0
 
-    def include(self, inner: "Region", times: int = 1, scope: str = "") -> None:
-        """Add an inner region that runs ``times`` in each execution of this one."""
+    @property
+    def fused(self) -> int:
+        """Bytes moved if every region is one fused pass."""
+        return self.own() + self.nested
+
+    def include(
+        self, inner: "Region", times: int = 1, scope: str = "", inlined: bool = False
+    ) -> None:
+        """Add an inner region that runs ``times`` in each execution of this one.
+
+        An inlined one is not a pass of its own: its equations fuse with those around it.
+        """
+        self.nested += times * (inner.nested if inlined else inner.fused)
+        self.unfused += times * inner.unfused
         for key, amount in inner.costs.items():
             self.costs[key._replace(scope=join_scopes(scope, key.scope))] += amount * times
         for loop, amount in inner.loops.items():
@@ -116,9 +149,10 @@ class Region:
 
     def as_block(self, kind: str, scope: str = "", source: str = "", **options: object) -> Block:
         """Freeze the costs of this region, without its inner blocks."""
-        costs = tuple(sorted((key, _whole(n, key)) for key, n in self.costs.items() if n))
+        costs = tuple(sorted((key, n) for key, n in self.costs.items() if n))
         loops = tuple(sorted(self.loops.items()))
-        return Block(kind, scope, source, costs, loops, **options)  # type: ignore[arg-type]
+        moved = (self.fused, self.unfused)
+        return Block(kind, scope, source, costs, loops, moved=moved, **options)  # type: ignore
 
     def same_costs(self, other: "Region") -> bool:
         """Tell whether two regions cost the same, whatever runs at run time."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -41,6 +42,11 @@ def unpack(blocks: Sequence[Block], leaves: Sequence[Any]) -> list[Tally]:
     """Undo ``pack``."""
     rest = iter(leaves)
     return [Tally(*(next(rest) for _ in range(block.num_leaves))) for block in blocks]
+
+
+def num_leaves(blocks: Sequence[Block]) -> int:
+    """Return how many arrays ``pack`` makes of the counters of these blocks."""
+    return sum(block.num_leaves for block in blocks)
 
 
 def add_packed(a: Sequence[Any], b: Sequence[Any]) -> list[Any]:
@@ -84,6 +90,12 @@ def narrow(leaves: Sequence[Any], blocks: Sequence[Block], lanes: tuple[int, ...
     if not lanes:
         return tallies
     return [Tally(tally.executions.max(), tally.active) for tally in tallies]
+
+
+def sum_over_devices(stacked: Any) -> Any:
+    """Add up counters along their leading axis."""
+    columns = stacked.reshape(stacked.shape[0], -1).T
+    return jax.vmap(saturating_sum)(columns).reshape(stacked.shape[1:])
 
 
 def saturating_sum(values: Any) -> Any:

@@ -17,8 +17,9 @@ def tally(x: Any, n: Any, *, per_unit: int | Mapping[str, int], name: str) -> An
     """Return ``x`` unchanged and book ``n`` units of work.
 
     For algorithms whose useful work is less than their dense arrays: an active set of ``n`` atoms
-    inside a mask. What the dense program executes is counted as well, under its own primitives;
-    the tally appears in ``by("primitive")`` under ``name``. Where nothing counts it costs nothing.
+    inside a mask. The tally is algorithmic work, apart from what the dense program executes:
+    ``total(work="algorithmic")``, and ``by("primitive", work="algorithmic")`` under ``name``. It
+    never enters ``total()``. Where nothing counts it costs nothing.
 
     Args:
         x: any pytree of arrays that the program goes on to use. **Traced**.
@@ -37,8 +38,9 @@ def tally(x: Any, n: Any, *, per_unit: int | Mapping[str, int], name: str) -> An
 
     Example:
         >>> def step(z): return tally(z, (z != 0).sum(), per_unit={"dot_mul": 2}, name="active")
-        >>> count_flops(step)(jax.numpy.array([0.0, 1.0, 2.0])).by("primitive", "matmul")
-        {'active': 4}
+        >>> count = count_flops(step)(jax.numpy.array([0.0, 1.0, 2.0]))
+        >>> count.by("primitive", "matmul", work="algorithmic"), count.total("matmul")
+        ({'active': 4}, 0)
     """
     units = {ELEMENTWISE: per_unit} if isinstance(per_unit, int) else dict(per_unit)
     for cost_class, amount in units.items():

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from sparsecode_jax.flops.count import FlopCount
 from sparsecode_jax.flops.errors import FlopCountError
 from sparsecode_jax.flops.instrument import evaluate
 from sparsecode_jax.flops.rules import registry_version
-from sparsecode_jax.flops.table import Region, Table
+from sparsecode_jax.flops.table import Table
 from sparsecode_jax.flops.tallies import Tally, pack, saturating_sum
 
 
@@ -149,7 +150,7 @@ def _program(jaxpr: Any, on_unknown: str, version: int) -> tuple[Table, Any]:
 def _analyze(jaxpr: Any, on_unknown: str) -> tuple[Table, Analyzer]:
     analyzer = Analyzer(on_unknown)
     region = analyzer.region(jaxpr)
-    root = Region(region.costs, region.loops).as_block("root")
+    root = replace(region, blocks=[]).as_block("root")
     return (root, *region.blocks), analyzer
 
 

@@ -149,7 +149,8 @@ COMPARE = {
 def by_jax(eqn, values):
     """Let JAX evaluate an equation without floats."""
     params = eqn.primitive.get_bind_params(eqn.params)
-    out = eqn.primitive.bind(*(jnp.asarray(v) for v in values), **params)
+    functions, params = params if isinstance(params, tuple) else ((), params)  # before jax 0.10
+    out = eqn.primitive.bind(*functions, *(jnp.asarray(v) for v in values), **params)
     return [_plain(o) for o in (out if eqn.primitive.multiple_results else [out])]
 
 
@@ -356,4 +357,5 @@ def power(x, exponent):
         left >>= 1
         if left:
             square = square * square
+    result = Scalar(1) if result is None else result
     return Scalar(1) / result if exponent < 0 else result

@@ -38,7 +38,7 @@ from .counting_scalars import (
 
 def run(jaxpr, consts, args):
     """Evaluate an open jaxpr on wrapped values."""
-    jaxpr = partial_eval.dce_jaxpr(jaxpr, True, True)[0]
+    jaxpr = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), True)[0]
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
     def read(atom):

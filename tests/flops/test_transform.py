@@ -182,6 +182,18 @@ def test_lanes_of_unrelated_axes_are_not_matched():
     assert other.useful_fraction() == pytest.approx(useful / executed)
 
 
+def test_work_that_lanes_share_is_executed_once():
+    fun = lambda x: x + jnp.sum(jnp.sin(X))  # noqa: E731
+    xs = jnp.ones(3)
+    assert count_flops(jax.vmap(fun))(xs).total() == 2 * M - 1 + 3
+    assert jax.vmap(count_flops(fun))(xs).sum().total() == 3 * (2 * M - 1 + 1)
+
+
+def test_an_unread_carry_of_a_while_loop_counts():
+    loop = lambda x: lax.fori_loop(0, x, lambda i, s: (s[0] * 2.0, jnp.sin(s[1])), (1.0, 1.0))[0]  # noqa: E731
+    assert count_flops(loop)(3).by("primitive") == {"mul": 3, "sin": 3}
+
+
 STATIC = [
     name for name in PROGRAMS if len(eval_flops(PROGRAMS[name][0], *PROGRAMS[name][1:]).table) == 1
 ]
@@ -449,10 +461,24 @@ def test_tally_books_algorithmic_work():
         return lax.while_loop(lambda s: s[0] < 4, body, (0, z))[1]
 
     z = jnp.array([0.0, 1.0, 2.0])
-    assert count_flops(fun)(z).by("primitive", "matmul") == {"active": 4 * 2 * 3}
+    count = count_flops(fun)(z)
+    assert count.by("primitive", "matmul", work="algorithmic") == {"active": 4 * 2 * 3}
+    # What is executed is the dense product, and nothing adds the two up.
+    assert count.by("primitive") == {"mul": 4 * 3}
+    assert count.total() == sum(count.by("class").values()) == 12
+    assert count.total(work="algorithmic") == 24
+    assert "algorithmic (tally)" in str(count) and "algorithmic" not in str(
+        count_flops(step)(jnp.zeros(N))
+    )
+    with pytest.raises(FlopCountError, match="total: work is 'all'; expected one of"):
+        count.total(work="all")
     lanes = jax.vmap(count_flops(fun))(jnp.stack([z, jnp.zeros(3)]))
-    assert lanes.total("matmul").tolist() == [24, 0]
-    assert count_flops(jax.vmap(fun))(jnp.stack([z, z])).total("matmul") == 48
+    assert lanes.total("matmul", work="algorithmic").tolist() == [24, 0]
+    batched = count_flops(jax.vmap(fun))(jnp.stack([z, z]))
+    assert batched.total("matmul", work="algorithmic") == 48
+    assert (batched + count).total(work="algorithmic") == 48 + 24
+    constant = jax.vmap(lambda z: tally(z, 3, per_unit=2, name="each lane"))
+    assert count_flops(constant)(z).total(work="algorithmic") == 3 * 3 * 2
     gradient = jax.grad(lambda z: jnp.sum(tally(z * z, 1, per_unit=1, name="t")))(z)
     np.testing.assert_array_equal(gradient, 2 * z)
     assert "tally" not in stablehlo(lambda z: tally(z, 1, per_unit=1, name="t"), z)

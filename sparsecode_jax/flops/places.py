@@ -1,0 +1,39 @@
+"""What errors say: where an operation is, and what to do about it."""
+
+from typing import Any
+
+from sparsecode_jax.flops import _compat, rules
+from sparsecode_jax.flops.errors import FlopCountError
+from sparsecode_jax.flops.table import Region
+
+
+def describe(eqn: Any) -> str:
+    """Say where an equation is: source line and named scope."""
+    scope = _compat.scope_of(eqn)
+    place = f"at {_compat.source_of(eqn) or 'an unknown line'}"
+    return place + (f", scope {scope!r}" if scope else "")
+
+
+def unknown_message(name: str, where: str) -> str:
+    """Explain an operation that cannot be counted, and the two ways out."""
+    reason = rules.OPAQUE.get(name)
+    why = f"{name!r} {reason}" if reason else f"there is no counting rule for {name!r}"
+    return (
+        f"cannot count {name!r} ({where}): {why}. Its cost is not taken to be zero. Register it: "
+        f"register_flop_rule({name!r}, rule) with rule(inputs, outputs, params) -> "
+        f"{{class: operations}}, or register_flop_expansion({name!r}, fun) with a function of "
+        "counted operations that does the same work."
+    )
+
+
+def require_static(region: Region, eqn: Any) -> Region:
+    """Refuse data-dependent loops where counters cannot be carried out."""
+    if region.blocks:
+        inner = region.blocks[0]
+        raise FlopCountError(
+            f"cannot count {eqn.primitive.name!r} ({describe(eqn)}): it contains "
+            f"{inner.label}, which runs a data-dependent number of times, and its counter cannot "
+            "be carried out of there. Count the part inside with its own value_and_flops, or give "
+            "the loop a static length (jax.lax.scan)."
+        )
+    return region

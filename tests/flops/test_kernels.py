@@ -1,0 +1,127 @@
+"""Hand-written kernels with a static grid."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from sparsecode_jax.flops import (
+    FlopCountError,
+    UnknownPrimitiveError,
+    count_flops,
+    eval_flops,
+    value_and_flops,
+)
+
+pl = pytest.importorskip("jax.experimental.pallas")
+
+X = jnp.arange(64.0).reshape(8, 8)
+
+
+def call(kernel, rows=2):
+    block = pl.BlockSpec((rows, 8), lambda i: (i, 0))
+    shape = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    return pl.pallas_call(
+        kernel,
+        grid=(8 // rows,),
+        in_specs=[block],
+        out_specs=block,
+        out_shape=shape,
+        interpret=True,
+    )
+
+
+def affine(x, out):
+    @pl.when(pl.program_id(0) == 0)
+    def _():
+        x[0, 0] = 1.0
+
+    out[...] = jnp.tanh(x[...]) * 2.0
+
+
+def test_a_kernel_counts_once_for_each_point_of_its_grid():
+    value, count = value_and_flops(call(affine))(X)
+    np.testing.assert_allclose(value, jnp.tanh(X.at[0, 0].set(1.0)) * 2.0, rtol=1e-6)
+    assert count.by("primitive") == {"tanh": 64, "mul": 64}
+    assert count.bytes_moved() == (2 * 256, 2 * 256)
+    lanes = jnp.stack([X, X, X])
+    assert count_flops(jax.vmap(call(affine)))(lanes).total() == 3 * count.total()
+    assert jax.vmap(count_flops(call(affine)))(lanes).total().tolist() == [128] * 3
+
+
+def test_loops_and_updates_in_a_kernel():
+    def kernel(x, out):
+        out[...] = jnp.zeros_like(out)
+
+        def step(i, carry):
+            out[...] += x[...]
+            return carry * 2.0
+
+        x[0, 0] = lax.fori_loop(0, 5, step, 1.0)
+
+    assert count_flops(call(kernel))(X).by("primitive") == {"add": 5 * 64, "mul": 5 * 4}
+
+
+def test_added_updates_count_an_operation_an_element():
+    from jax._src.state.primitives import ref_addupdate
+
+    def kernel(x, out):
+        out[...] = x[...]
+        ref_addupdate(out, (), x[...])
+
+    value, count = value_and_flops(call(kernel))(X)
+    np.testing.assert_array_equal(value, 2 * X)
+    assert count.by("primitive") == {"addupdate": 64}
+
+
+def test_blocks_fetched_again_count_above():
+    whole = pl.BlockSpec((8, 8), lambda i: (0, 0))
+    part = pl.BlockSpec((2, 8), lambda i: (i, 0))
+    shape = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+
+    def kernel(x, w, out):
+        out[...] = x[...] @ w[...]
+
+    fun = pl.pallas_call(
+        kernel, grid=(4,), in_specs=[part, whole], out_specs=part, out_shape=shape, interpret=True
+    )
+    count = eval_flops(fun, X, X)
+    assert count.total() == 2 * 8**3
+    assert count.bytes_moved() == (3 * 256, (2 + 4) * 256)
+
+
+def test_kernels_whose_work_depends_on_values():
+    def loop(x, out):
+        out[...] = lax.while_loop(lambda y: y[0, 0] < 9.0, lambda y: y * 2.0, x[...])
+
+    with pytest.raises(FlopCountError, match="'pallas_call' .* contains while at test_kernels.py"):
+        count_flops(call(loop))(X)
+
+    def branch(x, out):
+        out[...] = lax.cond(pl.program_id(0) == 1, jnp.sin, lambda y: y, x[...])
+
+    with pytest.raises(FlopCountError, match="contains cond branch"):
+        count_flops(call(branch))(X)
+
+    def ragged(x, out):
+        sizes = lax.broadcasted_iota(jnp.int32, (1,), 0)
+        out[...] = lax.ragged_dot(x[...][:, :2], x[...].reshape(1, 2, 8), sizes)
+
+    with pytest.raises(UnknownPrimitiveError, match="ragged_dot"):
+        eval_flops(call(ragged), X)
+
+
+def test_a_grid_known_at_run_time():
+    def fun(x, n):
+        def kernel(x, out):
+            out[...] = x[...] * 2.0
+
+        block = pl.BlockSpec((1, 8), lambda i: (i, 0))
+        shape = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+        return pl.pallas_call(
+            kernel, grid=(n,), in_specs=[block], out_specs=block, out_shape=shape, interpret=True
+        )(x)
+
+    with pytest.raises(FlopCountError, match="its grid .* is known only at run time"):
+        eval_flops(fun, X, np.int32(3))
