@@ -7,7 +7,7 @@ WORKERS ?= 2
 .PHONY: help pareto reproduce lint test test-all clean
 help:
 	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (5 minutes)"
-	@echo "make reproduce  the paper's three settings at full fidelity (about half an hour; resumes)"
+	@echo "make reproduce  the paper's three settings at full fidelity (about 25 minutes; resumes)"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-all   the same with the slow tests"
 	@echo "make clean      remove the virtual environment and caches; results/ stays"

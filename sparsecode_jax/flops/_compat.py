@@ -191,3 +191,13 @@ def identity_primitive(name: str) -> Primitive:
     batching.primitive_batchers[primitive] = batch
     ad.primitive_jvps[primitive] = jvp
     return primitive
+
+
+def platform_branch(platforms: Sequence[tuple[str, ...] | None]) -> int:
+    """Return which branch of a ``platform_dependent`` the default backend runs."""
+    backend = jax.default_backend()
+    names = {backend, *({"cuda", "rocm"} if backend == "gpu" else ())}
+    for index, choice in enumerate(platforms):
+        if choice is None or names & set(choice):
+            return index
+    return len(platforms) - 1

@@ -170,6 +170,11 @@ def inner_blocks(analyzer: Analyzer, eqn: Any) -> list[Block]:
 def _cond(analyzer: Analyzer, eqn: Any) -> Region:
     branches = [analyzer.region(branch) for branch in eqn.params["branches"]]
     region = Region()
+    if (choices := eqn.params.get("branches_platforms")) is not None:
+        chosen = branches[_compat.platform_branch(choices)]
+        if not chosen.blocks:  # a choice by platform is no choice by value
+            region.include(chosen)
+            return region
     if all(branch.same_costs(branches[0]) for branch in branches):
         least = min(branch.fused for branch in branches)
         most = max(branch.unfused for branch in branches)
