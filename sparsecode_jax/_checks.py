@@ -21,15 +21,21 @@ def concrete(x: Any) -> bool:
     return x is not None and not isinstance(x, jax.core.Tracer)
 
 
-def floating(name: str, *arrays: Any) -> tuple[jax.Array, ...]:
-    """Cast arrays to one common floating dtype (integers become the default float)."""
-    arrays = tuple(jnp.asarray(a) for a in arrays)
+def real(name: str, *arrays: Any) -> None:
+    """Raise if an array holds complex numbers."""
     for array in arrays:
-        if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        dtype = jnp.result_type(array)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
-                f"{name}: got {array.dtype} numbers; real numbers are expected. "
+                f"{name}: got {dtype} numbers; real numbers are expected. "
                 "Stack real and imaginary parts as separate measurements."
             )
+
+
+def floating(name: str, *arrays: Any) -> tuple[jax.Array, ...]:
+    """Cast arrays to one common floating dtype (integers become the default float)."""
+    real(name, *arrays)
+    arrays = tuple(jnp.asarray(a) for a in arrays)
     dtype = jnp.result_type(*arrays)
     if not jnp.issubdtype(dtype, jnp.floating):
         dtype = jnp.result_type(float)
@@ -100,6 +106,38 @@ def dictionary_matrix(name: str, dictionary: Any) -> None:
                 f"{name}: the dictionary has {zero.size} zero atoms (the first is row {zero[0]}); "
                 "every atom needs a non-zero norm. Drop those rows or replace them."
             )
+
+
+def matrix(name: str, label: str, array: Any, minimum: int = 1) -> None:
+    """Raise unless an array is (N, M) with at least ``minimum`` rows and one column."""
+    shape = jnp.shape(array)
+    if len(shape) != 2 or shape[0] < minimum or shape[1] < 1:
+        raise ValueError(
+            f"{name}: the {label} has shape {shape}; (N, M) with N >= {minimum} atoms as rows is "
+            "expected. For a stack of dictionaries use jax.vmap."
+        )
+
+
+def samples(name: str, label: str, array: Any, minimum: int = 1) -> None:
+    """Raise unless an array is (..., S, N), not empty, with S >= ``minimum``."""
+    shape = jnp.shape(array)
+    if len(shape) < 2 or 0 in shape or shape[-2] < minimum:
+        raise ValueError(
+            f"{name}: the {label} have shape {shape}; a non-empty (..., samples, entries) array "
+            f"with at least {minimum} samples is expected."
+        )
+
+
+def objective(name: str, signals: Any, dictionary: Any, codes: Any, penalty: Any) -> None:
+    """Check the arguments of an objective: shapes, and the penalty's values."""
+    signals, dictionary, codes = (jnp.asarray(x) for x in (signals, dictionary, codes))
+    signals_shape(name, signals)
+    matrix(name, "dictionary", dictionary)
+    same_measurements(name, signals, dictionary)
+    expected = signals.shape[:-1] + dictionary.shape[:1]
+    if codes.shape[-len(expected) :] != expected:  # several codes a signal may be in front
+        codes_shape(name, "the codes", codes, expected)
+    penalty_values(name, jnp.asarray(penalty), dictionary.shape[0])
 
 
 def same_measurements(name: str, signals: Any, dictionary: Any) -> None:
@@ -181,7 +219,12 @@ def lasso(name: str, problem: Any, codes0: Any = None) -> None:
 
 
 def num_active(name: str, value: Any, num_atoms: int) -> None:
-    """Raise if a concrete number of active atoms is outside 0..N."""
+    """Raise unless K is one integer, and from 0 to N where it is concrete."""
+    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+        raise ValueError(
+            f"{name}: num_active is {value}; one integer from 0 to {num_atoms} is expected. To try "
+            "several use sweep."
+        )
     if concrete(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= num_atoms)):
         raise ValueError(
             f"{name}: num_active is {value} but there are {num_atoms} atoms; an integer from 0 to "

@@ -45,12 +45,13 @@ def normalize(dictionary: ArrayLike) -> Array:
     """Divide each atom by its l2 norm.
 
     Args:
-      dictionary: (..., N, M). **Traced**. A zero atom stays zero.
+      dictionary: (..., N, M), norms from 1e-15 to 1e15 in float32. **Traced**. A zero atom stays
+        zero.
 
     Returns:
       The same shape with rows of unit (or zero) norm.
 
-    **Cost**: 3MN arithmetic operations (square, sum, divide) and N square roots.
+    **Cost**: 3MN - N arithmetic operations (square, sum, divide) and N square roots.
     """
     dictionary = jnp.asarray(dictionary)
     squares = jnp.sum(dictionary * dictionary, axis=-1, keepdims=True)
@@ -76,6 +77,7 @@ def coherence(dictionary: ArrayLike) -> Array:
     Returns:
       A scalar from 0 (orthogonal atoms) to 1 (two atoms are parallel).
     """
+    _checks.matrix("coherence", "dictionary", dictionary, minimum=2)
     atoms = normalize(dictionary)
     gram = jnp.abs(correlate(atoms, atoms))
     return jnp.max(jnp.where(jnp.eye(gram.shape[0], dtype=bool), 0, gram))
@@ -101,7 +103,13 @@ def spectral_norm(dictionary: ArrayLike, *, num_squarings: int = 6) -> Array:
 
     **Cost**: 2 S L S + 2 p S^3 matrix operations, L = max(M, N).
     """
-    dictionary = jnp.asarray(dictionary)
+    _checks.matrix("spectral_norm", "dictionary", dictionary)
+    _checks.count("spectral_norm", "num_squarings", num_squarings, minimum=0)
+    (dictionary,) = _checks.floating("spectral_norm", dictionary)
+    scale = jax.lax.stop_gradient(
+        jnp.max(jnp.abs(dictionary))
+    )  # squares neither over- nor underflow
+    dictionary = dictionary / jnp.where(scale == 0, 1, scale)
     small = dictionary if dictionary.shape[0] <= dictionary.shape[1] else dictionary.T
     gram = correlate(small, small)
 
@@ -113,13 +121,12 @@ def spectral_norm(dictionary: ArrayLike, *, num_squarings: int = 6) -> Array:
 
     norm = _frobenius(gram)
     carry, _ = jax.lax.scan(square, (gram / norm, jnp.log(norm)), length=num_squarings)
-    return jnp.exp(carry[1] / 2 ** (num_squarings + 1))
+    return scale * jnp.exp(carry[1] / 2 ** (num_squarings + 1))
 
 
 def _frobenius(matrix: Array) -> Array:
-    scale = jnp.max(jnp.abs(matrix))
-    scale = jnp.where(scale == 0, 1, scale)
-    return scale * jnp.sqrt(jnp.sum((matrix / scale) ** 2))
+    squares = jnp.sum(matrix * matrix)
+    return jnp.sqrt(jnp.where(squares == 0, 1, squares))
 
 
 def step_size(dictionary: ArrayLike, *, num_squarings: int = 6) -> Array:

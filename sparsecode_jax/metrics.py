@@ -82,6 +82,7 @@ def latent_correlation(true_codes: ArrayLike, codes: ArrayLike) -> Array:
     """
     true_codes, codes = _checks.floating("latent_correlation", true_codes, codes)
     _check_samples("latent_correlation", true_codes, codes)
+    _checks.finite("latent_correlation", true_codes=true_codes, codes=codes)
     if true_codes.shape != codes.shape:
         raise ValueError(
             f"latent_correlation: true codes {true_codes.shape} and codes {codes.shape} differ; "
@@ -100,7 +101,8 @@ def dictionary_mcc(true_dictionary: ArrayLike, dictionary: ArrayLike) -> Array:
     Returns:
       (...,), from 0 to 1; true atoms left without a partner (N' < N) count as 0.
     """
-    return _matched_mean(_absolute_cosines("dictionary_mcc", true_dictionary, dictionary))
+    name = "dictionary_mcc"
+    return _matched_mean(_absolute_cosines(name, true_dictionary, dictionary, center=False))
 
 
 def pearson_dictionary_mcc(true_dictionary: ArrayLike, dictionary: ArrayLike) -> Array:
@@ -116,14 +118,8 @@ def pearson_dictionary_mcc(true_dictionary: ArrayLike, dictionary: ArrayLike) ->
     Returns:
       (...,), from 0 to 1; true atoms left without a partner (N' < N) count as 0.
     """
-    true_dictionary, dictionary = jnp.asarray(true_dictionary), jnp.asarray(dictionary)
-    return _matched_mean(
-        _absolute_cosines(
-            "pearson_dictionary_mcc",
-            true_dictionary - jnp.mean(true_dictionary, axis=-1, keepdims=True),
-            dictionary - jnp.mean(dictionary, axis=-1, keepdims=True),
-        )
-    )
+    name = "pearson_dictionary_mcc"
+    return _matched_mean(_absolute_cosines(name, true_dictionary, dictionary, center=True))
 
 
 def mcc_chance(
@@ -168,6 +164,9 @@ def dictionary_mcc_chance(
     Returns:
       Mean and standard deviation over the draws.
     """
+    _checks.matrix("dictionary_mcc_chance", "true dictionary", true_dictionary)
+    if num_atoms is not None:
+        _checks.count("dictionary_mcc_chance", "num_atoms", num_atoms)
     true_dictionary = jnp.asarray(true_dictionary)
     num_true, num_measurements = true_dictionary.shape
     scores = [
@@ -212,6 +211,7 @@ def r2(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
       (...,), at most 1.
     """
     signals, reconstruction = _same_shape("r2", signals, reconstruction)
+    _checks.samples("r2", "signals", signals, minimum=2)
     residual = jnp.sum((signals - reconstruction) ** 2, axis=(-2, -1))
     deviation = signals - jnp.mean(signals, axis=-2, keepdims=True)
     return 1 - residual / jnp.sum(deviation**2, axis=(-2, -1))
@@ -228,6 +228,7 @@ def l0(codes: ArrayLike, *, threshold: ArrayLike = 0.0) -> Array:
     Returns:
       (...,), from 0 to N.
     """
+    _checks.samples("l0", "codes", codes)
     active = jnp.abs(jnp.asarray(codes)) > threshold
     return jnp.mean(jnp.sum(active, axis=-1, dtype=jnp.result_type(float)), axis=-1)
 
@@ -242,6 +243,7 @@ def dead_fraction(codes: ArrayLike, *, threshold: ArrayLike = 0.0) -> Array:
     Returns:
       (...,), from 0 to 1.
     """
+    _checks.samples("dead_fraction", "codes", codes)
     active = jnp.any(jnp.abs(jnp.asarray(codes)) > threshold, axis=-2)
     return jnp.mean(~active, axis=-1, dtype=jnp.result_type(float))
 
@@ -255,6 +257,7 @@ def nearest_neighbor_cosine(dictionary: ArrayLike) -> Array:
     Returns:
       A scalar, from -1 to 1; 1 means that every atom has a duplicate.
     """
+    _checks.matrix("nearest_neighbor_cosine", "dictionary", dictionary, minimum=2)
     atoms = dictionaries.normalize(dictionary)
     cosines = dictionaries.correlate(atoms, atoms)
     others = jnp.where(jnp.eye(cosines.shape[0], dtype=bool), -jnp.inf, cosines)
@@ -263,9 +266,11 @@ def nearest_neighbor_cosine(dictionary: ArrayLike) -> Array:
 
 def _standardize(codes: Array) -> Array:
     """Center columns and scale them to unit norm; constant columns become 0."""
-    centered = codes - jnp.mean(codes, axis=-2, keepdims=True)
+    mean = jnp.mean(codes, axis=-2, keepdims=True)
+    centered = codes - mean
     squares = jnp.sum(centered**2, axis=-2, keepdims=True)
-    constant = squares / codes.shape[-2] < _MIN_VARIANCE
+    rounding = (16 * jnp.finfo(codes.dtype).eps * mean) ** 2  # what is left of a large constant
+    constant = squares / codes.shape[-2] < jnp.maximum(_MIN_VARIANCE, rounding)
     return jnp.where(constant, 0, centered / jnp.sqrt(jnp.where(constant, 1, squares)))
 
 
@@ -274,13 +279,21 @@ def _absolute_correlations(true_codes: Array, codes: Array) -> Array:
     return jnp.abs(jnp.matmul(columns, _standardize(codes), precision=jax.lax.Precision.HIGHEST))
 
 
-def _absolute_cosines(name: str, true_dictionary: ArrayLike, dictionary: ArrayLike) -> Array:
+def _absolute_cosines(
+    name: str, true_dictionary: ArrayLike, dictionary: ArrayLike, *, center: bool
+) -> Array:
     true_dictionary, dictionary = _checks.floating(name, true_dictionary, dictionary)
     for label, array in (("true dictionary", true_dictionary), ("dictionary", dictionary)):
-        if array.ndim < 2:
-            raise ValueError(f"{name}: the {label} has shape {array.shape}; (N, M) is expected.")
+        if array.ndim < 2 or 0 in array.shape:
+            raise ValueError(
+                f"{name}: the {label} has shape {array.shape}; (N, M) is expected, with at least "
+                "one atom of one measurement."
+            )
     _checks.same_measurements(name, true_dictionary, dictionary)
     _checks.finite(name, true_dictionary=true_dictionary, dictionary=dictionary)
+    if center:
+        true_dictionary = true_dictionary - jnp.mean(true_dictionary, axis=-1, keepdims=True)
+        dictionary = dictionary - jnp.mean(dictionary, axis=-1, keepdims=True)
     rows = dictionaries.normalize(true_dictionary)
     columns = jnp.swapaxes(dictionaries.normalize(dictionary), -1, -2)
     return jnp.abs(jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST))
@@ -327,9 +340,9 @@ def _check_samples(name: str, true_codes: Array, codes: Array) -> None:
 
 def _same_shape(name: str, signals: ArrayLike, reconstruction: ArrayLike) -> tuple[Array, Array]:
     signals, reconstruction = _checks.floating(name, signals, reconstruction)
-    if signals.shape != reconstruction.shape or signals.ndim < 2:
+    if signals.shape != reconstruction.shape or signals.ndim < 2 or signals.size == 0:
         raise ValueError(
             f"{name}: signals {signals.shape} and reconstruction {reconstruction.shape}; two "
-            "arrays of one shape (..., S, M) are expected."
+            "arrays of one shape (..., S, M), not empty, are expected."
         )
     return signals, reconstruction

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from sparsecode_jax import _checks
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.prox import nonnegative_soft_threshold
 from sparsecode_jax.types import Array, ArrayLike
@@ -37,6 +38,7 @@ def reconstruction_error(signals: Array, dictionary: Array, codes: Array) -> Arr
     Returns:
       (...,).
     """
+    _checks.objective("reconstruction_error", signals, dictionary, codes, 0.0)
     residual = signals - reconstruct(codes, dictionary)
     return 0.5 * jnp.sum(residual * residual, axis=-1)
 
@@ -53,6 +55,7 @@ def lasso(signals: Array, dictionary: Array, codes: Array, penalty: ArrayLike) -
     Returns:
       (...,).
     """
+    _checks.objective("lasso", signals, dictionary, codes, penalty)
     error = reconstruction_error(signals, dictionary, codes)
     return error + jnp.sum(penalty * jnp.abs(codes), axis=-1)
 
@@ -72,6 +75,7 @@ def paper_loss(signals: Array, dictionary: Array, codes: Array, penalty: ArrayLi
     Returns:
       A scalar.
     """
+    _checks.objective("paper_loss", signals, dictionary, codes, penalty)
     residual = codes @ dictionary - signals
     return jnp.mean(residual * residual) + penalty * jnp.mean(jnp.abs(codes))
 
@@ -107,6 +111,7 @@ def duality_gap(
 
     **Cost**: 4MN a signal in matrix products.
     """
+    _checks.objective("duality_gap", signals, dictionary, codes, penalty)
     residual = signals - reconstruct(codes, dictionary)
     penalty = jnp.broadcast_to(jnp.asarray(penalty, residual.dtype), dictionary.shape[:1])
     # prox(., 0) keeps what the sign constraint lets through: |.| if signed, max(., 0) if not.
@@ -144,5 +149,6 @@ def kkt_residual(
     Returns:
       (...,), 0 exactly at the optimum.
     """
+    _checks.objective("kkt_residual", signals, dictionary, codes, penalty)
     descent = correlate(signals - reconstruct(codes, dictionary), dictionary)
     return jnp.max(jnp.abs(codes - prox(codes + descent, penalty)), axis=-1)

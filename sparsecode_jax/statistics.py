@@ -26,7 +26,7 @@ def mean_interval(
       says nothing about spread.
     """
     array = np.asarray(values, dtype=np.float64)
-    count = array.shape[axis]
+    count = array.shape[axis] if array.ndim else 0
     if count == 0 or not 0 < level < 1:
         raise ValueError(
             f"mean_interval: {count} runs at level {level}; at least one run and a level between 0 "

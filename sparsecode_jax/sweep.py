@@ -71,12 +71,13 @@ def sweep_chunked(
       As :func:`sweep`, with NumPy leaves.
     """
     lengths = _axis_lengths("sweep_chunked", axes)
-    if not isinstance(chunk_size, int) or chunk_size < 1:
+    is_integer = isinstance(chunk_size, int | np.integer) and not isinstance(chunk_size, bool)
+    if not is_integer or chunk_size < 1:
         raise ValueError(
             f"sweep_chunked: chunk_size is {chunk_size!r}; an integer >= 1 is expected."
         )
     total = math.prod(lengths)
-    chunk_size = min(chunk_size, total)
+    chunk_size = min(int(chunk_size), total)
     names, values = tuple(axes), tuple(axes.values())
     results = []
     bar = tqdm(total=total, desc=progress, unit="point", disable=progress is None)

@@ -92,6 +92,7 @@ def sample_problem(
     else:
         dictionary = jnp.asarray(dictionary)
         _checks.dictionary_matrix(name, dictionary)
+        _checks.finite(name, dictionary=dictionary)
         if dictionary.shape != (num_atoms, num_measurements):
             raise ValueError(
                 f"{name}: the dictionary has shape {dictionary.shape}; "

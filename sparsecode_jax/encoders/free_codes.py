@@ -19,7 +19,7 @@ class FreeCodesParams(NamedTuple):
     log_codes: Array
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None, typed=True)
 def free_codes(num_samples: int, num_atoms: int, *, log_codes0: float = -10.0) -> Encoder:
     r"""Build the trivial encoder whose parameters are the codes themselves.
 

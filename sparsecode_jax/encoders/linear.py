@@ -7,7 +7,6 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from sparsecode_jax import _checks
 from sparsecode_jax.types import Array, Encoder, Key
@@ -22,7 +21,7 @@ class LinearParams(NamedTuple):
     bias: Array | None
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None, typed=True)
 def linear(num_measurements: int, num_atoms: int, *, use_bias: bool = True) -> Encoder:
     r"""Build a linear map followed by a ReLU: the encoder of a standard sparse autoencoder.
 
@@ -62,4 +61,4 @@ def uniform_layer(
     weight = jax.random.uniform(weight_key, (fan_out, fan_in), minval=-bound, maxval=bound)
     if not use_bias:
         return weight, None
-    return weight, jax.random.uniform(bias_key, (fan_out,), jnp.float32, -bound, bound)
+    return weight, jax.random.uniform(bias_key, (fan_out,), minval=-bound, maxval=bound)

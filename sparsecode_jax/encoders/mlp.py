@@ -22,7 +22,6 @@ class MlpParams(NamedTuple):
     biases: tuple[Array | None, ...]
 
 
-@functools.cache
 def mlp(
     num_measurements: int,
     num_atoms: int,
@@ -55,7 +54,11 @@ def mlp(
     widths = (num_measurements, *hidden, num_atoms)
     for width in widths:
         _checks.count("mlp", "a layer's width", width)
+    return _mlp(widths, use_bias)
 
+
+@functools.lru_cache(maxsize=None, typed=True)
+def _mlp(widths: tuple[int, ...], use_bias: bool) -> Encoder:
     def init(key: Key) -> MlpParams:
         keys = jax.random.split(key, len(widths) - 1)
         layers = [

@@ -25,8 +25,14 @@ def save_checkpoint(path: str | os.PathLike, tree: PyTree, *, fingerprint: str) 
     """
     from flax import serialization  # on use: importing flax takes a second
 
-    leaves = [np.asarray(_key_data(leaf)) for leaf in jax.tree.leaves(tree)]
-    content = {"fingerprint": fingerprint, "leaves": {str(i): x for i, x in enumerate(leaves)}}
+    leaves = jax.tree.leaves(tree)
+    content = {
+        "fingerprint": fingerprint,
+        "leaves": {str(i): np.asarray(_key_data(leaf)) for i, leaf in enumerate(leaves)},
+        "keys": {
+            str(i): str(jax.random.key_impl(leaf)) for i, leaf in enumerate(leaves) if _is_key(leaf)
+        },
+    }
     write_bytes(path, serialization.msgpack_serialize(content))
 
 
@@ -35,8 +41,7 @@ def load_checkpoint(path: str | os.PathLike, like: PyTree, *, fingerprint: str) 
 
     Args:
       path: the file.
-      like: a pytree of the expected structure; leaves may be arrays or shapes, and PRNG keys mark
-        where keys are to be rebuilt.
+      like: a pytree of the expected structure; leaves may be arrays or shapes.
       fingerprint: the one it was saved with.
 
     Returns:
@@ -49,10 +54,16 @@ def load_checkpoint(path: str | os.PathLike, like: PyTree, *, fingerprint: str) 
 
     try:
         content: Any = serialization.msgpack_restore(pathlib.Path(path).read_bytes())
-        found, leaves = content["fingerprint"], content["leaves"]
-    except (ValueError, KeyError, TypeError) as error:
+        found, leaves, keys = content["fingerprint"], content["leaves"], content["keys"]
+        arrays = [leaves[str(i)] for i in range(len(leaves))]
+        if not all(isinstance(x, np.ndarray | np.generic) for x in arrays):
+            raise ValueError("entries that are no arrays")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
         raise ValueError(
-            f"load_checkpoint: {path} is not a checkpoint ({error}); delete it to start afresh."
+            f"load_checkpoint: {path} is not a checkpoint ({error}); a file written by "
+            "save_checkpoint is expected. Delete it to start afresh, or pass another path."
         ) from None
     templates, structure = jax.tree.flatten(like)
     if found != fingerprint or len(leaves) != len(templates):
@@ -61,10 +72,10 @@ def load_checkpoint(path: str | os.PathLike, like: PyTree, *, fingerprint: str) 
             "weights differ from this one's. Pass another path, or delete the file to start afresh."
         )
     restored = [
-        jax.random.wrap_key_data(leaves[str(i)], impl=jax.random.key_impl(template))
-        if _is_key(template)
-        else np.array(leaves[str(i)])  # writable
-        for i, template in enumerate(templates)
+        jax.random.wrap_key_data(array, impl=keys[str(i)])
+        if str(i) in keys
+        else np.array(array)  # writable
+        for i, array in enumerate(arrays)
     ]
     return jax.tree.unflatten(structure, restored)
 

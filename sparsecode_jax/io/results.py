@@ -9,6 +9,7 @@ import os
 import pathlib
 import platform
 import subprocess
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,14 +43,19 @@ def save_results(
     """
     host = {name: np.asarray(value) for name, value in arrays.items()}
     for name, value in host.items():
-        if value.dtype == object:
+        if value.dtype.kind in "OV":
+            held = "Python objects" if value.dtype.kind == "O" else f"{value.dtype} numbers"
             raise ValueError(
-                f"save_results: {name!r} holds Python objects; an array of numbers or strings is "
-                "expected (large integer counts: convert to float64)."
+                f"save_results: {name!r} holds {held}, which other readers of .npz do not know; "
+                "numbers or strings are expected. Convert with astype (bfloat16 to float32, large "
+                "integer counts to float64)."
             )
     path = pathlib.Path(path)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **host)  # type: ignore[arg-type]
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:  # savez reserves names
+        for name, value in host.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, value, allow_pickle=False)
     full = {
         **manifest,
         "arrays": {name: list(value.shape) for name, value in host.items()},

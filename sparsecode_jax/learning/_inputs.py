@@ -35,6 +35,10 @@ def prepare(
     learning_rate: ArrayLike,
 ) -> tuple[Key, TrainData, Autoencoder, Axes]:
     """Check and cast the inputs; say which of them have a run axis."""
+    if not hasattr(key, "dtype"):
+        raise TypeError(
+            f"fit: the key is {key!r}; a PRNG key such as jax.random.key(0) is expected."
+        )
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.ndim > 1:
@@ -67,10 +71,18 @@ def prepare(
     axes: dict[str, Any] = {k: axis(k, getattr(data, k), n) for k, n in ndims.items()}
     in_axes = data._replace(**axes)
     _checks.positive("fit", learning_rate=data.learning_rate)
+    _checks.finite("fit", penalty=data.penalty)
     if np.any(np.asarray(data.penalty) < 0):
         raise ValueError(f"fit: the penalty is {data.penalty}; a number >= 0 is expected.")
     if data.dictionary is not None:
         _checks.same_measurements("fit", signals, data.dictionary)
+        _checks.finite("fit", dictionary=data.dictionary)
+        for one in data.dictionary if in_axes.dictionary == 0 else (data.dictionary,):
+            _checks.dictionary_matrix("fit", one)
+    if data.true_codes is not None:
+        _checks.finite("fit", true_codes=data.true_codes)
+    if num_atoms is not None:
+        _checks.count("fit", "num_atoms", num_atoms)
     if data.true_codes is not None and data.true_codes.shape[-2] != signals.shape[-2]:
         raise ValueError(
             f"fit: {signals.shape[-2]} signals but {data.true_codes.shape[-2]} true codes; one row "
@@ -92,8 +104,8 @@ def prepare(
             )
         expected = jax.eval_shape(lambda k: _draw(k, encoder, None, 0).encoder, key)
         _checks.same_tree("fit", "the encoder's params0", params.encoder, expected)
-    codes = jax.eval_shape(
-        encoder.apply,
+    codes = _codes_shape(
+        encoder,
         jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[runs is not None :], x.dtype),
                      params.encoder),
         jax.ShapeDtypeStruct(signals.shape[-2:], signals.dtype),
@@ -110,6 +122,16 @@ def prepare(
             f"{data.true_codes.shape[-1]}; they must agree."
         )
     return key, data, params, Axes(runs, in_axes)
+
+
+def _codes_shape(encoder: Encoder, params: Any, signals: jax.ShapeDtypeStruct) -> Any:
+    try:
+        return jax.eval_shape(encoder.apply, params, signals)
+    except TypeError as error:  # from JAX: shapes that cannot be multiplied
+        raise ValueError(
+            f"fit: the encoder cannot take signals of shape {signals.shape}: {error}. Build it for "
+            f"{signals.shape[-1]} measurements.".replace("\n", " ")
+        ) from None
 
 
 def _draw(key: Key, encoder: Encoder, num_atoms: int | None, num_measurements: int) -> Autoencoder:
@@ -130,10 +152,17 @@ def _draw(key: Key, encoder: Encoder, num_atoms: int | None, num_measurements: i
 def check_record_steps(
     record: Callable | None, record_steps: Sequence[int], num_steps: int
 ) -> list[int]:
-    steps = [int(step) for step in record_steps]
+    integers = all(
+        isinstance(s, int | np.integer) and not isinstance(s, bool) for s in record_steps
+    )
+    steps = [int(step) for step in record_steps] if integers else list(record_steps)
     if (record is None) != (not steps):
         raise ValueError("fit: record and record_steps go together; pass both or neither.")
-    if steps != sorted(set(steps)) or (steps and not 0 <= steps[0] <= steps[-1] <= num_steps):
+    if (
+        not integers
+        or steps != sorted(set(steps))
+        or (steps and not 0 <= steps[0] <= steps[-1] <= num_steps)
+    ):
         raise ValueError(
             f"fit: record_steps are {steps}; increasing integers from 0 to num_steps ({num_steps}) "
             "are expected."

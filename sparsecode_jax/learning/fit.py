@@ -120,10 +120,10 @@ def fit(
       >>> result.params.dictionary.shape
       (3, 16, 8)
     """
+    _checks.count("fit", "num_steps", num_steps, minimum=0)
     keys, data, params, axes = prepare(
         key, encoder, signals, num_atoms, dictionary, true_codes, params0, penalty, learning_rate
     )
-    _checks.count("fit", "num_steps", num_steps, minimum=0)
     if batch_size is not None:
         _checks.count("fit", "batch_size", batch_size)
     steps = check_record_steps(record, record_steps, num_steps)
@@ -137,6 +137,11 @@ def fit(
             like = (state, records)
             state, records = load_checkpoint(checkpoint, like, fingerprint=fingerprint)
     done = int(np.max(state.step))
+    if done > num_steps:
+        raise ValueError(
+            f"fit: {checkpoint} is at step {done}, beyond num_steps ({num_steps}). Pass num_steps "
+            f">= {done}, or another path."
+        )
     taken = sum(step < done for step in steps)  # a record due now is taken again: it is the same
 
     run = functools.partial(
@@ -144,7 +149,7 @@ def fit(
     )
     chunk, saved = 1, time.monotonic()
     with tqdm(
-        total=max(num_steps, done), initial=done, desc=progress, unit="step",
+        total=num_steps, initial=done, desc=progress, unit="step",
         disable=progress is None,
     ) as bar:  # fmt: skip
         while True:
@@ -171,7 +176,7 @@ def fit(
                 elapsed = max(time.monotonic() - started, 1e-9)
                 chunk = max(1, min(10 * chunk, int(chunk * _CHUNK_SECONDS / elapsed)))
             done += length
-            _require_finite(state, done, checkpoint)
+            _require_finite(state, done, length, checkpoint)
             bar.update(length)
             bar.set_postfix_str(f"loss {float(jnp.mean(state.loss)):.4g}", refresh=False)
     final = _complete(state.params, data, axes)
@@ -242,13 +247,15 @@ def _empty_records(
     return jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), entry)
 
 
-def _require_finite(state: TrainState, done: int, checkpoint: Any) -> None:
+def _require_finite(state: TrainState, done: int, length: int, checkpoint: Any) -> None:
     bad = np.flatnonzero(~np.isfinite(np.atleast_1d(np.asarray(state.loss))))
     if bad.size:
-        kept = "" if checkpoint is None else f" {checkpoint} holds the state of an earlier step."
+        saved = checkpoint is not None and pathlib.Path(checkpoint).exists()
+        kept = f" {checkpoint} holds the state of an earlier step." if saved else ""
+        when = f"at step {done}" if length == 1 else f"by step {done}"
         raise FloatingPointError(
-            f"fit: the loss of run {bad[0]} (of {np.size(state.loss)}) is not finite at step "
-            f"{done}; a finite loss is expected. Lower the learning rate, or clip gradients with "
+            f"fit: the loss of run {bad[0]} (of {np.size(state.loss)}) is not finite {when}; "
+            "a finite loss is expected. Lower the learning rate, or clip gradients with "
             f"optax.chain.{kept}"
         )
 
@@ -263,5 +270,13 @@ def _fingerprint(
         digest.update(f"{array.shape}{array.dtype}".encode())
         digest.update(array.tobytes())
     for fn in functions:
-        digest.update(f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', fn)}".encode())
+        digest.update(_name(fn).encode())
     return digest.hexdigest()
+
+
+def _name(fn: Any) -> str:
+    """Name a function the same way in every process."""
+    if isinstance(fn, functools.partial):
+        keywords = sorted(fn.keywords.items())
+        return f"partial({_name(fn.func)}, {fn.args}, {keywords})"
+    return f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__name__)}"

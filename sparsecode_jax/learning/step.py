@@ -68,7 +68,8 @@ def init_state(
 ) -> TrainState:
     """Return the state of one run before its first step. Pure; vmap it for many runs."""
     state = optimizer(data.learning_rate).init(params)
-    return TrainState(jnp.int32(0), key, params, state, jnp.float32(jnp.nan))
+    dtype = jnp.result_type(data.signals, *jax.tree.leaves(params))
+    return TrainState(jnp.int32(0), key, params, state, jnp.asarray(jnp.nan, dtype))
 
 
 def train_step(

@@ -137,6 +137,8 @@ def sparse_encode(
 def _prepare(name: str, problem: Lasso, codes0: ArrayLike | None) -> tuple[Lasso, Array | None]:
     """Cast everything to the signals' dtype and check it."""
     signals, dictionary = _checks.floating(name, problem.signals, problem.dictionary)
+    start = () if codes0 is None else (codes0,)
+    _checks.real(name, problem.penalty, problem.step_size, *start)
     penalty = jnp.asarray(problem.penalty, signals.dtype)
     problem = Lasso(signals, dictionary, penalty, jnp.asarray(problem.step_size, signals.dtype))
     codes0 = None if codes0 is None else jnp.asarray(codes0, signals.dtype)

@@ -40,7 +40,7 @@ def gradient_restart(point: Array, new_codes: Array, codes: Array) -> Array:
     return jnp.sum((point - new_codes) * (new_codes - codes), axis=-1, keepdims=True) > 0
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None, typed=True)
 def fista(
     *,
     prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold,
@@ -62,7 +62,8 @@ def fista(
       A :class:`~sparsecode_jax.types.Solver` with state :class:`FistaState`.
 
     **Cost**: 4MN + M + 7N arithmetic operations a signal and step, and 9 a step; with
-    ``gradient_restart`` 4MN + M + 11N + 7 a signal and step, and 1 a step.
+    ``gradient_restart`` 4MN + M + 11N + 7 a signal and step, and 1 a step. A signal and step cost
+    N more with soft_threshold.
 
     References:
       Beck and Teboulle, 2009, Eq. (4.1)-(4.3); O'Donoghue and Candes, 2015.

@@ -14,7 +14,7 @@ from sparsecode_jax.types import Array, Lasso, Solver
 __all__ = ["ista"]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None, typed=True)
 def ista(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) -> Solver:
     r"""Build the iterative soft-thresholding algorithm.
 
@@ -29,7 +29,8 @@ def ista(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its state is the codes.
 
-    **Cost**: 4MN + M + 4N arithmetic operations a signal and step, and 1 a step.
+    **Cost**: 4MN + M + 4N arithmetic operations a signal and step, and 1 a step. A signal and step
+    cost N more with soft_threshold.
 
     References:
       Daubechies, Defrise, De Mol, 2004; Beck and Teboulle, 2009, Eq. (1.4).

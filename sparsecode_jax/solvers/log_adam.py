@@ -24,7 +24,7 @@ class LogAdamState(NamedTuple):
     optimizer: PyTree
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None, typed=True)
 def log_adam(*, epsilon: float = 1e-8) -> Solver:
     r"""Build the paper's solver: Adam on the logarithm of non-negative codes.
 

@@ -14,7 +14,7 @@ from sparsecode_jax.types import Array, Solver
 __all__ = ["orthogonal_least_squares"]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None, typed=True)
 def orthogonal_least_squares(
     num_active: int, *, score: Callable[[Array], Array] = positive
 ) -> Solver:

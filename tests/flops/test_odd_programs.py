@@ -239,3 +239,15 @@ def test_long_and_deep_programs():
     for _ in range(12):
         deep = lambda x, f=deep: lax.scan(lambda c, _: (f(c), None), x, None, length=7)[0]  # noqa: E731
     assert eval_flops(deep, 1.0).total() == 7**12
+
+
+def test_choice_by_platform_is_the_default_backends_branch():
+    def choose(x):
+        return jax.lax.platform_dependent(x, cpu=lambda x: x * x + x, default=lambda x: x)
+
+    expected = 8 if jax.default_backend() == "cpu" else 0
+    assert eval_flops(choose, jnp.ones(4)).total() == expected
+    value, count = jax.jit(value_and_flops(choose))(jnp.ones(4))
+    assert count.total() == expected
+    np.testing.assert_array_equal(value, choose(jnp.ones(4)))
+    assert eval_flops(lambda a: 2 * jnp.diagonal(a), jnp.ones((5, 5))).total() == 5

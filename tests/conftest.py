@@ -1,0 +1,29 @@
+"""What every test may use: a counter of compilations and a small sparse problem."""
+
+import jax
+import pytest
+
+from . import contracts
+
+
+class Compilations:
+    """How many programs XLA has compiled since the fixture was set up."""
+
+    count = 0
+
+    def __call__(self, event: str, duration: float, **_: object) -> None:
+        self.count += event == "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture
+def compilations():
+    counter = Compilations()
+    jax.monitoring.register_event_duration_secs_listener(counter)
+    yield counter
+    jax.monitoring.unregister_event_duration_listener(counter)
+
+
+@pytest.fixture
+def problem():
+    """Twenty signals of 8 measurements, three of 16 atoms each, as NumPy float32."""
+    return contracts.sparse_problem()

@@ -1,0 +1,311 @@
+"""The tables that contract tests run over, and references that share no code with the library.
+
+A new solver, encoder or proximal operator gains all the laws of its kind by one more entry here.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sparsecode_jax as sc
+from sparsecode_jax import Encoder, Lasso, Solver
+from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
+from sparsecode_jax.solvers import fista, gradient_restart, ista, log_adam
+
+M, N, S, K = 8, 16, 20, 3  # measurements, atoms, signals, active atoms
+PENALTY = 0.05
+
+
+def sparse_problem(seed: int = 0, *, signed: bool = False, num_samples: int = S):
+    """Draw a small problem with NumPy alone; float32 arrays (signals, dictionary, codes)."""
+    rng = np.random.default_rng(seed)
+    dictionary = rng.normal(size=(N, M))
+    dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
+    codes = np.zeros((num_samples, N))
+    for row in codes:
+        row[rng.choice(N, K, replace=False)] = 0.3 + np.abs(rng.normal(size=K))
+    if signed:
+        codes *= rng.choice([-1, 1], size=codes.shape)
+    arrays = (codes @ dictionary, dictionary, codes)
+    return sc.synthetic.SparseProblem(*(a.astype(np.float32) for a in arrays))
+
+
+# --- solvers ---------------------------------------------------------------------------------
+
+
+def numpy_prox(signed: bool) -> Callable:
+    if signed:
+        return lambda x, t: np.sign(x) * np.maximum(np.abs(x) - t, 0)
+    return lambda x, t: np.where(x > t, x - t, 0)
+
+
+def numpy_ista(signals, dictionary, penalty, step_size, num_steps, *, signed):
+    codes = np.zeros((len(signals), len(dictionary)), signals.dtype)
+    for _ in range(num_steps):
+        gradient = (codes @ dictionary - signals) @ dictionary.T
+        codes = numpy_prox(signed)(codes - step_size * gradient, step_size * penalty)
+    return codes
+
+
+def numpy_fista(signals, dictionary, penalty, step_size, num_steps, *, signed, restart=False):
+    codes = np.zeros((len(signals), len(dictionary)), signals.dtype)
+    point, t = codes, np.ones((len(signals), 1), signals.dtype)
+    for _ in range(num_steps):
+        gradient = (point @ dictionary - signals) @ dictionary.T
+        new = numpy_prox(signed)(point - step_size * gradient, step_size * penalty)
+        new_t = (1 + np.sqrt(1 + 4 * t**2)) / 2
+        weight = (t - 1) / new_t
+        if restart:
+            uphill = np.einsum("sn,sn->s", point - new, new - codes)[:, None] > 0
+            new_t, weight = np.where(uphill, 1, new_t), np.where(uphill, 0, weight)
+        point, codes, t = new + weight * (new - codes), new, new_t
+    return codes
+
+
+def numpy_log_adam(signals, dictionary, penalty, step_size, num_steps, *, signed):
+    assert not signed
+    logs = np.full((len(signals), len(dictionary)), -10, signals.dtype)
+    mean, square = np.zeros_like(logs), np.zeros_like(logs)
+    for step in range(1, num_steps + 1):
+        codes = np.exp(logs)
+        gradient = codes * ((codes @ dictionary - signals) @ dictionary.T + penalty)
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        root = np.sqrt(square / (1 - 0.999**step)) + 1e-8
+        logs = logs - step_size * (mean / (1 - 0.9**step)) / root
+    return np.exp(logs)
+
+
+class SolverCase(NamedTuple):
+    """One solver and what it promises.
+
+    Attributes:
+      solver: the program.
+      signed: whether codes may be negative.
+      step_size: None for 1/L, or a learning rate.
+      num_steps: enough to meet the tolerances on ``sparse_problem``.
+      gap: the largest relative duality gap then, in (float32, float64).
+      reference: the same algorithm in NumPy.
+      cost: arithmetic operations of a step for S signals, M measurements, N atoms.
+      cost_text: how the docstring states it.
+      proximal: proximal gradient: from zero codes, scale-free, exact zeros, bfloat16.
+    """
+
+    solver: Solver
+    signed: bool
+    step_size: float | None
+    num_steps: int
+    gap: tuple[float, float]
+    reference: Callable
+    cost: Callable[[int, int, int], int]
+    cost_text: tuple[Callable, str]
+    proximal: bool
+
+    @property
+    def prox(self) -> Callable:
+        return soft_threshold if self.signed else nonnegative_soft_threshold
+
+    def lasso(self, dtype: Any = jnp.float32, seed: int = 0) -> Lasso:
+        """Return a problem that suits the solver, as JAX arrays."""
+        signals, dictionary, _ = sparse_problem(seed, signed=self.signed)
+        step_size = self.step_size
+        if step_size is None:
+            step_size = 1 / np.linalg.norm(dictionary.astype(np.float64), 2) ** 2
+        return Lasso(*(jnp.asarray(x, dtype) for x in (signals, dictionary, PENALTY, step_size)))
+
+    def solve(self, lasso: Lasso, num_steps: int | None = None, codes0: Any = None) -> jax.Array:
+        num_steps = self.num_steps if num_steps is None else num_steps
+        return sc.solvers.solve(self.solver, lasso, num_steps=num_steps, codes0=codes0)
+
+
+def _solver_cases():
+    gap, sure = (3e-6, 1e-8), (3e-6, 1e-12)
+    for signed in (False, True):
+        prox = soft_threshold if signed else nonnegative_soft_threshold
+        name = "signed" if signed else "nonnegative"
+        extra = int(signed)  # soft_threshold: 3 arithmetic operations an entry and not 2
+        yield pytest.param(
+            SolverCase(
+                ista(prox=prox), signed, None, 20_000, gap, numpy_ista,
+                lambda s, m, n, extra=extra: s * (4 * m * n + m + (4 + extra) * n) + 1,
+                (ista, "4MN + M + 4N arithmetic operations a signal and step, and 1 a step"),
+                True,
+            ),
+            id=f"ista-{name}",
+        )  # fmt: skip
+        yield pytest.param(
+            SolverCase(
+                fista(prox=prox), signed, None, 10_000, gap, numpy_fista,
+                lambda s, m, n, extra=extra: s * (4 * m * n + m + (7 + extra) * n) + 9,
+                (fista, "4MN + M + 7N arithmetic operations a signal and step, and 9 a step"),
+                True,
+            ),
+            id=f"fista-{name}",
+        )  # fmt: skip
+        yield pytest.param(
+            SolverCase(
+                fista(prox=prox, restart=gradient_restart), signed, None, 1000, sure,
+                lambda *args, **kwargs: numpy_fista(*args, **kwargs, restart=True),
+                lambda s, m, n, extra=extra: s * (4 * m * n + m + (11 + extra) * n + 7) + 1,
+                (fista, "4MN + M + 11N + 7 a signal and step, and 1 a step"),
+                True,
+            ),
+            id=f"fista_restart-{name}",
+        )  # fmt: skip
+    yield pytest.param(
+        SolverCase(
+            log_adam(), False, 0.01, 20_000, (2e-3, 2e-3), numpy_log_adam,
+            lambda s, m, n: s * (4 * m * n + m + 18 * n) + 5,
+            (log_adam, "4MN + M + 18N arithmetic operations a signal and step, and 5 a step"),
+            False,
+        ),
+        id="log_adam",
+    )  # fmt: skip
+
+
+SOLVERS = list(_solver_cases())
+PROXIMAL = [case for case in SOLVERS if case.values[0].proximal]
+
+
+# --- proximal operators ----------------------------------------------------------------------
+
+
+class ProxCase(NamedTuple):
+    """A proximal operator, the penalty it belongs to (inf where infeasible), and its NumPy form."""
+
+    prox: Callable
+    penalty: Callable
+    reference: Callable
+
+
+PROXES = [
+    pytest.param(ProxCase(soft_threshold, np.abs, numpy_prox(True)), id="soft_threshold"),
+    pytest.param(
+        ProxCase(
+            nonnegative_soft_threshold,
+            lambda z: np.where(z >= 0, z, np.inf),
+            numpy_prox(False),
+        ),
+        id="nonnegative_soft_threshold",
+    ),
+]
+
+
+# --- encoders --------------------------------------------------------------------------------
+
+
+class EncoderCase(NamedTuple):
+    """One encoder and its NumPy form.
+
+    Attributes:
+      build: ``(num_samples, num_measurements, num_atoms) -> Encoder``.
+      reference: ``(params, signals) -> codes`` in NumPy.
+      leading: the leading axes it works with.
+      random: whether init draws.
+      cost: arithmetic operations for S signals, M measurements, N atoms; None if not stated.
+      cost_text: how the docstring states it.
+    """
+
+    build: Callable[[int, int, int], Encoder]
+    reference: Callable
+    leading: tuple[tuple[int, ...], ...]
+    random: bool
+    cost: Callable[[int, int, int], int] | None
+    cost_text: tuple[Callable, str] | None
+
+    def encoder(self) -> Encoder:
+        return self.build(S, M, N)
+
+
+_ANY = ((), (S,), (4, 5))
+
+
+def _numpy_layers(weights, biases, signals):
+    for weight, bias in zip(weights, biases, strict=True):
+        signals = np.einsum("...m,nm->...n", signals, weight)
+        signals = np.maximum(signals if bias is None else signals + bias, 0)
+    return signals
+
+
+def _layers_cost(hidden, use_bias):
+    def cost(s, m, n):
+        widths = (m, *hidden, n)
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        return s * sum(2 * i * o + (2 if use_bias else 1) * o for i, o in pairs)
+
+    return cost
+
+
+def _linear(use_bias):
+    return EncoderCase(
+        lambda s, m, n: sc.encoders.linear(m, n, use_bias=use_bias),
+        lambda p, x: _numpy_layers((p.weight,), (p.bias,), x),
+        _ANY, True, _layers_cost((), use_bias),
+        (sc.encoders.linear, "2MN + 2N arithmetic operations a signal, 2MN + N without bias"),
+    )  # fmt: skip
+
+
+def _mlp(hidden, use_bias):
+    return EncoderCase(
+        lambda s, m, n: sc.encoders.mlp(m, n, hidden=hidden, use_bias=use_bias),
+        lambda p, x: _numpy_layers(p.weights, p.biases, x),
+        _ANY, True, _layers_cost(hidden, use_bias),
+        (
+            sc.encoders.mlp,
+            "for each layer 2 h_in h_out + 2 h_out arithmetic operations a signal, h_out fewer "
+            "without biases",
+        ),
+    )  # fmt: skip
+
+
+@functools.cache
+def _flax_dense(num_measurements, num_atoms):
+    module = nn.Sequential([nn.Dense(num_atoms), nn.relu])
+    return sc.encoders.from_flax(module, num_measurements=num_measurements)
+
+
+def _numpy_flax_dense(params, signals):
+    layer = params["params"]["layers_0"]
+    return _numpy_layers((layer["kernel"].T,), (layer["bias"],), signals)
+
+
+def _encoder_cases():
+    for use_bias, name in ((True, "bias"), (False, "no_bias")):
+        yield pytest.param(_linear(use_bias), id=f"linear-{name}")
+        for hidden in ((), (8,), (8, 4)):
+            yield pytest.param(_mlp(hidden, use_bias), id=f"mlp{list(hidden)}-{name}")
+    free_codes = EncoderCase(
+        lambda s, m, n: sc.encoders.free_codes(s, n),
+        lambda p, x: np.exp(p.log_codes),
+        ((S,),), False, lambda s, m, n: s * n,
+        (sc.encoders.free_codes, "N exponentials a signal"),
+    )  # fmt: skip
+    yield pytest.param(free_codes, id="free_codes")
+    from_flax = EncoderCase(
+        lambda s, m, n: _flax_dense(m, n), _numpy_flax_dense, _ANY, True, None, None
+    )
+    yield pytest.param(from_flax, id="from_flax")
+
+
+ENCODERS = list(_encoder_cases())
+
+
+# --- helpers ---------------------------------------------------------------------------------
+
+
+def as_numpy(tree: Any, dtype: Any = np.float64) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x, dtype), tree)
+
+
+def docstring(fn: Callable) -> str:
+    """Return a docstring on one line, so that a stated formula is found across line breaks."""
+    return " ".join((inspect.getdoc(fn) or "").split())

@@ -1,0 +1,705 @@
+"""What bad input is told: which function, what is wrong, what is expected, what to do."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sparsecode_jax as sc
+from sparsecode_jax import Lasso, dictionaries, encoders, learning, metrics, objectives, solvers
+from sparsecode_jax.prox import soft_threshold
+from sparsecode_jax.synthetic import sample_problem
+
+from .contracts import PENALTY, M, N, S, sparse_problem
+
+SIGNALS, DICTIONARY, CODES = sparse_problem()
+KEY = jax.random.key(0)
+
+
+def raises(error, message, call):
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+# --- the solvers' fronts ---------------------------------------------------------------------
+
+
+def by_sparse_encode(signals, dictionary, penalty, step_size=None, **kwargs):
+    kwargs = {"num_steps": 3, **kwargs}
+    return sc.sparse_encode(signals, dictionary, penalty, step_size=step_size, **kwargs)
+
+
+def by_solve(signals, dictionary, penalty, step_size=0.1, **kwargs):
+    problem = Lasso(signals, dictionary, penalty, step_size)
+    return solvers.solve(solvers.ista(), problem, **{"num_steps": 3, **kwargs})
+
+
+def by_trajectory(signals, dictionary, penalty, step_size=0.1, **kwargs):
+    problem = Lasso(signals, dictionary, penalty, step_size)
+    kwargs = {"num_steps": 3, **kwargs}
+    return solvers.trajectory(solvers.fista(), problem, record=lambda z: z, **kwargs)
+
+
+FRONTS = {"sparse_encode": by_sparse_encode, "solve": by_solve, "trajectory": by_trajectory}
+each_front = pytest.mark.parametrize("name", FRONTS)
+
+
+def spoiled(array, value, index=(2, 3)):
+    array = np.array(array)
+    array[index] = value
+    return array
+
+
+SHAPE_ERRORS = {
+    "columns_as_atoms": (
+        (SIGNALS, DICTIONARY.T, PENALTY),
+        {},
+        r"signals have 8 measurements \(shape \(20, 8\)\) but the dictionary's atoms have 16 "
+        r"\(shape \(8, 16\)\); they must agree\. If your atoms are columns, pass dictionary\.T\.",
+    ),
+    "other_measurements": (
+        (SIGNALS[:, :7], DICTIONARY, PENALTY),
+        {},
+        r"signals have 7 measurements .* atoms have 8 .*must agree",
+    ),
+    "scalar_signal": ((np.float32(1), DICTIONARY, PENALTY), {}, "signals are a scalar; an array"),
+    "no_signals": ((SIGNALS[:0], DICTIONARY, PENALTY), {}, r"signals are empty \(shape \(0, 8\)\)"),
+    "no_measurements": (
+        (SIGNALS[:, :0], DICTIONARY, PENALTY),
+        {},
+        r"signals are empty \(shape \(20, 0\)\)",
+    ),
+    "stack": (
+        (SIGNALS, np.stack([DICTIONARY] * 2), PENALTY),
+        {},
+        r"the dictionary has shape \(2, 16, 8\); \(N, M\) .*use jax.vmap or sweep",
+    ),
+    "one_atom_as_vector": (
+        (SIGNALS, DICTIONARY[0], PENALTY),
+        {},
+        r"the dictionary has shape \(8,\); \(N, M\) with one atom per row",
+    ),
+    "no_atoms": (
+        (SIGNALS, DICTIONARY[:0], PENALTY),
+        {},
+        r"the dictionary is empty \(shape \(0, 8\)\)",
+    ),
+    "penalties": (
+        (SIGNALS, DICTIONARY, np.ones(3)),
+        {},
+        r"the penalty has shape \(3,\); a scalar or one weight per atom \(16,\) .*use sweep",
+    ),
+    "penalty_per_signal": (
+        (SIGNALS, DICTIONARY, np.ones((S, 1))),
+        {},
+        r"the penalty has shape \(20, 1\)",
+    ),
+    "step_sizes": (
+        (SIGNALS, DICTIONARY, PENALTY, np.ones(2)),
+        {},
+        r"the step size has shape \(2,\); a scalar is expected\. To try several use sweep",
+    ),
+    "start": (
+        (SIGNALS, DICTIONARY, PENALTY),
+        {"codes0": CODES[:, :7]},
+        r"the starting codes have shape \(20, 7\); \(20, 16\) \(one code per signal",
+    ),
+    "start_of_other_signals": (
+        (SIGNALS, DICTIONARY, PENALTY),
+        {"codes0": CODES[0]},
+        r"the starting codes have shape \(16,\); \(20, 16\)",
+    ),
+}
+VALUE_ERRORS = {
+    "nan_signal": (
+        (spoiled(SIGNALS, np.nan), DICTIONARY, PENALTY),
+        {},
+        r"signals holds 1 non-finite numbers \(the first at index \(2, 3\)\)",
+    ),
+    "inf_signal": ((spoiled(SIGNALS, -np.inf), DICTIONARY, PENALTY), {}, "signals holds 1 non-fin"),
+    "nan_dictionary": (
+        (SIGNALS, spoiled(DICTIONARY, np.nan), PENALTY, 0.1),
+        {},
+        r"dictionary holds 1 non-finite numbers \(the first at index \(2, 3\)\)",
+    ),
+    "inf_dictionary": (
+        (SIGNALS, spoiled(DICTIONARY, np.inf), PENALTY, 0.1),
+        {},
+        "dictionary holds 1 non-finite",
+    ),
+    "zero_atom": (
+        (SIGNALS, spoiled(DICTIONARY, 0, 5), PENALTY),
+        {},
+        r"the dictionary has 1 zero atoms \(the first is row 5\); every atom needs",
+    ),
+    "negative_penalty": (
+        (SIGNALS, DICTIONARY, -0.1),
+        {},
+        r"the penalty is negative \(-0\.1\); a number >= 0 is expected",
+    ),
+    "one_negative_penalty": (
+        (SIGNALS, DICTIONARY, spoiled(np.ones(N), -2, 4)),
+        {},
+        r"the penalty is negative \(-2\)",
+    ),
+    "nan_penalty": ((SIGNALS, DICTIONARY, np.nan), {}, "penalty holds 1 non-finite"),
+    "zero_step_size": (
+        (SIGNALS, DICTIONARY, PENALTY, 0.0),
+        {},
+        r"step_size is 0\.0; a finite number > 0",
+    ),
+    "negative_step_size": ((SIGNALS, DICTIONARY, PENALTY, -1.0), {}, r"step_size is -1\.0"),
+    "nan_step_size": ((SIGNALS, DICTIONARY, PENALTY, np.nan), {}, "step_size is nan"),
+    "nan_start": (
+        (SIGNALS, DICTIONARY, PENALTY),
+        {"codes0": spoiled(CODES, np.nan)},
+        "codes0 holds 1 non-finite",
+    ),
+}
+
+
+@each_front
+@pytest.mark.parametrize(
+    "bad", [*SHAPE_ERRORS.values(), *VALUE_ERRORS.values()], ids=[*SHAPE_ERRORS, *VALUE_ERRORS]
+)
+def test_fronts_refuse(name, bad):
+    args, kwargs, message = bad
+    raises(ValueError, f"^{name}: {message}", lambda: FRONTS[name](*args, **kwargs))
+
+
+def traced(name, args, kwargs):
+    """Trace a front with every array a tracer, and run nothing."""
+    return jax.eval_shape(lambda a, k: FRONTS[name](*a, **k), args, kwargs)
+
+
+@each_front
+@pytest.mark.parametrize("bad", SHAPE_ERRORS.values(), ids=SHAPE_ERRORS)
+def test_shapes_are_checked_under_jit_too(name, bad):
+    args, kwargs, message = bad
+    raises(ValueError, f"^{name}: {message}", lambda: traced(name, args, kwargs))
+
+
+@each_front
+@pytest.mark.parametrize("bad", VALUE_ERRORS.values(), ids=VALUE_ERRORS)
+def test_values_pass_silently_under_jit(name, bad):
+    args, kwargs, _ = bad
+    codes = jax.tree.leaves(traced(name, args, kwargs))[0]
+    assert codes.shape == (S, N)
+
+
+@each_front
+def test_lanes_of_a_wrong_shape_are_told_the_shape_of_a_lane(name):
+    stack = np.stack([DICTIONARY.T] * 3)
+
+    def call(dictionary):
+        return jax.tree.leaves(FRONTS[name](SIGNALS, dictionary, PENALTY))[0]
+
+    message = rf"^{name}: .*\(shape \(8, 16\)\).*pass dictionary\.T"
+    raises(ValueError, message, lambda: jax.vmap(call)(stack))
+
+
+@each_front
+@pytest.mark.parametrize("value", [-1, 2.0, "3", None, True, np.float32(3)])
+def test_num_steps_is_an_integer(name, value):
+    message = f"^{name}: num_steps is .*; an integer >= 0 is expected"
+    raises(ValueError, message, lambda: FRONTS[name](SIGNALS, DICTIONARY, PENALTY, num_steps=value))
+
+
+@each_front
+def test_numpy_integers_are_integers(name):
+    FRONTS[name](SIGNALS, DICTIONARY, PENALTY, num_steps=np.int64(2))
+
+
+@each_front
+def test_num_steps_is_static(name):
+    message = f"^{name}: num_steps is traced, but it decides shapes; pass a Python integer"
+    call = jax.jit(lambda k: FRONTS[name](SIGNALS, DICTIONARY, PENALTY, num_steps=k))
+    raises(TypeError, message, lambda: call(3))
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5])
+def test_record_every_is_an_integer(value):
+    message = r"^trajectory: record_every is .*; an integer >= 1 is expected"
+    call = functools.partial(by_trajectory, SIGNALS, DICTIONARY, PENALTY, record_every=value)
+    raises(ValueError, message, call)
+
+
+@each_front
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+@pytest.mark.parametrize("which", ["signals", "dictionary", "penalty", "codes0"])
+def test_complex_numbers_are_refused(name, which):
+    values = {"signals": SIGNALS, "dictionary": DICTIONARY, "penalty": PENALTY, "codes0": CODES}
+    values[which] = np.asarray(values[which]) * (1 + 1j)
+    message = rf"^{name}: .*complex\d+ numbers; real numbers are expected"
+    raises(TypeError, message, lambda: FRONTS[name](**values))
+
+
+# --- everything else -------------------------------------------------------------------------
+
+LINEAR = encoders.linear(M, N)
+SAMPLE = {"num_samples": 5, "num_measurements": M, "num_atoms": N}
+
+
+def fit(key=KEY, encoder=LINEAR, signals=SIGNALS, **kwargs):
+    if not {"dictionary", "num_atoms", "params0"} & kwargs.keys():
+        kwargs["num_atoms"] = N
+    return learning.fit(key, encoder, signals, **{"num_steps": 2, "progress": None, **kwargs})
+
+
+def sample(num_active=2, **kwargs):
+    return sample_problem(KEY, num_active, **{**SAMPLE, **kwargs})
+
+
+START = learning.Autoencoder(LINEAR.init(KEY), None)
+
+ERRORS = {
+    # dictionaries
+    "random_atoms": (
+        "random: num_atoms is 0; an integer >= 1",
+        lambda: dictionaries.random(KEY, num_atoms=0, num_measurements=3),
+    ),
+    "random_measurements": (
+        "random: num_measurements is 2.5; an integer",
+        lambda: dictionaries.random(KEY, num_atoms=3, num_measurements=2.5),
+    ),
+    "spectral_norm_vector": ("spectral_norm: ", lambda: dictionaries.spectral_norm(np.ones(3))),
+    "spectral_norm_stack": (
+        "spectral_norm: ",
+        lambda: dictionaries.spectral_norm(np.ones((2, 3, 4))),
+    ),
+    "spectral_norm_squarings": (
+        "spectral_norm: num_squarings is",
+        lambda: dictionaries.spectral_norm(DICTIONARY, num_squarings=-1),
+    ),
+    "step_size_vector": ("(step_size|spectral_norm): ", lambda: dictionaries.step_size(np.ones(3))),
+    "coherence_vector": ("coherence: ", lambda: dictionaries.coherence(np.ones(3))),
+    "coherence_one_atom": ("coherence: ", lambda: dictionaries.coherence(np.ones((1, 3)))),
+    # objectives
+    "lasso_transposed": (
+        r"lasso: .*pass dictionary\.T",
+        lambda: objectives.lasso(SIGNALS, DICTIONARY.T, CODES, 0.1),
+    ),
+    "error_transposed": (
+        r"reconstruction_error: .*pass dictionary\.T",
+        lambda: objectives.reconstruction_error(SIGNALS, DICTIONARY.T, CODES),
+    ),
+    "paper_loss_transposed": (
+        r"paper_loss: .*pass dictionary\.T",
+        lambda: objectives.paper_loss(SIGNALS, DICTIONARY.T, CODES, 0.1),
+    ),
+    "gap_transposed": (
+        r"duality_gap: .*pass dictionary\.T",
+        lambda: objectives.duality_gap(SIGNALS, DICTIONARY.T, CODES, 0.1),
+    ),
+    "kkt_transposed": (
+        r"kkt_residual: .*pass dictionary\.T",
+        lambda: objectives.kkt_residual(SIGNALS, DICTIONARY.T, CODES, 0.1),
+    ),
+    "lasso_codes_of_other_signals": (
+        "lasso: ",
+        lambda: objectives.lasso(SIGNALS, DICTIONARY, CODES[:1], 0.1),
+    ),
+    "lasso_penalty_per_signal": (
+        "lasso: the penalty has shape",
+        lambda: objectives.lasso(SIGNALS, DICTIONARY, CODES, np.ones((S, 1))),
+    ),
+    # synthetic
+    "k_above_n": (
+        "sample_problem: num_active is 17 but there are 16 atoms; an integer from 0 to 16",
+        lambda: sample(17),
+    ),
+    "k_negative": ("sample_problem: num_active is -1 but", lambda: sample(-1)),
+    "k_fraction": ("sample_problem: num_active is 2.5", lambda: sample(2.5)),
+    "k_vector": ("sample_problem: num_active", lambda: sample(np.arange(N))),
+    "no_samples": (
+        "sample_problem: num_samples is 0; an integer >= 1",
+        lambda: sample(num_samples=0),
+    ),
+    "fractional_measurements": (
+        "sample_problem: num_measurements is 8.0; an integer",
+        lambda: sample(num_measurements=8.0),
+    ),
+    "negative_noise": (
+        r"sample_problem: noise is -0\.1; a standard deviation >= 0",
+        lambda: sample(noise=-0.1),
+    ),
+    "nan_noise": (
+        "sample_problem: noise is nan; a standard deviation >= 0",
+        lambda: sample(noise=np.nan),
+    ),
+    "sample_transposed": (
+        r"sample_problem: the dictionary has shape \(8, 16\); \(16, 8\) is expected",
+        lambda: sample(dictionary=DICTIONARY.T),
+    ),
+    "sample_zero_atom": (
+        "sample_problem: the dictionary has 1 zero atoms",
+        lambda: sample(dictionary=spoiled(DICTIONARY, 0, 5)),
+    ),
+    "sample_nan_dictionary": (
+        "sample_problem: dictionary holds 1 non-finite",
+        lambda: sample(dictionary=spoiled(DICTIONARY, np.nan)),
+    ),
+    # metrics
+    "mcc_samples": (
+        r"mcc: true codes \(20, 16\) and codes \(19, 16\) must agree .*pass codes\.T",
+        lambda: metrics.mcc(CODES, CODES[:19]),
+    ),
+    "mcc_leading": (
+        r"mcc: true codes \(1, 20, 16\) and codes \(20, 16\) must agree",
+        lambda: metrics.mcc(CODES[None], CODES),
+    ),
+    "mcc_vector": (
+        r"mcc: the codes have shape \(20,\); a non-empty \(samples, latents\)",
+        lambda: metrics.mcc(CODES, CODES[:, 0]),
+    ),
+    "mcc_empty": (
+        r"mcc: the true codes have shape \(0, 16\); a non-empty",
+        lambda: metrics.mcc(CODES[:0], CODES[:0]),
+    ),
+    "mcc_one_sample": (
+        "mcc: 1 sample; a correlation needs at least 2",
+        lambda: metrics.mcc(CODES[:1], CODES[:1]),
+    ),
+    "mcc_nan": (
+        r"mcc: codes holds 1 non-finite numbers \(the first at index \(2, 3\)\)",
+        lambda: metrics.mcc(CODES, spoiled(CODES, np.nan)),
+    ),
+    "mcc_nan_truth": (
+        "mcc: true_codes holds 1 non-finite",
+        lambda: metrics.mcc(spoiled(CODES, np.inf), CODES),
+    ),
+    "latent_correlation_latents": (
+        r"latent_correlation: true codes \(20, 16\) and codes \(20, 15\) differ; .*Use mcc",
+        lambda: metrics.latent_correlation(CODES, CODES[:, 1:]),
+    ),
+    "latent_correlation_nan": (
+        "latent_correlation: codes holds 1 non-finite",
+        lambda: metrics.latent_correlation(CODES, spoiled(CODES, np.nan)),
+    ),
+    "dictionary_mcc_measurements": (
+        "dictionary_mcc: .*must agree",
+        lambda: metrics.dictionary_mcc(DICTIONARY, DICTIONARY.T),
+    ),
+    "dictionary_mcc_vector": (
+        r"dictionary_mcc: the dictionary has shape \(8,\); \(N, M\) is expected",
+        lambda: metrics.dictionary_mcc(DICTIONARY, DICTIONARY[0]),
+    ),
+    "dictionary_mcc_empty": (
+        "dictionary_mcc: ",
+        lambda: metrics.dictionary_mcc(DICTIONARY, DICTIONARY[:0]),
+    ),
+    "dictionary_mcc_nan": (
+        r"dictionary_mcc: dictionary holds 1 non-finite numbers \(the first at index \(2, 3\)\)",
+        lambda: metrics.dictionary_mcc(DICTIONARY, spoiled(DICTIONARY, np.nan)),
+    ),
+    "pearson_measurements": (
+        "pearson_dictionary_mcc: .*must agree",
+        lambda: metrics.pearson_dictionary_mcc(DICTIONARY, DICTIONARY.T),
+    ),
+    "pearson_scalar": (
+        "pearson_dictionary_mcc: the true dictionary has shape",
+        lambda: metrics.pearson_dictionary_mcc(1.0, DICTIONARY),
+    ),
+    "pearson_nan": (
+        r"pearson_dictionary_mcc: dictionary holds 1 non-finite .*\(the first at index \(2, 3\)\)",
+        lambda: metrics.pearson_dictionary_mcc(DICTIONARY, spoiled(DICTIONARY, np.nan)),
+    ),
+    "chance_draws": (
+        "mcc_chance: num_draws is 0; an integer >= 1",
+        lambda: metrics.mcc_chance(KEY, CODES, CODES, num_draws=0),
+    ),
+    "dictionary_chance_draws": (
+        "dictionary_mcc_chance: num_draws is 1.5; an integer",
+        lambda: metrics.dictionary_mcc_chance(KEY, DICTIONARY, num_draws=1.5),
+    ),
+    "dictionary_chance_atoms": (
+        "dictionary_mcc_chance: num_atoms is 0; an integer >= 1",
+        lambda: metrics.dictionary_mcc_chance(KEY, DICTIONARY, num_atoms=0, num_draws=1),
+    ),
+    "dictionary_chance_vector": (
+        "dictionary_mcc_chance: ",
+        lambda: metrics.dictionary_mcc_chance(KEY, DICTIONARY[0], num_draws=1),
+    ),
+    "mse_shapes": (
+        r"mse: signals \(20, 8\) and reconstruction \(19, 8\); two arrays of one shape",
+        lambda: metrics.mse(SIGNALS, SIGNALS[:19]),
+    ),
+    "mse_vector": (
+        r"mse: signals \(8,\) and reconstruction \(8,\); two arrays",
+        lambda: metrics.mse(SIGNALS[0], SIGNALS[0]),
+    ),
+    "mse_empty": ("mse: ", lambda: metrics.mse(SIGNALS[:0], SIGNALS[:0])),
+    "r2_shapes": (
+        r"r2: signals \(20, 8\) and reconstruction \(8, 20\); two arrays",
+        lambda: metrics.r2(SIGNALS, SIGNALS.T),
+    ),
+    "r2_empty": ("r2: ", lambda: metrics.r2(SIGNALS[:0], SIGNALS[:0])),
+    "r2_one_sample": ("r2: ", lambda: metrics.r2(SIGNALS[:1], SIGNALS[:1])),
+    "l0_vector": ("l0: ", lambda: metrics.l0(CODES[0])),
+    "l0_empty": ("l0: ", lambda: metrics.l0(CODES[:0])),
+    "dead_fraction_vector": ("dead_fraction: ", lambda: metrics.dead_fraction(CODES[0])),
+    "dead_fraction_empty": ("dead_fraction: ", lambda: metrics.dead_fraction(CODES[:, :0])),
+    "nearest_neighbor_one_atom": (
+        "nearest_neighbor_cosine: ",
+        lambda: metrics.nearest_neighbor_cosine(DICTIONARY[:1]),
+    ),
+    "nearest_neighbor_vector": (
+        "nearest_neighbor_cosine: ",
+        lambda: metrics.nearest_neighbor_cosine(DICTIONARY[0]),
+    ),
+    # statistics
+    "mean_interval_scalar": ("mean_interval: ", lambda: sc.statistics.mean_interval(3.0)),
+    # encoders
+    "linear_measurements": (
+        "linear: num_measurements is 0; an integer >= 1",
+        lambda: encoders.linear(0, N),
+    ),
+    "linear_atoms": ("linear: num_atoms is 2.5; an integer", lambda: encoders.linear(M, 2.5)),
+    "linear_float_after_integer": (
+        r"linear: num_measurements is 8\.0; an integer",
+        lambda: encoders.linear(float(M), N),
+    ),
+    "mlp_width": (
+        "mlp: a layer's width is 0; an integer >= 1",
+        lambda: encoders.mlp(M, N, hidden=(4, 0)),
+    ),
+    "free_codes_samples": (
+        "free_codes: num_samples is -1; an integer",
+        lambda: encoders.free_codes(-1, N),
+    ),
+    "free_codes_atoms": (
+        "free_codes: num_atoms is 0; an integer",
+        lambda: encoders.free_codes(S, 0),
+    ),
+    "free_codes_other_signals": (
+        r"free_codes: \(19,\) signals but codes for \(20,\); it encodes exactly its training",
+        lambda: encoders.free_codes(S, N).apply(encoders.free_codes(S, N).init(KEY), SIGNALS[:19]),
+    ),
+    "from_flax_measurements": (
+        "from_flax: num_measurements is 0; an integer",
+        lambda: encoders.from_flax(LINEAR, 0),
+    ),
+    # learning
+    "fit_keys": (
+        r"fit: keys of shape \(2, 2\); one key, or a vector of keys is expected",
+        lambda: fit(jax.random.split(KEY, (2, 2))),
+    ),
+    "fit_vector": (
+        r"fit: signals of shape \(8,\) with one run; 2 axes are expected, or 3 with the runs first",
+        lambda: fit(signals=SIGNALS[0]),
+    ),
+    "fit_runs": (
+        r"fit: signals of shape \(2, 20, 8\) with one run; 2 axes are expected",
+        lambda: fit(signals=np.stack([SIGNALS] * 2)),
+    ),
+    "fit_other_runs": (
+        r"fit: penalty of shape \(3,\) with 2 runs; 0 axes are expected, or 1 with the runs first",
+        lambda: fit(jax.random.split(KEY, 2), penalty=np.ones(3)),
+    ),
+    "fit_empty": (r"fit: signals are empty \(shape \(0, 8\)\)", lambda: fit(signals=SIGNALS[:0])),
+    "fit_nan": (
+        r"fit: signals holds 1 non-finite numbers \(the first at index \(2, 3\)\)",
+        lambda: fit(signals=spoiled(SIGNALS, np.nan)),
+    ),
+    "fit_nan_dictionary": (
+        "fit: dictionary holds 1 non-finite",
+        lambda: fit(dictionary=spoiled(DICTIONARY, np.nan)),
+    ),
+    "fit_nan_codes": (
+        "fit: true_codes holds 1 non-finite",
+        lambda: fit(
+            dictionary=DICTIONARY, true_codes=spoiled(CODES, np.nan), loss=learning.losses.cosine
+        ),
+    ),
+    "fit_nan_penalty": ("fit: .*penalty", lambda: fit(penalty=np.nan)),
+    "fit_negative_penalty": (
+        r"fit: the penalty is -0\.1.*; a number >= 0 is expected",
+        lambda: fit(penalty=-0.1),
+    ),
+    "fit_learning_rate": (
+        r"fit: learning_rate is 0\.0; a finite number > 0",
+        lambda: fit(learning_rate=0.0),
+    ),
+    "fit_learning_rates": (
+        r"fit: learning_rate is \[1\.0, nan\]; a finite number > 0",
+        lambda: fit(jax.random.split(KEY, 2), learning_rate=np.array([1, np.nan])),
+    ),
+    "fit_transposed": (
+        r"fit: signals have 8 measurements .*pass dictionary\.T",
+        lambda: fit(dictionary=DICTIONARY.T),
+    ),
+    "fit_zero_atom": (
+        "fit: the dictionary has 1 zero atoms",
+        lambda: fit(dictionary=spoiled(DICTIONARY, 0, 5)),
+    ),
+    "fit_neither": (
+        "fit: pass exactly one of dictionary= .* and num_atoms=",
+        lambda: learning.fit(KEY, LINEAR, SIGNALS, num_steps=1, progress=None),
+    ),
+    "fit_both": (
+        "fit: pass exactly one of dictionary= .* and num_atoms=",
+        lambda: fit(num_atoms=N, dictionary=DICTIONARY),
+    ),
+    "fit_both_in_params0": (
+        "fit: both a fixed dictionary= and a dictionary to learn in params0; pass one",
+        lambda: fit(params0=START._replace(dictionary=DICTIONARY), dictionary=DICTIONARY),
+    ),
+    "fit_params0": (
+        "fit: the encoder's params0 do not have the structure, shapes and dtypes expected",
+        lambda: fit(
+            params0=START._replace(encoder=encoders.linear(M, 4).init(KEY)), dictionary=DICTIONARY
+        ),
+    ),
+    "fit_params0_runs": (
+        "fit: the encoder's params0 do not have the structure, shapes and dtypes expected",
+        lambda: fit(jax.random.split(KEY, 2), params0=START, dictionary=DICTIONARY),
+    ),
+    "fit_atoms": (
+        r"fit: the encoder gives 16 codes but the dictionary has 15 atoms \(shape \(15, 8\)\)",
+        lambda: fit(num_atoms=15),
+    ),
+    "fit_fixed_atoms": (
+        r"fit: the encoder gives 16 codes but the dictionary has 15 atoms",
+        lambda: fit(dictionary=DICTIONARY[:15]),
+    ),
+    "fit_no_atoms": ("fit: num_atoms is 0; an integer >= 1", lambda: fit(num_atoms=0)),
+    "fit_codes": (
+        "fit: the encoder gives 16 codes but true_codes have 15; they must agree",
+        lambda: fit(true_codes=CODES[:, :15]),
+    ),
+    "fit_code_rows": (
+        "fit: 20 signals but 19 true codes; one row of codes per signal",
+        lambda: fit(true_codes=CODES[:19]),
+    ),
+    "fit_encoder": ("fit: ", lambda: fit(encoder=encoders.linear(7, N))),
+    "fit_num_steps": ("fit: num_steps is -1; an integer >= 0", lambda: fit(num_steps=-1)),
+    "fit_batch_size": ("fit: batch_size is 0; an integer >= 1", lambda: fit(batch_size=0)),
+    "fit_free_codes_batches": (
+        r"free_codes: \(7,\) signals but codes for \(20,\).*Train without batch_size",
+        lambda: fit(encoder=encoders.free_codes(S, N), batch_size=7),
+    ),
+    "fit_record_alone": (
+        "fit: record and record_steps go together; pass both or neither",
+        lambda: fit(record=lambda p: p),
+    ),
+    "fit_steps_alone": (
+        "fit: record and record_steps go together; pass both or neither",
+        lambda: fit(record_steps=[1]),
+    ),
+    "fit_record_order": (
+        r"fit: record_steps are \[2, 1\]; increasing integers from 0 to num_steps \(2\)",
+        lambda: fit(record=lambda p: p, record_steps=[2, 1]),
+    ),
+    "fit_record_twice": (
+        r"fit: record_steps are \[1, 1\]; increasing integers",
+        lambda: fit(record=lambda p: p, record_steps=[1, 1]),
+    ),
+    "fit_record_beyond": (
+        r"fit: record_steps are \[3\]; increasing integers from 0 to num_steps \(2\)",
+        lambda: fit(record=lambda p: p, record_steps=[3]),
+    ),
+    "fit_record_fraction": (
+        r"fit: record_steps are",
+        lambda: fit(record=lambda p: p, record_steps=[0.5]),
+    ),
+    "fit_cosine": (
+        r"losses\.cosine: there are no true codes; pass true_codes to fit",
+        lambda: fit(loss=learning.losses.cosine),
+    ),
+    "fit_no_dictionary": (
+        r"losses\.paper: there is no dictionary; pass dictionary=",
+        lambda: fit(params0=START),
+    ),
+}
+TYPE_ERRORS = {
+    "mlp_number": (
+        r"mlp: hidden is 4; a tuple of widths such as \(256,\) is expected",
+        lambda: encoders.mlp(M, N, hidden=4),
+    ),
+    "mlp_list": (
+        r"mlp: hidden is \[4\]; a tuple of widths such as \(256,\) is expected",
+        lambda: encoders.mlp(M, N, hidden=[4]),
+    ),
+    "from_flax_class": (
+        "from_flax: got <class .*; an instance of a flax.linen Module is expected",
+        lambda: encoders.from_flax(__import__("flax.linen").linen.Dense, M),
+    ),
+    "from_flax_function": (
+        "from_flax: got <function .*; an instance of a flax.linen Module",
+        lambda: encoders.from_flax(fit, M),
+    ),
+    "mcc_complex": (
+        r"mcc: got complex\d+ numbers; real numbers are expected",
+        lambda: metrics.mcc(CODES * 1j, CODES),
+    ),
+    "r2_complex": (
+        r"r2: got complex\d+ numbers; real numbers are expected",
+        lambda: metrics.r2(SIGNALS * 1j, SIGNALS),
+    ),
+    "dictionary_mcc_complex": (
+        r"dictionary_mcc: got complex\d+ numbers; real numbers",
+        lambda: metrics.dictionary_mcc(DICTIONARY * 1j, DICTIONARY),
+    ),
+    "pearson_complex": (
+        r"pearson_dictionary_mcc: got complex\d+ numbers; real numbers",
+        lambda: metrics.pearson_dictionary_mcc(DICTIONARY * 1j, DICTIONARY),
+    ),
+    "fit_complex": (
+        r"fit: got complex\d+ numbers; real numbers are expected",
+        lambda: fit(signals=SIGNALS * 1j),
+    ),
+    "fit_key": ("fit: .*key", lambda: fit(0)),
+    "fit_traced_steps": ("fit: .*traced", lambda: jax.jit(lambda n: fit(num_steps=n))(3)),
+    "sample_traced_atoms": (
+        "sample_problem: num_atoms is traced, but it decides shapes; pass a Python integer",
+        lambda: jax.jit(lambda n: sample(num_atoms=n))(3),
+    ),
+    "random_traced_atoms": (
+        "random: num_atoms is traced, but it decides shapes; pass a Python integer",
+        lambda: jax.jit(lambda n: dictionaries.random(KEY, num_atoms=n, num_measurements=3))(3),
+    ),
+}
+
+
+@pytest.mark.parametrize(("message", "call"), ERRORS.values(), ids=ERRORS)
+def test_bad_values(message, call):
+    raises(ValueError, f"^{message}", call)
+
+
+@pytest.mark.parametrize(("message", "call"), TYPE_ERRORS.values(), ids=TYPE_ERRORS)
+def test_bad_types(message, call):
+    raises(TypeError, f"^{message}", call)
+
+
+def test_values_of_metrics_and_samples_pass_silently_under_jit():
+    jax.jit(metrics.mcc)(CODES, spoiled(CODES, np.nan))
+    jax.jit(metrics.dictionary_mcc)(DICTIONARY, spoiled(DICTIONARY, np.nan))
+    jax.jit(lambda k, s: sample(k, noise=s))(17, -0.1)
+
+
+def test_shapes_of_metrics_are_checked_under_jit_too():
+    raises(ValueError, "^mcc: true codes", lambda: jax.jit(metrics.mcc)(CODES, CODES[:19]))
+    raises(ValueError, "^r2: signals", lambda: jax.jit(metrics.r2)(SIGNALS, SIGNALS[:19]))
+    call = jax.jit(lambda d: sample(dictionary=d))
+    raises(ValueError, "^sample_problem: the dictionary has shape", lambda: call(DICTIONARY.T))
+
+
+def test_concrete_arrays_closed_over_by_a_traced_function_are_still_checked():
+    spoiled_signals, missing = jnp.asarray(spoiled(SIGNALS, np.nan)), jnp.asarray(DICTIONARY)
+    call = jax.jit(lambda p: sc.sparse_encode(spoiled_signals, missing, p, num_steps=1))
+    raises(ValueError, "^sparse_encode: signals holds 1 non-finite", lambda: call(0.1))
+    zeroed = jnp.asarray(spoiled(DICTIONARY, 0, 5))
+    call = jax.jit(lambda x: sc.sparse_encode(x, zeroed, 0.1, num_steps=1))
+    raises(ValueError, "^sparse_encode: the dictionary has 1 zero atoms", lambda: call(SIGNALS))
+    negative = jnp.float32(-0.1)
+    call = jax.jit(lambda x: sc.sparse_encode(x, DICTIONARY, negative, num_steps=1))
+    raises(ValueError, "^sparse_encode: the penalty is negative", lambda: call(SIGNALS))
+
+
+def test_signed_problems_with_zero_penalty_are_fine():
+    solver = solvers.fista(prox=soft_threshold)
+    codes = sc.sparse_encode(SIGNALS, DICTIONARY, 0, solver=solver, num_steps=5)
+    assert bool(jnp.all(jnp.isfinite(codes)))

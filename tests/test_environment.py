@@ -1,0 +1,113 @@
+"""The environment: a compiler that multiplies correctly, pins that say so, a wheel that imports."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+import pytest
+
+import sparsecode_jax
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_jax_is_not_the_version_that_multiplies_wrongly():
+    assert jax.__version__ != "0.10.2"
+    assert jaxlib.__version__ != "0.10.2"
+
+
+@pytest.mark.parametrize(("dtype", "rows"), [("float32", 40_000), ("float64", 33_000)])
+def test_large_vmapped_products_are_right(dtype, rows):
+    """jax-ml/jax#39103: jax 0.10.2 gives wrong rows here, without a word."""
+    rng = np.random.default_rng(0)
+    matrix, codes = rng.normal(size=(3, 3)), rng.normal(size=(rows, 3))
+    expected = ((codes @ matrix.T) ** 2).sum(axis=1)
+    with jax.enable_x64(dtype == "float64"):
+        matrix, codes = jnp.asarray(matrix, dtype), jnp.asarray(codes, dtype)
+        sums = jax.jit(jax.vmap(lambda z: jnp.sum((matrix @ z) ** 2)))(codes)
+        assert sums.dtype == dtype
+    rtol = 1e-4 if dtype == "float32" else 1e-12
+    wrong = ~np.isclose(sums, expected, rtol=rtol, atol=rtol)
+    assert wrong.mean() == 0
+
+
+def test_pins_exclude_that_version_and_say_why():
+    text = (ROOT / "pyproject.toml").read_text()
+    dependencies = project()["dependencies"]
+    for package in ("jax", "jaxlib"):
+        (pin,) = [d for d in dependencies if re.match(rf"{package}\W", d)]
+        assert "!=0.10.2" in pin
+    assert "!=0.10.2" in project()["optional-dependencies"]["cuda"][0]
+    assert "jax-ml/jax#39103" in text
+
+
+def test_the_tested_set_pins_every_dependency_by_version_alone():
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    pinned = set()
+    for line in lines:
+        match = re.fullmatch(r"([A-Za-z0-9_.-]+)==([^ ;]+)( ; python_version .*)?", line)
+        assert match, line
+        assert not (match[1].startswith("jax") and match[2].startswith("0.10.2")), line
+        pinned.add(match[1].lower().replace("_", "-"))
+    extras = project()["optional-dependencies"]
+    for requirement in [*project()["dependencies"], *extras["test"], *extras["experiments"]]:
+        name = re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower().replace("_", "-")
+        assert name == "sparsecode-jax" or name in pinned, f"{name} is not in constraints.txt"
+
+
+def test_installed_versions_satisfy_the_python_floor():
+    assert sys.version_info >= (3, 11)
+    assert project()["requires-python"] == ">=3.11"
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_alone_and_imports_anywhere(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "-w", str(tmp_path)]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert f"-{sparsecode_jax.__version__}-" in wheel.name
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "unpacked")
+    assert "sparsecode_jax/py.typed" in names
+    tops = {name.partition("/")[0] for name in names}
+    assert {t for t in tops if not t.endswith(".dist-info")} == {"sparsecode_jax"}
+    assert not [n for n in names if "test" in n.lower() or n.endswith((".pyc", ".checkpoint"))]
+    package = ROOT / "sparsecode_jax"
+    sources = {f"sparsecode_jax/{p.relative_to(package).as_posix()}" for p in package.rglob("*.py")}
+    assert sources <= names
+
+    (tmp_path / "elsewhere").mkdir()
+    program = (
+        "import sparsecode_jax as sc, numpy as np; print(sc.__file__); "
+        "print(sc.sparse_encode(np.ones((1, 2)), np.eye(2), 0.5, num_steps=50)[0, 0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path / "elsewhere",
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "unpacked")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    location, code = done.stdout.split()
+    assert pathlib.Path(location).is_relative_to(tmp_path / "unpacked")
+    assert float(code) == pytest.approx(0.5, abs=1e-4)

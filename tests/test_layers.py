@@ -1,0 +1,188 @@
+"""The direction of imports, and what is public."""
+
+import ast
+import functools
+import importlib
+import inspect
+import os
+import pathlib
+import pkgutil
+import re
+import subprocess
+import sys
+
+import pytest
+
+import sparsecode_jax
+
+PACKAGE = pathlib.Path(sparsecode_jax.__file__).parent
+ROOT = PACKAGE.parent
+LAYERS = (
+    ("types", "_checks"),
+    ("prox", "dictionaries", "objectives", "metrics", "synthetic", "statistics", "flops", "sweep"),
+    ("solvers", "encoders"),
+    ("learning", "io"),
+    ("__init__",),
+)
+LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
+FILES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
+MODULES = sorted(
+    m.name for m in pkgutil.walk_packages(sparsecode_jax.__path__, prefix="sparsecode_jax.")
+)
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+@functools.cache
+def imports(path):
+    """Return every module a file imports, as (dotted name, whether inside a function)."""
+    found = set()
+
+    def visit(node, inside):
+        if isinstance(node, ast.Import):
+            found.update((alias.name, inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = path.relative_to(ROOT).with_suffix("").parts
+                base = ".".join([*parts[: -node.level], *filter(None, [base])])
+            found.update((f"{base}.{alias.name}", inside) for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            visit(child, inside or function)
+
+    visit(ast.parse(path.read_text()), False)
+    return frozenset(found)
+
+
+def ours(path):
+    """Return the top-level parts of our package that a file imports."""
+    parts = set()
+    for name, _ in imports(path):
+        head, _, rest = name.partition(".")
+        if head == "sparsecode_jax":
+            parts.add(rest.partition(".")[0] or "__init__")
+    return parts
+
+
+def part_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def users(paths, package):
+    pattern = re.compile(rf"{re.escape(package)}(\.|$)")
+    return {name_of(p) for p in paths if any(pattern.match(name) for name, _ in imports(p))}
+
+
+def test_the_parser_sees_imports():
+    fit = PACKAGE / "learning" / "fit.py"
+    assert ours(fit) >= {"_checks", "io", "learning", "types"}
+    assert ("flax.serialization", True) in imports(PACKAGE / "io" / "checkpoints.py")
+    assert ("jax", False) in imports(fit)
+    assert len(FILES) > 25
+    assert len(SCRIPTS) > 5
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_point_down(path):
+    mine = part_of(path)
+    assert mine in LAYER, f"{mine} has no layer"
+    for part in ours(path):
+        assert part in LAYER, f"{name_of(path)} imports {part}, which has no layer"
+        assert LAYER[part] <= LAYER[mine], f"{name_of(path)} imports {part} from above"
+        assert mine == "__init__" or part != "__init__", "nothing imports the whole package"
+    for name, _ in imports(path):
+        assert name.partition(".")[0] not in {"experiments", "benchmarks", "tests"}
+
+
+@pytest.mark.parametrize("part", ["flops", "sweep"])
+def test_what_works_on_any_function_imports_nothing_of_ours(part):
+    for path in FILES:
+        if part_of(path) == part:
+            assert ours(path) <= {part}, name_of(path)
+
+
+def test_only_experiments_plot():
+    assert users(FILES + BENCHMARKS, "matplotlib") == set()
+    assert users(SCRIPTS, "matplotlib")
+
+
+def test_chex_is_used_by_the_checks_and_by_tests_alone():
+    assert users(FILES + SCRIPTS + BENCHMARKS, "chex") == {"sparsecode_jax/_checks.py"}
+
+
+def test_flax_is_imported_on_use_in_two_places():
+    allowed = {"sparsecode_jax/encoders/flax_adapter.py", "sparsecode_jax/io/checkpoints.py"}
+    assert users(FILES, "flax") <= allowed
+    for path in FILES:
+        for name, inside in imports(path):
+            assert inside or not re.match(r"flax(\.|$)", name), name_of(path)
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "flax.nnx", "tensorflow", "sklearn"])
+def test_never_imported_by_the_library(package):
+    assert users(FILES, package) == set()
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "flax.nnx", "tensorflow"])
+def test_never_imported_by_experiments_and_tests(package):
+    """Benchmarks may: they compare with other packages."""
+    tests = sorted(pathlib.Path(__file__).parent.rglob("*.py"))
+    assert users(SCRIPTS + tests, package) == set()
+
+
+def test_importing_the_library_loads_no_more_than_it_needs_and_touches_no_device():
+    program = (
+        "import sys, jax; before = dict(jax.config.values); import sparsecode_jax; "
+        "assert dict(jax.config.values) == before, 'import changed the configuration'; "
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "no_such_platform"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "sparsecode_jax" in loaded
+    assert not loaded & {"matplotlib", "torch", "transformers", "sklearn", "flax", "experiments"}
+
+
+@pytest.mark.parametrize("module", ["sparsecode_jax", *MODULES])
+def test_public_names_exist_are_sorted_and_documented(module):
+    imported = importlib.import_module(module)
+    assert inspect.getdoc(imported), "the module has no docstring"
+    names = getattr(imported, "__all__", [])
+    assert list(names) == sorted(set(names))
+    for name in names:
+        value = getattr(imported, name)
+        if (
+            "._" in module
+            or not callable(value)
+            or not getattr(value, "__module__", "").startswith("sparsecode")
+        ):
+            continue
+        text = inspect.getdoc(value)
+        assert text, f"{name} has no docstring"
+        if "Args:" in text and not inspect.isclass(value):
+            for parameter in inspect.signature(value).parameters:
+                assert re.search(rf"^\s*\**{parameter}:", text, re.MULTILINE), (
+                    f"{name} does not document {parameter}"
+                )
+
+
+def test_every_public_module_says_what_is_public():
+    for name in MODULES:
+        if not name.rpartition(".")[2].startswith("_") and ".flops." not in name:
+            assert hasattr(importlib.import_module(name), "__all__"), name
+
+
+def test_the_package_exports_its_parts():
+    parts = {name for names in LAYERS[1:4] for name in names}
+    assert parts <= set(sparsecode_jax.__all__)
+    for part in parts - {"sweep"}:  # sweep is the function
+        assert inspect.ismodule(getattr(sparsecode_jax, part))
+    assert callable(sparsecode_jax.sweep)
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", sparsecode_jax.__version__)

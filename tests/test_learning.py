@@ -1,0 +1,618 @@
+"""Training: runs that do not know of each other, of chunks, or of having been interrupted."""
+
+import functools
+import importlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sparsecode_jax as sc
+from sparsecode_jax import Lasso, encoders, learning, solvers
+from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.learning import Autoencoder, TrainData, losses
+
+from .contracts import M, N, S, as_numpy, sparse_problem
+
+fit_module = importlib.import_module("sparsecode_jax.learning.fit")  # learning.fit is the function
+KEY = jax.random.key(0)
+LINEAR = encoders.linear(M, N)
+FREE = encoders.free_codes(S, N)
+SIGNALS, DICTIONARY, CODES = sparse_problem()
+
+
+def fit(key=KEY, encoder=LINEAR, signals=SIGNALS, **kwargs):
+    """Train with the defaults of these tests: a learned dictionary, 20 steps, no bar."""
+    if not {"dictionary", "num_atoms", "params0"} & kwargs.keys():
+        kwargs["num_atoms"] = N
+    kwargs = {"num_steps": 20, "learning_rate": 0.01, "progress": None, **kwargs}
+    return learning.fit(key, encoder, signals, **kwargs)
+
+
+def host(tree):
+    """Copy a result to the host; keys become their data."""
+    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if _is_key(x) else x), tree)
+
+
+def _is_key(x):
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def assert_same_bits(a, b):
+    chex.assert_trees_all_equal(host(a), host(b), strict=True)
+
+
+def identity(params):
+    return params
+
+
+SETTINGS = {
+    "learned": {},
+    "minibatch": {"batch_size": 7},
+    "fixed_mlp": {
+        "encoder": encoders.mlp(M, N, hidden=(8,)),
+        "dictionary": DICTIONARY,
+        "loss": losses.lasso,
+    },
+    "free_codes": {"encoder": FREE},
+    "supervised": {"dictionary": DICTIONARY, "true_codes": CODES, "loss": losses.cosine},
+    "sgd": {"optimizer": optax.sgd, "batch_size": 7},
+}
+each_setting = pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
+
+
+# --- runs ------------------------------------------------------------------------------------
+
+
+@each_setting
+def test_a_batch_of_keys_is_as_many_runs(setting):
+    keys = jax.random.split(KEY, 3)
+    together = fit(keys, record=identity, record_steps=[0, 20], **setting)
+    for run, key in enumerate(keys):
+        alone = fit(key, record=identity, record_steps=[0, 20], **setting)
+        mine = jax.tree.map(lambda x, run=run: x[run], together.params)
+        chex.assert_trees_all_close(mine, alone.params, rtol=1e-5, atol=1e-6)
+        records = jax.tree.map(lambda x, run=run: x[:, run], together.records)
+        chex.assert_trees_all_close(records, alone.records, rtol=1e-5, atol=1e-6)
+        assert float(together.state.loss[run]) == pytest.approx(float(alone.state.loss), rel=1e-5)
+    first = jax.tree.leaves(together.params.encoder)[0]
+    if setting.get("encoder") is not FREE:
+        assert not np.allclose(first[0], first[1])
+
+
+def test_runs_may_have_their_own_data_dictionary_penalty_and_learning_rate():
+    problems = [sparse_problem(seed) for seed in range(3)]
+    signals, dictionaries, codes = (np.stack(x) for x in zip(*problems, strict=True))
+    keys = jax.random.split(KEY, 3)
+    own = {
+        "penalty": np.array([0.0, 0.1, 1.0], np.float32),
+        "learning_rate": np.array([1e-3, 1e-2, 0.1], np.float32),
+    }
+
+    def loss(codes, batch):
+        return losses.paper(codes, batch) + losses.cosine(codes, batch)
+
+    together = fit(
+        keys, signals=signals, dictionary=dictionaries, true_codes=codes, loss=loss, **own
+    )
+    for run in range(3):
+        alone = fit(
+            keys[run],
+            signals=signals[run],
+            dictionary=dictionaries[run],
+            true_codes=codes[run],
+            loss=loss,
+            **{name: value[run] for name, value in own.items()},
+        )
+        mine = jax.tree.map(lambda x, run=run: x[run], together.params)
+        chex.assert_trees_all_close(mine, alone.params, rtol=1e-5, atol=1e-6)
+
+
+def test_one_key_in_a_vector_has_a_run_axis_and_old_style_keys_are_keys():
+    vector, scalar = fit(KEY[None]), fit(KEY)
+    assert vector.params.dictionary.shape == (1, N, M)
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda x: x[0], vector.params), scalar.params, rtol=1e-5, atol=1e-6
+    )
+    assert_same_bits(fit(jax.random.PRNGKey(0)).params, scalar.params)
+
+
+# --- what a step computes --------------------------------------------------------------------
+
+
+def test_training_equals_gradient_descent_in_numpy():
+    """A linear encoder and a learned dictionary on the paper's loss, gradients by hand."""
+    rate, penalty = 0.5, 0.2
+    start = fit(num_steps=0).params
+    weight, bias = (np.asarray(x, np.float64) for x in start.encoder)
+    atoms, signals = np.asarray(start.dictionary, np.float64), SIGNALS.astype(np.float64)
+    for _ in range(20):
+        atoms = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+        codes = np.maximum(signals @ weight.T + bias, 0)
+        residual = 2 * (codes @ atoms - signals) / signals.size
+        upstream = (residual @ atoms.T + penalty / codes.size) * (codes > 0)
+        weight = weight - rate * upstream.T @ signals
+        bias = bias - rate * upstream.sum(axis=0)
+        atoms = atoms - rate * codes.T @ residual
+    atoms = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+    ours = fit(optimizer=optax.sgd, learning_rate=rate, penalty=penalty).params
+    moved = np.max(np.abs(np.asarray(start.dictionary) - atoms))
+    assert moved > 0.02
+    np.testing.assert_allclose(ours.encoder.weight, weight, atol=2e-6)
+    np.testing.assert_allclose(ours.encoder.bias, bias, atol=2e-6)
+    np.testing.assert_allclose(ours.dictionary, atoms, atol=2e-6)
+
+
+def test_free_codes_on_the_papers_loss_are_the_log_adam_solver():
+    """The equivalence that log_adam's docstring states, epsilon included."""
+    fitted = fit(
+        encoder=FREE, dictionary=DICTIONARY, penalty=0.3, learning_rate=0.05, num_steps=300
+    )
+    problem = Lasso(SIGNALS, DICTIONARY, np.float32(0.3 * M / (2 * N)), np.float32(0.05))
+    solver = solvers.log_adam(epsilon=1e-8 * S * M / 2)
+    codes = solvers.solve(solver, problem, num_steps=300)
+    trained = FREE.apply(fitted.params.encoder, SIGNALS)
+    assert float(jnp.max(codes)) > 0.3
+    np.testing.assert_allclose(trained, codes, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_a_scan_over_train_step_is_fit(batch_size):
+    fitted = fit(batch_size=batch_size)
+    start = fit(num_steps=0)
+    data = TrainData(jnp.asarray(SIGNALS), None, None, jnp.float32(0.01), jnp.float32(0.01))
+    state = learning.init_state(KEY, start.state.params, data)
+    step = functools.partial(learning.train_step, encoder=LINEAR, batch_size=batch_size)
+
+    @jax.jit
+    def run(state):
+        return jax.lax.scan(lambda s, _: (step(s, data), s.loss), state, length=20)[0]
+
+    chex.assert_trees_all_close(host(run(state)), host(fitted.state), rtol=1e-5, atol=1e-6)
+    assert int(fitted.state.step) == 20
+    assert eval_flops(step, state, data).total("matmul") > 4 * M * N * (batch_size or S)
+
+
+def test_minibatches_are_drawn_anew_each_step_from_the_key_and_the_step():
+    seen = []
+
+    def loss(codes, batch):
+        jax.debug.callback(lambda x: seen.append(np.asarray(x)), batch.signals)
+        return losses.paper(codes, batch)
+
+    fit(loss=loss, batch_size=7, num_steps=4)
+    jax.effects_barrier()
+    expected = []
+    for step in range(4):
+        rows = jax.random.randint(jax.random.fold_in(KEY, step), (7,), 0, S)
+        expected.append(SIGNALS[np.asarray(rows)])
+    np.testing.assert_array_equal(seen, expected)
+    assert not np.array_equal(seen[0], seen[1])
+
+
+def test_true_codes_follow_their_signals_into_a_minibatch():
+    def loss(codes, batch):
+        mismatch = jnp.sum((batch.signals - batch.true_codes @ batch.dictionary) ** 2)
+        return mismatch + 0 * jnp.sum(codes)
+
+    fitted = fit(dictionary=DICTIONARY, true_codes=CODES, loss=loss, batch_size=7, num_steps=3)
+    assert float(fitted.state.loss) < 1e-8
+
+
+@each_setting
+def test_learned_atoms_have_unit_norm_and_fixed_ones_stay(setting):
+    fitted = fit(record=identity, record_steps=[0, 5, 20], **setting)
+    for dictionary in (fitted.params.dictionary, *fitted.records.dictionary):
+        if "dictionary" in setting:
+            np.testing.assert_array_equal(dictionary, setting["dictionary"])
+        else:
+            np.testing.assert_allclose(np.linalg.norm(dictionary, axis=1), 1, rtol=1e-6)
+
+
+def test_a_fixed_dictionary_is_not_renormalized():
+    fitted = fit(dictionary=3 * DICTIONARY)
+    np.testing.assert_array_equal(fitted.params.dictionary, 3 * DICTIONARY)
+    codes = LINEAR.apply(fitted.params.encoder, SIGNALS)
+    assert codes.shape == (S, N)
+
+
+@pytest.mark.parametrize("dictionary", [None, DICTIONARY], ids=["learned", "fixed"])
+def test_sparse_coding_by_free_codes_lowers_the_loss(dictionary):
+    kwargs = {} if dictionary is None else {"dictionary": dictionary}
+    fitted = fit(
+        encoder=FREE,
+        num_steps=1500,
+        learning_rate=0.03,
+        penalty=0.01,
+        record=identity,
+        record_steps=[0, 300, 1500],
+        **kwargs,
+    )
+    values = [
+        sc.objectives.paper_loss(
+            SIGNALS, atoms, FREE.apply(encoders.FreeCodesParams(logs), SIGNALS), 0.01
+        )
+        for atoms, logs in zip(
+            fitted.records.dictionary, fitted.records.encoder.log_codes, strict=True
+        )
+    ]
+    assert values[0] > 5 * values[1] > 5 * values[2]
+    assert float(fitted.state.loss) == pytest.approx(float(values[2]), rel=0.05)
+
+
+def test_training_an_autoencoder_explains_the_signals():
+    problem = sparse_problem(5, num_samples=500)
+    fitted = fit(signals=problem.signals, num_steps=1500, batch_size=64, penalty=0.001)
+    codes = LINEAR.apply(fitted.params.encoder, problem.signals)
+    reconstruction = sc.dictionaries.reconstruct(codes, fitted.params.dictionary)
+    assert float(sc.metrics.r2(problem.signals, reconstruction)) > 0.9
+
+
+# --- losses ----------------------------------------------------------------------------------
+
+
+def test_losses_against_numpy():
+    rng = np.random.default_rng(0)
+    codes = np.abs(rng.normal(size=CODES.shape)).astype(np.float32)
+    batch = losses.Batch(SIGNALS, DICTIONARY, np.float32(0.3), CODES)
+    x, d, z, true = as_numpy((SIGNALS, DICTIONARY, codes, CODES))
+    squares = (x - z @ d) ** 2
+    expected = squares.mean() + 0.3 * np.abs(z).mean()
+    assert float(losses.paper(codes, batch)) == pytest.approx(expected, rel=1e-5)
+    expected = np.mean(0.5 * squares.sum(axis=1) + 0.3 * np.abs(z).sum(axis=1))
+    assert float(losses.lasso(codes, batch)) == pytest.approx(expected, rel=1e-5)
+    norms = np.linalg.norm(z, axis=0) * np.linalg.norm(true, axis=0)
+    expected = -np.mean((z * true).sum(axis=0) / norms)
+    assert float(losses.cosine(codes, batch)) == pytest.approx(expected, rel=1e-5)
+    assert float(losses.cosine(true, batch)) == pytest.approx(-1, abs=1e-5)
+    assert float(losses.cosine(-5 * true, batch)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.paper, losses.lasso, losses.cosine], ids=lambda f: f.__name__
+)
+def test_losses_do_not_depend_on_the_size_of_the_batch_and_have_finite_gradients(loss):
+    codes = CODES + 0.1
+    double = [np.concatenate([x, x]) for x in (SIGNALS, CODES, codes)]
+    once = loss(codes, losses.Batch(SIGNALS, DICTIONARY, 0.3, CODES))
+    twice = loss(double[2], losses.Batch(double[0], DICTIONARY, 0.3, double[1]))
+    assert float(once) == pytest.approx(float(twice), rel=1e-5)
+    dead = codes * (np.arange(N) > 2)
+    batch = losses.Batch(SIGNALS, DICTIONARY, 0.3, CODES * (np.arange(N) != 7))
+    chex.assert_tree_all_finite(jax.grad(loss)(dead.astype(np.float32), batch))
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (losses.paper, "losses.paper: there is no dictionary; pass dictionary= "),
+        (losses.lasso, "losses.lasso: there is no dictionary; pass dictionary= "),
+        (losses.cosine, "losses.cosine: there are no true codes; pass true_codes to fit"),
+    ],
+)
+def test_losses_say_what_they_miss(loss, message):
+    with pytest.raises(ValueError, match=message):
+        loss(CODES, losses.Batch(SIGNALS, None, 0.3, None))
+
+
+# --- starts and records ----------------------------------------------------------------------
+
+
+def test_no_steps_return_the_start():
+    fitted = fit(num_steps=0, record=identity, record_steps=[0])
+    assert int(fitted.state.step) == 0
+    assert np.isnan(fitted.state.loss)
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda x: x[0], fitted.records), fitted.params, rtol=1e-6
+    )
+    encoder_key, dictionary_key = jax.random.split(KEY)
+    drawn = sc.dictionaries.random(dictionary_key, num_atoms=N, num_measurements=M)
+    chex.assert_trees_all_close(
+        fitted.params, Autoencoder(LINEAR.init(encoder_key), drawn), rtol=1e-6
+    )
+
+
+def test_training_starts_at_params0():
+    start = fit(num_steps=5).params
+    again = fit(num_steps=0, params0=start).params
+    chex.assert_trees_all_close(again, start, rtol=1e-6)
+    scaled = fit(num_steps=0, params0=start._replace(dictionary=5 * start.dictionary)).params
+    chex.assert_trees_all_close(scaled, start, rtol=1e-6)
+    moved = fit(num_steps=5, params0=start)
+    assert float(moved.state.loss) < float(fit(num_steps=5).state.loss)
+    fixed = fit(num_steps=5, params0=start._replace(dictionary=None), dictionary=DICTIONARY)
+    np.testing.assert_array_equal(fixed.params.dictionary, DICTIONARY)
+    keys = jax.random.split(KEY, 2)
+    runs = fit(keys, num_steps=3).params
+    chex.assert_trees_all_close(fit(keys, num_steps=0, params0=runs).params, runs, rtol=1e-6)
+
+
+def test_a_loss_without_dictionary_needs_none():
+    start = Autoencoder(LINEAR.init(KEY), None)
+    kwargs = {"params0": start, "true_codes": CODES, "loss": losses.cosine}
+    fitted = fit(num_steps=200, **kwargs)
+    assert fitted.params.dictionary is None
+    assert float(fitted.state.loss) < float(fit(num_steps=1, **kwargs).state.loss) - 0.2
+
+
+def test_records_are_taken_at_their_steps():
+    steps = [0, 1, 7, 20]
+    fitted = fit(
+        record=lambda p: {"w": p.encoder.weight, "n": (p.dictionary**2).sum()}, record_steps=steps
+    )
+    np.testing.assert_array_equal(fitted.steps, steps)
+    assert fitted.records["w"].shape == (4, N, M)
+    np.testing.assert_allclose(fitted.records["n"], N, rtol=1e-6)
+    for step, weight in zip(steps, fitted.records["w"], strict=True):
+        np.testing.assert_array_equal(weight, fit(num_steps=step).params.encoder.weight)
+    without = fit()
+    assert without.records is None
+    assert without.steps.shape == (0,)
+
+
+# --- chunks ----------------------------------------------------------------------------------
+
+
+@each_setting
+def test_results_do_not_depend_on_where_a_run_is_cut(setting, monkeypatch):
+    straight = fit(num_steps=50, **setting)
+    recorded = fit(num_steps=50, record=identity, record_steps=[0, 1, 2, 3, 9, 31, 50], **setting)
+    assert_same_bits(straight.state, recorded.state)
+    assert_same_bits(straight.params, recorded.params)
+    monkeypatch.setattr(fit_module, "_CHUNK_SECONDS", 0.0)  # single steps
+    assert_same_bits(straight.state, fit(num_steps=50, **setting).state)
+    monkeypatch.setattr(fit_module, "_CHUNK_SECONDS", 1e9)  # chunks of 1, 10, 39
+    assert_same_bits(straight.state, fit(num_steps=50, **setting).state)
+
+
+def test_other_numbers_compile_nothing(compilations):
+    def run(keys, scale, num_steps):
+        fit(
+            keys,
+            num_steps=num_steps,
+            penalty=0.1 * scale,
+            learning_rate=0.01 * scale,
+            signals=scale * SIGNALS,
+            dictionary=scale * DICTIONARY,
+            batch_size=7,
+            record=identity,
+            record_steps=[0, 3, num_steps],
+        )
+
+    keys, others = jax.random.split(KEY, 2), jax.random.split(jax.random.key(1), 2)
+    run(keys, 1, 15)
+    assert compilations.count > 0
+    compilations.count = 0
+    run(keys, 2, 15)
+    run(others, 3, 40)
+    assert compilations.count == 0
+
+
+# --- checkpoints -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runs", [KEY, jax.random.split(KEY, 2)], ids=["one_run", "two_runs"])
+@each_setting
+def test_a_longer_run_continues_bit_by_bit(setting, runs, tmp_path):
+    kwargs = {"record": identity, "record_steps": [0, 10, 30], **setting}
+    fit(runs, num_steps=30, checkpoint=tmp_path / "c", **kwargs)
+    resumed = fit(runs, num_steps=60, checkpoint=tmp_path / "c", **kwargs)
+    straight = fit(runs, num_steps=60, **kwargs)
+    assert_same_bits(resumed, straight)
+    again = fit(runs, num_steps=60, checkpoint=tmp_path / "c", **kwargs)
+    assert_same_bits(again, straight)
+
+
+class Interrupted(BaseException):
+    """Stands for a Ctrl-C that arrives between two chunks."""
+
+
+@pytest.mark.parametrize("stop", [1, 10, 33, 59])
+def test_an_interrupted_run_continues_bit_by_bit(stop, tmp_path, monkeypatch):
+    kwargs = {
+        "num_steps": 60,
+        "batch_size": 7,
+        "record": identity,
+        "record_steps": [0, 10, 33, 34, 60],
+    }
+    straight = fit(**kwargs)
+    trained, interrupted = [], []
+
+    def run(state, data, length, **static):
+        if sum(trained) == stop and not interrupted:
+            interrupted.append(stop)
+            raise Interrupted
+        trained.append(length)
+        return original(state, data, length, **static)
+
+    original = fit_module._run
+    monkeypatch.setattr(fit_module, "_run", run)
+    monkeypatch.setattr(fit_module, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fit_module, "_CHUNK_SECONDS", 0.0)  # single steps
+    with pytest.raises(Interrupted):
+        fit(checkpoint=tmp_path / "c", **kwargs)
+    assert sum(trained) == stop
+    resumed = fit(checkpoint=tmp_path / "c", **kwargs)
+    assert sum(trained) == 60  # nothing was trained twice
+    assert_same_bits(resumed, straight)
+
+
+CHILD = """
+import functools, sys
+import jax, numpy as np, optax
+from sparsecode_jax import encoders, learning
+fit_module = sys.modules["sparsecode_jax.learning.fit"]
+fit_module._CHECKPOINT_SECONDS = 0.02
+fit_module._CHUNK_SECONDS = 0.01
+learning.fit(
+    jax.random.split(jax.random.key(0), 2), encoders.linear(8, 16), np.load(sys.argv[1]),
+    num_atoms=16, num_steps=int(sys.argv[3]), learning_rate=0.01, batch_size=7, progress=None,
+    optimizer={optimizer}, checkpoint=sys.argv[2],
+)
+"""
+
+
+def start_child(tmp_path, optimizer, num_steps):
+    np.save(tmp_path / "signals.npy", SIGNALS)
+    root = pathlib.Path(sc.__file__).parents[1]
+    program = CHILD.format(optimizer=optimizer)
+    arguments = [str(tmp_path / "signals.npy"), str(tmp_path / "c"), str(num_steps)]
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+
+
+def test_a_killed_run_continues_bit_by_bit(tmp_path):
+    num_steps = 20_000
+    child = start_child(tmp_path, "optax.adam", num_steps)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "c").exists() and time.monotonic() < deadline:
+            assert child.poll() is None
+            time.sleep(0.01)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    keys = jax.random.split(KEY, 2)
+    kwargs = {"num_steps": num_steps, "batch_size": 7}
+    left = [p for p in tmp_path.iterdir() if p.name.startswith("c")]
+    assert tmp_path / "c" in left  # and perhaps a temporary file that the kill left
+    content = importlib.import_module("flax.serialization").msgpack_restore(
+        (tmp_path / "c").read_bytes()
+    )
+    reached = int(np.max(content["leaves"]["0"]))
+    assert 0 < reached < num_steps
+    resumed = fit(keys, checkpoint=tmp_path / "c", **kwargs)
+    assert_same_bits(resumed, fit(keys, **kwargs))
+
+
+def test_a_partial_optimizer_resumes_in_another_process(tmp_path):
+    optimizer = "functools.partial(optax.adam, b1=0.5)"
+    child = start_child(tmp_path, optimizer, 20)
+    assert child.wait(timeout=120) == 0
+    keys = jax.random.split(KEY, 2)
+    kwargs = {"batch_size": 7, "optimizer": functools.partial(optax.adam, b1=0.5), "num_steps": 40}
+    resumed = fit(keys, checkpoint=tmp_path / "c", **kwargs)
+    assert_same_bits(resumed, fit(keys, **kwargs))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"key": jax.random.key(1)},
+        {"signals": SIGNALS + 1e-6},
+        {"learning_rate": 0.02},
+        {"penalty": 0.02},
+        {"batch_size": 8},
+        {"optimizer": optax.sgd},
+        {"optimizer": functools.partial(optax.adam, b1=0.5)},
+        {"loss": losses.lasso},
+        {"encoder": encoders.linear(M, N, use_bias=False)},
+        {"encoder": encoders.mlp(M, N, hidden=())},
+        {"record": identity, "record_steps": [3]},
+        {"dictionary": DICTIONARY},
+        {"key": jax.random.split(KEY, 2)},
+    ],
+    ids=lambda other: "-".join(other),
+)
+def test_a_checkpoint_of_another_run_is_refused_and_left(other, tmp_path):
+    fit(num_steps=3, batch_size=7, checkpoint=tmp_path / "c")
+    before = (tmp_path / "c").read_bytes()
+    with pytest.raises(ValueError, match="c belongs to another run: its data, settings or initial"):
+        fit(**{"num_steps": 3, "batch_size": 7, "checkpoint": tmp_path / "c", **other})
+    assert (tmp_path / "c").read_bytes() == before
+
+
+def test_a_checkpoint_beyond_the_last_step_is_refused(tmp_path):
+    fit(num_steps=30, checkpoint=tmp_path / "c")
+    before = (tmp_path / "c").read_bytes()
+    with pytest.raises(ValueError, match=r"fit: .*30"):
+        fit(num_steps=10, checkpoint=tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == before
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_and_left(tmp_path):
+    (tmp_path / "c").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="c is not a checkpoint"):
+        fit(checkpoint=tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == b"precious"
+
+
+# --- divergence ------------------------------------------------------------------------------
+
+DIVERGING = {
+    "encoder": FREE,
+    "learning_rate": np.array([1e-3, 1e30], np.float32),
+    "key": jax.random.split(KEY, 2),
+}
+
+
+def test_a_diverging_run_is_named(monkeypatch):
+    monkeypatch.setattr(fit_module, "_CHUNK_SECONDS", 0.0)
+    message = r"fit: the loss of run 1 \(of 2\) is not finite at step 2; .*Lower the learning rate"
+    with pytest.raises(FloatingPointError, match=message):
+        fit(**DIVERGING)
+
+
+def test_the_step_of_divergence_is_true_whatever_the_chunks(monkeypatch):
+    monkeypatch.setattr(fit_module, "_CHUNK_SECONDS", 1e9)  # looks at steps 1, 11, 20
+    with pytest.raises(FloatingPointError, match="run 1 .* is not finite (at step 2|by step 11);"):
+        fit(**DIVERGING)
+
+
+def test_divergence_keeps_the_last_checkpoint_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_module, "_CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(fit_module, "_CHECKPOINT_SECONDS", 0.0)
+    with pytest.raises(FloatingPointError, match="c holds the state of an earlier step"):
+        fit(checkpoint=tmp_path / "c", **DIVERGING)
+    assert (tmp_path / "c").exists()
+
+
+def test_divergence_does_not_speak_of_a_checkpoint_that_was_never_written(tmp_path):
+    with pytest.raises(FloatingPointError) as caught:
+        fit(checkpoint=tmp_path / "c", **DIVERGING)
+    assert not (tmp_path / "c").exists()
+    assert "holds the state" not in str(caught.value)
+
+
+# --- the rest --------------------------------------------------------------------------------
+
+
+def test_double_precision():
+    with jax.enable_x64(True):
+        double = fit(signals=SIGNALS.astype(np.float64))
+    assert double.params.encoder.weight.dtype == np.float64
+    single = fit(params0=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), double.params))
+    assert np.all(np.isfinite(single.state.loss))
+
+
+def test_integer_signals_are_cast():
+    fitted = fit(signals=np.round(3 * SIGNALS).astype(int), num_steps=2)
+    assert fitted.params.dictionary.dtype == jnp.float32
+
+
+def test_the_bar_is_labelled_or_absent(capfd):
+    fit(progress=None)
+    assert capfd.readouterr() == ("", "")
+    fit(progress="training the SAE", num_steps=3)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "training the SAE" in err
+    assert "3/3" in err
+    assert "loss" in err
+
+
+def test_all_of_fit_is_public():
+    assert {"fit", "train_step", "init_state", "losses"} <= set(learning.__all__)
+    assert learning.fit is fit_module.fit
