@@ -305,14 +305,18 @@ def test_leading_axes_agree(case):
 
 
 @each_solver
-def test_dtype_is_kept(case):
-    for dtype in ("float32", "float64", *(["bfloat16"] if case.proximal else [])):
-        with jax.enable_x64(dtype == "float64"):
+@pytest.mark.parametrize("x64", [False, True])
+def test_dtype_is_kept(case, x64):
+    wide = np.float64 if x64 else np.float32
+    narrow = ["float32", *(["bfloat16"] if case.proximal else [])]
+    with jax.enable_x64(x64):
+        for dtype in ["float64", *narrow] if x64 else narrow:
             problem = case.lasso(jnp.dtype(dtype))
             assert case.solve(problem, 3).dtype == jnp.dtype(dtype)
-            # the numbers beside the signals do not decide
-            loose = problem._replace(penalty=PENALTY, step_size=np.float64(problem.step_size))
-            assert case.solve(loose, 3).dtype == jnp.dtype(dtype)
+            # The numbers beside the signals and the dictionary do not decide.
+            loose = problem._replace(penalty=wide(PENALTY), step_size=wide(problem.step_size))
+            codes0 = np.zeros((S, N), wide)
+            assert case.solve(loose, 3, codes0).dtype == jnp.dtype(dtype)
 
 
 @each_proximal

@@ -1,0 +1,80 @@
+"""Every solver, encoder and training step of the package, against the counting-scalar oracle."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sparsecode_jax as sc
+from sparsecode_jax.learning import Autoencoder, TrainData, init_state, losses, train_step
+
+from .test_oracle import check
+
+M, N, S = 3, 5, 2
+_rng = np.random.default_rng(1)
+D = jnp.asarray(sc.dictionaries.normalize(_rng.normal(size=(N, M)).astype(np.float32)))
+X = jnp.asarray(_rng.normal(size=(S, M)).astype(np.float32))
+CODES = jnp.asarray(np.abs(_rng.normal(size=(S, N))).astype(np.float32))
+KEY = jax.random.key(0)
+
+SOLVERS = {
+    "ista": sc.solvers.ista(),
+    "ista signed": sc.solvers.ista(prox=sc.prox.soft_threshold),
+    "fista": sc.solvers.fista(),
+    "fista restart": sc.solvers.fista(restart=sc.solvers.gradient_restart),
+    "log_adam": sc.solvers.log_adam(),
+    "omp": sc.solvers.orthogonal_matching_pursuit(2),
+    "ols": sc.solvers.orthogonal_least_squares(2),
+    "ols signed": sc.solvers.orthogonal_least_squares(2, score=sc.solvers.signed),
+}
+ENCODERS = {
+    "linear": sc.encoders.linear(M, N),
+    "linear, no bias": sc.encoders.linear(M, N, use_bias=False),
+    "mlp": sc.encoders.mlp(M, N, hidden=(4,)),
+    "mlp, deep": sc.encoders.mlp(M, N, hidden=(4, 3), use_bias=False),
+    "free codes": sc.encoders.free_codes(S, N),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solvers(name):
+    def run(x, d):
+        problem = sc.Lasso(x, d, jnp.float32(0.05), jnp.float32(0.1))
+        return sc.solvers.solve(SOLVERS[name], problem, num_steps=2)
+
+    check(run, X, D)
+
+
+def test_step_size():
+    check(functools.partial(sc.dictionaries.step_size, num_squarings=2), D)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders(name):
+    encoder = ENCODERS[name]
+    check(encoder.apply, encoder.init(KEY), X)
+
+
+@pytest.mark.parametrize("loss", [losses.paper, losses.lasso, losses.cosine])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_training_steps(name, loss):
+    """The whole step: projection, gradient, update.
+
+    The cosine's gradients vanish where a latent is silent, and Adam's first step divides them by
+    their own size, so that rounding decides its values: plain gradient descent there.
+    """
+    optimizer = optax.sgd if loss is losses.cosine else optax.adam
+    encoder = ENCODERS[name]
+    params = Autoencoder(encoder.init(KEY), D)
+    data = TrainData(X, CODES, None, jnp.float32(0.01), jnp.float32(0.001))
+    state = init_state(KEY, params, data, optimizer=optimizer)
+
+    def step(params, optimizer_state):
+        before = state._replace(params=params, optimizer=optimizer_state)
+        after = train_step(before, data, encoder=encoder, loss=loss, optimizer=optimizer)
+        return after.params, after.loss
+
+    check(step, params, state.optimizer)
