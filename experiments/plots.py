@@ -108,7 +108,6 @@ def _published(axis: Any, panel: str) -> None:
 
 TRUTH_FREE = {  # label, color, marker
     "sae": ("SAE, one pass", "#56B4E9", "o"),
-    "ols": ("orthogonal least squares, 1-6 atoms", "black", "-", "*"),
     "sae_fista": ("SAE + FISTA (warm start)", "#CC79A7", "v"),
     "fista_on_sae": ("FISTA, SAE's dictionary", "#009E73", "s"),
     "fista": ("FISTA, learned dictionary", "#E69F00", "^"),

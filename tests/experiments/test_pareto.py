@@ -1,5 +1,6 @@
 """The main job in its short version, its selection rule, and interruption by a real kill."""
 
+import dataclasses
 import os
 import pathlib
 import signal
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import sparsecode_jax as sc
-from experiments import accounts, frontier, paper, pareto, settings, truth_free
+from experiments import accounts, frontier, natural_images, paper, pareto, settings, truth_free
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -173,3 +174,20 @@ def test_penalty_is_found_by_the_target_l0():
     penalty = truth_free.find_penalty(signals, atoms, 3.0)
     codes = sc.sparse_encode(signals, atoms, penalty, solver=truth_free.SOLVER, num_steps=50)
     assert abs(float(sc.metrics.l0(codes)) - 3.0) < 0.1
+
+
+def test_natural_images_end_to_end(tmp_path):
+    config = dataclasses.replace(truth_free.QUICK, num_atoms=160)
+    natural_images.main(config, tmp_path)
+    for name in ("natural_images.npz", "natural_images.txt", "natural_images_atoms.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    result = truth_free.load(tmp_path, "natural_images")
+    assert result.dictionaries["sae"].shape == (3, 160, 144)
+
+
+def test_patches_are_whitened_scaled_and_apart():
+    train, test = natural_images.patches(num_patches=400)
+    assert train.shape == (400, 144)
+    assert test.shape == (100, 144)
+    np.testing.assert_allclose(np.mean(np.sum(train**2, axis=1)), 1, rtol=1e-5)
+    np.testing.assert_allclose(train.mean(axis=1), 0, atol=1e-6)
