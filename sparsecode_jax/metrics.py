@@ -266,6 +266,7 @@ def nearest_neighbor_cosine(dictionary: ArrayLike) -> Array:
 
 def _standardize(codes: Array) -> Array:
     """Center columns and scale them to unit norm; constant columns become 0."""
+    codes = codes.astype(jnp.promote_types(codes.dtype, jnp.float32))
     mean = jnp.mean(codes, axis=-2, keepdims=True)
     centered = codes - mean
     squares = jnp.sum(centered**2, axis=-2, keepdims=True)

@@ -507,6 +507,19 @@ def test_a_partial_optimizer_resumes_in_another_process(tmp_path):
     assert_same_bits(resumed, fit(keys, **kwargs))
 
 
+def test_a_run_is_named_alike_in_every_process():
+    """No address of an object may enter the fingerprint."""
+    functions = (
+        optax.adam,
+        functools.partial(optax.adam, b1=0.5),
+        functools.partial(losses.lasso, transform=jnp.exp),
+        functools.partial(functools.partial(losses.lasso, loss=losses.paper), losses.cosine),
+    )
+    names = [fit_module._name(fn) for fn in functions]
+    assert len(set(names)) == len(names)
+    assert not [name for name in names if " at 0x" in name]
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -595,6 +608,23 @@ def test_double_precision():
     assert double.params.encoder.weight.dtype == np.float64
     single = fit(params0=jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), double.params))
     assert np.all(np.isfinite(single.state.loss))
+
+
+@pytest.mark.parametrize("loss", [losses.paper, losses.cosine], ids=["paper", "cosine"])
+@pytest.mark.parametrize("encoder", [LINEAR, FREE], ids=["linear", "free_codes"])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_single_precision_signals_in_double_precision_mode(loss, encoder, fixed):
+    kwargs = {"dictionary": DICTIONARY} if fixed else {"num_atoms": N}
+    with jax.enable_x64(True):
+        fitted = fit(encoder=encoder, true_codes=CODES, loss=loss, num_steps=2, **kwargs)
+        assert np.isfinite(fitted.state.loss)
+
+
+def test_a_loss_may_be_of_lower_precision_than_the_parameters():
+    def loss(codes, batch):
+        return jnp.mean((codes - batch.true_codes) ** 2).astype(jnp.bfloat16)
+
+    assert np.isfinite(fit(true_codes=CODES, loss=loss, num_steps=2).state.loss)
 
 
 def test_integer_signals_are_cast():

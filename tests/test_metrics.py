@@ -160,6 +160,16 @@ def test_mcc_in_every_dtype():
     assert float(metrics.mcc(integers, integers)) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("mean", [3.0, 10.0, -50.0])
+def test_dense_latents_are_not_mistaken_for_constant_ones(dtype, mean):
+    """Every value is resolved: the spread is at least four times the spacing of the numbers."""
+    true = np.random.default_rng(0).normal(size=(500, 6)) * abs(mean) / 10 + mean
+    true = jnp.asarray(true, dtype)
+    for fn in (metrics.mcc, metrics.latent_correlation):
+        assert float(fn(true, true)) == pytest.approx(1, abs=0.02)
+
+
 # --- latent correlation ----------------------------------------------------------------------
 
 

@@ -277,6 +277,9 @@ def _fingerprint(
 def _name(fn: Any) -> str:
     """Name a function the same way in every process."""
     if isinstance(fn, functools.partial):
-        keywords = sorted(fn.keywords.items())
-        return f"partial({_name(fn.func)}, {fn.args}, {keywords})"
+        args = [_name(arg) for arg in fn.args]
+        keywords = [(key, _name(value)) for key, value in sorted(fn.keywords.items())]
+        return f"partial({_name(fn.func)}, {args}, {keywords})"
+    if not callable(fn):
+        return repr(fn)
     return f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__name__)}"

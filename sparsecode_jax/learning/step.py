@@ -115,6 +115,7 @@ def train_step(
         gradients, state.optimizer, params
     )
     params = optax.apply_updates(params, updates)
+    value = value.astype(state.loss.dtype)
     return TrainState(state.step + 1, state.key, params, optimizer_state, value)
 
 
