@@ -81,6 +81,7 @@ def train(
     record_steps: Sequence[int],
     checkpoint: pathlib.Path | None = None,
     progress: str | None = None,
+    run: int | None = None,
 ) -> Fit:
     """Train all runs of a method as the authors did and record its parameters.
 
@@ -91,6 +92,7 @@ def train(
       record_steps: numbers of updates after which to record.
       checkpoint: file to resume from.
       progress: label of the bar; None names the method.
+      run: train this encoder run alone (its run axis has length 1); None trains all together.
 
     Returns:
       The fit; records are the Autoencoder (the dictionary alone for sparse coding).
@@ -122,11 +124,12 @@ def train(
         )
     assert not isinstance(hidden, str)
     supervised = setting == "known_codes"
+    chosen = slice(None) if run is None else slice(run, run + 1)
     return sc.learning.fit(
-        keys,
+        keys[chosen],
         encoder(setting, hidden),
         problem.train_signals,
-        params0=start(setting, hidden),
+        params0=jax.tree.map(lambda leaf: leaf[chosen], start(setting, hidden)),
         true_codes=problem.train_codes if supervised else None,
         dictionary=problem.dictionary if setting == "known_dictionary" else None,
         loss=losses.cosine if supervised else losses.paper,
