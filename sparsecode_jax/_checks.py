@@ -24,7 +24,7 @@ def concrete(x: Any) -> bool:
 def real(name: str, *arrays: Any) -> None:
     """Raise if an array holds complex numbers."""
     for array in arrays:
-        dtype = jnp.result_type(array)
+        dtype = jnp.asarray(array).dtype
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
                 f"{name}: got {dtype} numbers; real numbers are expected. "
