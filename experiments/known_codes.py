@@ -3,7 +3,7 @@
 Claim: trained on the authors' data from the authors' weights, the encoders follow the published
 curves of the signed per-latent correlation on test signals.
 
-Command: ``python -m experiments.known_codes`` (4 minutes on 2 cores; ``--quick`` 10 seconds).
+Command: ``python -m experiments.known_codes`` (6 minutes on 2 cores; ``--quick`` 10 seconds).
 Expected, mean of 5 runs at steps 100 / 1,000 / 19,990: SAE .2733 / .8592 / .8624; final MLP32
 .9006, MLP256 .8998, MLP1024 .9501, each with a spread over runs of .01 to .05.
 """

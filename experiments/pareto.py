@@ -5,7 +5,7 @@ inference-time optimisation (MCC .9667 with the known dictionary) for hundreds o
 than the published optimiser spent, and beats every one-pass encoder; with a learned dictionary all
 methods are limited by the dictionary.
 
-Command: ``make pareto``, or ``python -m experiments.pareto`` (4 minutes on 2 cores).
+Command: ``make pareto``, or ``python -m experiments.pareto`` (5 minutes on 2 cores).
 ``--plot-only`` redraws the figure from the results, ``--quick`` is a short version for tests, and
 ``--signals my.npy`` compares methods on your own data, where no truth is known.
 """

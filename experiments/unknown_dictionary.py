@@ -4,7 +4,7 @@ Claim: from the authors' data and weights, latent and dictionary MCC follow the 
 The published dictionary MCC is |Pearson| across atom coordinates with the optimal assignment; its
 chance level for 16 random atoms in 8 dimensions is .67.
 
-Command: ``python -m experiments.unknown_dictionary`` (12 minutes on 2 cores, most of it the
+Command: ``python -m experiments.unknown_dictionary`` (16 minutes on 2 cores, most of it the
 authors' 10,000-step test optimisation at 80 log points twice; ``--quick`` 15 seconds).
 Expected latent MCC: SAE .4656 / .5147 / .5244 at 0 / 1,000 / 10,000; sparse coding .4150 / .3216 /
 .3571 / .5987 / .6694 / .6907 at 0 / 1,000 / 5,000 / 10,000 / 20,000 / 39,500, with dictionary MCC
