@@ -24,6 +24,7 @@ __all__ = [
     "paper_loss",
     "penalty_from_paper",
     "reconstruction_error",
+    "relative_error",
 ]
 
 
@@ -41,6 +42,23 @@ def reconstruction_error(signals: Array, dictionary: Array, codes: Array) -> Arr
     _checks.objective("reconstruction_error", signals, dictionary, codes, 0.0)
     residual = signals - reconstruct(codes, dictionary)
     return 0.5 * jnp.sum(residual * residual, axis=-1)
+
+
+def relative_error(signals: Array, dictionary: Array, codes: Array) -> Array:
+    """Return the squared error of each signal as a fraction of its squared norm.
+
+    Args:
+      signals: (..., M). **Traced**.
+      dictionary: (N, M). **Traced**.
+      codes: (..., N). **Traced**.
+
+    Returns:
+      (...,): 1 for zero codes; of a zero signal the squared error itself.
+    """
+    _checks.objective("relative_error", signals, dictionary, codes, 0.0)
+    residual = signals - reconstruct(codes, dictionary)
+    norm = jnp.sum(signals * signals, axis=-1)
+    return jnp.sum(residual * residual, axis=-1) / jnp.where(norm > 0, norm, 1)
 
 
 def lasso(signals: Array, dictionary: Array, codes: Array, penalty: ArrayLike) -> Array:

@@ -43,12 +43,20 @@ class Solver(NamedTuple):
       codes: ``(state) -> codes`` of shape (..., N).
       step_size: ``(dictionary) -> ()``, the step size :func:`~sparsecode_jax.sparse_encode` takes
         when it is given none; None means ``dictionaries.step_size``.
+      gap: ``(state, problem) -> (...,)``, how far each signal is from done, for
+        :func:`~sparsecode_jax.solvers.solve_to_tolerance`: the relative duality gap of the lasso
+        for solvers that minimise it, the relative squared error for pursuits. None where there is
+        no such measure.
+
+    A state is a pytree. Each of its arrays either leads with the signals' leading axes or is shared
+    by all signals; a shared array that changes from step to step is a scalar.
     """
 
     init: Callable[..., PyTree]
     step: Callable[[PyTree, Lasso], PyTree]
     codes: Callable[[PyTree], Array]
     step_size: Callable[[Array], Array] | None = None
+    gap: Callable[[PyTree, Lasso], Array] | None = None
 
 
 class Encoder(NamedTuple):

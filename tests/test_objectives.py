@@ -233,3 +233,14 @@ def test_cost_of_the_duality_gap(s, m, n):
     arrays = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
     assert eval_flops(objectives.duality_gap, *arrays).total("matmul") == s * 4 * m * n
     assert "4MN a signal in matrix products" in docstring(objectives.duality_gap)
+
+
+def test_relative_error_is_the_fraction_of_energy_left():
+    rng = np.random.default_rng(0)
+    signals, dictionary = rng.normal(size=(4, 3)), rng.normal(size=(6, 3))
+    codes = rng.normal(size=(4, 6))
+    expected = np.sum((signals - codes @ dictionary) ** 2, axis=1) / np.sum(signals**2, axis=1)
+    found = sc.objectives.relative_error(signals, dictionary, codes)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    zero = sc.objectives.relative_error(np.zeros((1, 3)), dictionary, np.zeros((1, 6)))
+    np.testing.assert_array_equal(zero, 0)
