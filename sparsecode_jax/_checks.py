@@ -176,6 +176,22 @@ def positive(name: str, **values: Any) -> None:
                 )
 
 
+def nonnegative(name: str, **values: Any) -> None:
+    """Raise unless each number is finite and >= 0."""
+    for label, value in values.items():
+        if not (np.isfinite(value) and value >= 0):
+            raise ValueError(f"{name}: {label} is {value}; a finite number >= 0 is expected.")
+
+
+def groups(name: str, shape: tuple[int, ...], group_size: int) -> None:
+    """Raise unless groups of equal size divide the last axis."""
+    if not shape or shape[-1] % group_size:
+        raise ValueError(
+            f"{name}: {shape[-1] if shape else 0} atoms (shape {shape}) are not a multiple of the "
+            f"group size {group_size}. Order the atoms in groups of equal size, or pad them."
+        )
+
+
 def count(name: str, label: str, value: Any, minimum: int = 1) -> int:
     """Return a static integer of at least ``minimum``, or raise."""
     if isinstance(value, jax.core.Tracer):
@@ -216,6 +232,47 @@ def lasso(name: str, problem: Any, codes0: Any = None) -> None:
         expected = signals.shape[:-1] + dictionary.shape[:1]
         codes_shape(name, "the starting codes", codes0, expected)
         finite(name, codes0=codes0)
+
+
+def prepared(name: str, problem: Any, codes0: Any) -> tuple[Any, Any]:
+    """Return a Lasso and a warm start in the signals' dtype, or raise."""
+    signals, dictionary = floating(name, problem.signals, problem.dictionary)
+    start = () if codes0 is None else (codes0,)
+    real(name, problem.penalty, problem.step_size, *start)
+    numbers = (jnp.asarray(x, signals.dtype) for x in (problem.penalty, problem.step_size))
+    problem = type(problem)(signals, dictionary, *numbers)
+    codes0 = None if codes0 is None else jnp.asarray(codes0, signals.dtype)
+    lasso(name, problem, codes0)
+    return problem, codes0
+
+
+def measurable(name: str, solver: Any) -> None:
+    """Raise unless a solver says how far a signal is from done."""
+    if solver.gap is None and solver.prox is None:
+        raise ValueError(
+            f"{name}: the solver has neither a gap nor a prox, so nothing says when a signal is "
+            "done. Give it one (see Solver), or run solve with a number of steps."
+        )
+
+
+def separable(name: str, prox: Any, is_separable: bool) -> None:
+    """Raise unless a penalty is a sum over atoms."""
+    if not is_separable:
+        raise ValueError(
+            f"{name}: got the penalty of {prox}; nonnegative_soft_threshold, soft_threshold or an "
+            "elastic_net is expected. Use fista or sparsa, and differentiate through solve."
+        )
+
+
+def steps_or_tolerance(name: str, num_steps: Any, tolerance: Any) -> None:
+    """Raise unless exactly one of the two is given."""
+    if (num_steps is None) == (tolerance is None):
+        given = "neither" if num_steps is None else "both"
+        raise ValueError(
+            f"{name}: {given} of num_steps and tolerance given; exactly one is expected. "
+            "num_steps=100 runs 100 iterations; tolerance=1e-5 stops each signal at that relative "
+            "duality gap."
+        )
 
 
 def num_active(name: str, value: Any, num_atoms: int) -> None:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from sparsecode_jax import _checks
 from sparsecode_jax.dictionaries import correlate, reconstruct
-from sparsecode_jax.prox import nonnegative_soft_threshold
+from sparsecode_jax.prox import dual_norm, nonnegative_soft_threshold, ridge, value
 from sparsecode_jax.types import Array, ArrayLike
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "penalty_from_paper",
     "reconstruction_error",
     "relative_error",
+    "residual_gap",
 ]
 
 
@@ -122,7 +123,8 @@ def duality_gap(
       dictionary: (N, M). **Traced**.
       codes: (..., N). **Traced**.
       penalty: () or (N,), > 0. **Traced**.
-      prox: ``nonnegative_soft_threshold`` or ``soft_threshold``: the sign constraint. **Static**.
+      prox: the proximal operator of the penalty: by its sign, the lasso of non-negative or of
+        signed codes; an elastic net or a group lasso. **Static**.
 
     Returns:
       (...,), >= 0 up to rounding and 0 exactly at the optimum; 0 for a zero signal with zero codes.
@@ -131,18 +133,55 @@ def duality_gap(
     """
     _checks.objective("duality_gap", signals, dictionary, codes, penalty)
     residual = signals - reconstruct(codes, dictionary)
-    penalty = jnp.broadcast_to(jnp.asarray(penalty, residual.dtype), dictionary.shape[:1])
-    # prox(., 0) keeps what the sign constraint lets through: |.| if signed, max(., 0) if not.
-    violation = jnp.abs(prox(correlate(residual, dictionary), jnp.zeros_like(penalty)))
-    scales = jnp.where(violation > 0, penalty / jnp.where(violation > 0, violation, 1), jnp.inf)
-    energy = jnp.sum(residual * residual, axis=-1)
+    correlations = correlate(residual, dictionary)
+    return residual_gap(signals, residual, correlations, codes, penalty, prox=prox)
+
+
+def residual_gap(
+    signals: Array,
+    residual: Array,
+    correlations: Array,
+    codes: Array,
+    penalty: ArrayLike,
+    *,
+    prox: Callable = nonnegative_soft_threshold,
+) -> Array:
+    """Return the relative duality gap from a residual and correlations that are at hand.
+
+    Args:
+      signals: (..., M). **Traced**.
+      residual: ``signals - codes @ dictionary``, (..., M). **Traced**.
+      correlations: ``residual @ dictionary.T``, (..., N). **Traced**.
+      codes: (..., N). **Traced**.
+      penalty: () or (N,), > 0. **Traced**.
+      prox: the proximal operator of the penalty. **Static**.
+
+    Returns:
+      (...,), as :func:`duality_gap`, without its matrix products.
+    """
+    penalty = jnp.asarray(penalty, residual.dtype)
+    weight = ridge(prox, penalty)
+    if isinstance(weight, float):
+        squares = jnp.zeros((), residual.dtype)
+    else:  # an elastic net is a lasso whose atoms have one more measurement each
+        correlations = correlations - weight * codes
+        squares = jnp.sum(weight * codes * codes, axis=-1)
+    norm = dual_norm(prox, correlations, penalty)
+    return gap_of_parts(signals, residual, norm, value(prox, codes, penalty), squares)
+
+
+def gap_of_parts(
+    signals: Array, residual: Array, norm: Array, penalty: Array, squares: Array
+) -> Array:
+    """Return the relative duality gap from a dual norm, the penalty and the ridge, (...,) each."""
+    energy = jnp.sum(residual * residual, axis=-1) + squares
     best = jnp.sum(signals * residual, axis=-1) / jnp.where(energy > 0, energy, 1)
-    scale = jnp.clip(best, 0, jnp.min(scales, axis=-1))
-    primal = 0.5 * energy + jnp.sum(penalty * jnp.abs(codes), axis=-1)
+    scale = jnp.clip(best, 0, jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), jnp.inf))
+    primal = 0.5 * (energy - squares) + penalty
     difference = signals - scale[..., None] * residual
-    norm = 0.5 * jnp.sum(signals * signals, axis=-1)
-    dual = norm - 0.5 * jnp.sum(difference * difference, axis=-1)
-    return (primal - dual) / jnp.where(norm > 0, norm, 1)
+    half = 0.5 * jnp.sum(signals * signals, axis=-1)
+    dual = half - 0.5 * jnp.sum(difference * difference, axis=-1) - 0.5 * scale**2 * squares
+    return (primal - dual) / jnp.where(half > 0, half, 1)
 
 
 def kkt_residual(

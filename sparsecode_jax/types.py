@@ -44,12 +44,13 @@ class Solver(NamedTuple):
       step_size: ``(dictionary) -> ()``, the step size :func:`~sparsecode_jax.sparse_encode` takes
         when it is given none; None means ``dictionaries.step_size``.
       gap: ``(state, problem) -> (...,)``, how far each signal is from done, for
-        :func:`~sparsecode_jax.solvers.solve_to_tolerance`: the relative duality gap of the lasso
-        for solvers that minimise it, the relative squared error for pursuits. None where there is
-        no such measure.
+        :func:`~sparsecode_jax.solvers.solve_to_tolerance`, such as a pursuit's relative squared
+        error; None means the relative duality gap of the codes, if there is a ``prox``.
+      prox: the proximal operator of the penalty whose sum with the squared error the solver
+        minimises; None if it minimises no such sum.
 
     A state is a pytree. Each of its arrays either leads with the signals' leading axes or is shared
-    by all signals; a shared array that changes from step to step is a scalar.
+    by all signals; how a shared array changes from step to step does not depend on the signals.
     """
 
     init: Callable[..., PyTree]
@@ -57,6 +58,7 @@ class Solver(NamedTuple):
     codes: Callable[[PyTree], Array]
     step_size: Callable[[Array], Array] | None = None
     gap: Callable[[PyTree, Lasso], Array] | None = None
+    prox: Callable[[Array, Array], Array] | None = None
 
 
 class Encoder(NamedTuple):

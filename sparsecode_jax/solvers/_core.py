@@ -9,12 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax.solvers._tolerance import solve_to_tolerance
 from sparsecode_jax.solvers.fista import fista
+from sparsecode_jax.solvers.sparsa import sparsa
+from sparsecode_jax.solvers.working_set import working_set
 from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
 
 __all__ = ["solve", "sparse_encode", "trajectory"]
 
-_FISTA = fista()  # factories are cached: this is the object that every fista() returns
+_MANY_ATOMS = 1024  # from here a working set is cheaper than products with the whole dictionary
+_MOST_STEPS = 10_000
 
 
 def solve(
@@ -36,7 +40,7 @@ def solve(
 
     **Cost**: ``num_steps`` times the solver's step.
     """
-    problem, codes0 = _prepare("solve", problem, codes0)
+    problem, codes0 = _checks.prepared("solve", problem, codes0)
     _checks.count("solve", "num_steps", num_steps, minimum=0)
     return _solve(solver, problem, codes0, num_steps)
 
@@ -73,7 +77,7 @@ def trajectory(
 
     **Cost**: ``num_steps`` solver steps and the records.
     """
-    problem, codes0 = _prepare("trajectory", problem, codes0)
+    problem, codes0 = _checks.prepared("trajectory", problem, codes0)
     _checks.count("trajectory", "num_steps", num_steps, minimum=0)
     _checks.count("trajectory", "record_every", record_every)
     return _trajectory(solver, problem, codes0, num_steps, record, record_every)
@@ -84,8 +88,9 @@ def sparse_encode(
     dictionary: ArrayLike,
     penalty: ArrayLike,
     *,
-    solver: Solver = _FISTA,
-    num_steps: int,
+    num_steps: int | None = None,
+    tolerance: ArrayLike | None = None,
+    solver: Solver | None = None,
     codes0: ArrayLike | None = None,
     step_size: ArrayLike | None = None,
 ) -> Array:
@@ -94,13 +99,19 @@ def sparse_encode(
     .. math:: \min_{z \ge 0} \tfrac12 \|x - z D\|^2 + \lambda \|z\|_1
 
     Codes are non-negative by default; pass ``solver=fista(prox=soft_threshold)`` for signed codes.
+    Say when to stop: after ``num_steps`` iterations, or once the relative duality gap of every
+    signal is within ``tolerance`` (and after 10,000 iterations in any case; for flags of
+    convergence see :func:`solve_to_tolerance`).
 
     Args:
       signals: (..., M); any leading axes. **Traced**.
       dictionary: (N, M), one atom per row; used as it is, never renormalised. **Traced**.
       penalty: the l1 weight, () or (N,); scikit-learn's ``sparse_encode(alpha)``. **Traced**.
-      solver: ``fista()`` unless given. **Static**.
       num_steps: iterations. **Static**.
+      tolerance: the largest relative duality gap; 1e-5 is near what float32 can reach. Derivatives
+        are then those of the exact solution, by implicit differentiation. **Traced**.
+      solver: None takes ``fista()`` for ``num_steps``; for ``tolerance`` it takes ``sparsa()``, or
+        ``working_set()`` from 1,024 atoms on. **Static**.
       codes0: (..., N), a warm start. **Traced**.
       step_size: (); None takes the solver's own choice (1/L for proximal gradient, where L is
         the squared spectral norm of the dictionary). **Traced**.
@@ -109,41 +120,48 @@ def sparse_encode(
       Codes (..., N).
 
     Raises:
-      ValueError: shapes that disagree, non-finite or negative numbers, a zero atom, no signal.
+      ValueError: shapes that disagree, non-finite or negative numbers, a zero atom, no signal; not
+        exactly one of ``num_steps`` and ``tolerance``.
 
-    **Cost**: ``num_steps`` solver steps, plus ``dictionaries.step_size`` once if no step is given.
+    **Cost**: that of :func:`solve` or :func:`solve_to_tolerance`, plus ``dictionaries.step_size``
+    once if no step is given and the solver needs one.
 
     Example:
       >>> import jax, sparsecode_jax as sc
       >>> problem = sc.synthetic.sample_problem(
       ...     jax.random.key(0), 3, num_samples=100, num_measurements=16, num_atoms=32)
-      >>> codes = sc.sparse_encode(problem.signals, problem.dictionary, 0.02, num_steps=200)
+      >>> codes = sc.sparse_encode(problem.signals, problem.dictionary, 0.02, tolerance=1e-5)
       >>> bool(sc.metrics.mcc(problem.codes, codes) > 0.95)
       True
     """
     name = "sparse_encode"
+    _checks.steps_or_tolerance(name, num_steps, tolerance)
     signals, dictionary = _checks.floating(name, signals, dictionary)
     _checks.dictionary_matrix(name, dictionary)
+    check_every = 1
+    if solver is None and num_steps is not None:
+        solver = fista()
+    elif solver is None and dictionary.shape[0] >= _MANY_ATOMS:
+        solver = working_set()
+    elif solver is None:
+        solver, check_every = sparsa(), 5
     if step_size is None:
         choose = dictionaries.step_size if solver.step_size is None else solver.step_size
         step_size = _step_size(choose, dictionary)
-    problem, codes0 = _prepare(
-        name, Lasso(signals, dictionary, jnp.asarray(penalty), jnp.asarray(step_size)), codes0
-    )
+    problem = Lasso(signals, dictionary, jnp.asarray(penalty), jnp.asarray(step_size))
+    if tolerance is not None:
+        _checks.positive(name, tolerance=tolerance)
+        return solve_to_tolerance(
+            solver,
+            problem,
+            tolerance=tolerance,
+            max_steps=_MOST_STEPS,
+            check_every=check_every,
+            codes0=codes0,
+        )[0]
+    problem, codes0 = _checks.prepared(name, problem, codes0)
     _checks.count(name, "num_steps", num_steps, minimum=0)
     return _solve(solver, problem, codes0, num_steps)
-
-
-def _prepare(name: str, problem: Lasso, codes0: ArrayLike | None) -> tuple[Lasso, Array | None]:
-    """Cast everything to the signals' dtype and check it."""
-    signals, dictionary = _checks.floating(name, problem.signals, problem.dictionary)
-    start = () if codes0 is None else (codes0,)
-    _checks.real(name, problem.penalty, problem.step_size, *start)
-    penalty = jnp.asarray(problem.penalty, signals.dtype)
-    problem = Lasso(signals, dictionary, penalty, jnp.asarray(problem.step_size, signals.dtype))
-    codes0 = None if codes0 is None else jnp.asarray(codes0, signals.dtype)
-    _checks.lasso(name, problem, codes0)
-    return problem, codes0
 
 
 @functools.partial(jax.jit, static_argnames=("solver", "num_steps"))

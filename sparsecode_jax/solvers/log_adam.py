@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from sparsecode_jax.dictionaries import correlate, reconstruct
+from sparsecode_jax.objectives import duality_gap
 from sparsecode_jax.types import Array, Lasso, PyTree, Solver
 
 __all__ = ["LogAdamState", "log_adam"]
@@ -66,7 +67,7 @@ def log_adam(*, epsilon: float = 1e-8) -> Solver:
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
         return LogAdamState(optax.apply_updates(state.log_codes, updates), optimizer_state)
 
-    return Solver(init, step, _codes, _learning_rate)
+    return Solver(init, step, _codes, _learning_rate, _gap)
 
 
 def _codes(state: LogAdamState) -> Array:
@@ -75,3 +76,8 @@ def _codes(state: LogAdamState) -> Array:
 
 def _learning_rate(dictionary: Array) -> Array:
     return jnp.asarray(_DEFAULT_STEP_SIZE, dictionary.dtype)
+
+
+def _gap(state: LogAdamState, problem: Lasso) -> Array:
+    signals, dictionary, penalty, _ = problem
+    return duality_gap(signals, dictionary, _codes(state), penalty)
