@@ -6,7 +6,7 @@
 
 from sparsecode_jax.solvers._core import solve, sparse_encode, trajectory
 from sparsecode_jax.solvers._pursuit import positive, signed
-from sparsecode_jax.solvers.coordinate_descent import CoordinateDescentState, coordinate_descent
+from sparsecode_jax.solvers.coordinate_descent import coordinate_descent
 from sparsecode_jax.solvers.cosamp import cosamp
 from sparsecode_jax.solvers.exhaustive import exhaustive
 from sparsecode_jax.solvers.fista import FistaState, fista, gradient_restart
@@ -22,7 +22,6 @@ from sparsecode_jax.solvers.refit import refit
 from sparsecode_jax.solvers.subspace_pursuit import subspace_pursuit
 
 __all__ = [
-    "CoordinateDescentState",
     "FistaState",
     "LcaState",
     "LogAdamState",

@@ -81,7 +81,7 @@ def pursuit(
     def step(state: PursuitState, problem: Lasso) -> PursuitState:
         available = state.norms > _DEPENDENT * state.squares
         scores = jnp.where(available, score(state.correlations) / scale(state), -jnp.inf)
-        atom = jnp.argmax(scores, axis=-1)
+        atom = jnp.argmax(scores, axis=-1).astype(state.support.dtype)
         found = (_at(scores, atom) > negligible(problem.signals)) & (state.taken < num_active)
         length = jnp.sqrt(jnp.where(found, _at(state.norms, atom), 1))
         # Gram-Schmidt: q = (d_j - sum_k <q_k, d_j> q_k) / length, in inner products with all atoms.

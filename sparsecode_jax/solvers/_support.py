@@ -133,7 +133,7 @@ def block_of(gram: Array, atoms: Array) -> Array:
 def least_squares(block: Array, projections: Array, chosen: Array) -> Array:
     """Fit the chosen ones of P unit atoms by their normal equations; 0 for the others.
 
-    The diagonal is raised by 10 P roundings, so that dependent atoms share their part of the
+    The diagonal is raised by 2 P roundings, so that dependent atoms share their part of the
     signal rather than fail.
 
     Args:
@@ -145,7 +145,7 @@ def least_squares(block: Array, projections: Array, chosen: Array) -> Array:
       (..., P).
     """
     size = block.shape[-1]
-    diagonal = jnp.where(chosen, 1 + 10 * size * jnp.finfo(block.dtype).eps, 1)
+    diagonal = jnp.where(chosen, 1 + 2 * size * jnp.finfo(block.dtype).eps, 1)
     block = jnp.where(chosen[..., :, None] & chosen[..., None, :], block, 0)
     block = jnp.where(jnp.eye(size, dtype=bool), diagonal[..., None].astype(block.dtype), block)
     factor = jax.lax.linalg.cholesky(block, symmetrize_input=False)
