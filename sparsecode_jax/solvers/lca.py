@@ -36,7 +36,7 @@ def lca(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) -
     time step over the time constant. Where u stands still, :math:`u - z = (x - zD)D^\top`, and
     :math:`u - z` is a subgradient of the penalty at z: the optimality condition of the lasso, for
     atoms of any norm (I stays the identity). With s of at most 1/L and at most 1 the objective
-    never rises.
+    never rises; with atoms far above unit norm that is a slow leak, and many steps.
 
     Args:
       prox: ``(x, threshold) -> x``; ``soft_threshold`` for signed codes. **Static**.
