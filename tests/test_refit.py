@@ -48,8 +48,8 @@ def test_ten_rounds_are_enough_for_half_as_many_atoms_as_measurements_and_two_ar
     arrays = draw(2)
     theirs = separately(*arrays, M // 2, True)
     with jax.enable_x64(True):
-        default = refit(*arrays, num_active=M // 2)
-        short = refit(*arrays, num_active=M // 2, num_rounds=2)
+        default = np.asarray(refit(*arrays, num_active=M // 2))
+        short = np.asarray(refit(*arrays, num_active=M // 2, num_rounds=2))
     np.testing.assert_allclose(default, theirs, atol=1e-9)
     assert np.max(np.abs(short - theirs)) > 1e-3
     assert float(short.min()) >= 0
