@@ -289,6 +289,15 @@ def num_active(name: str, value: Any, num_atoms: int) -> None:
         )
 
 
+def num_subsets(name: str, count: int, maximum: int = 200_000) -> None:
+    """Raise if a search over subsets of atoms would not end."""
+    if count > maximum:
+        raise ValueError(
+            f"{name}: there are {count:,} subsets of atoms to try; at most {maximum:,} are "
+            "expected. Take fewer atoms or a smaller num_active, or use orthogonal_least_squares."
+        )
+
+
 def same_tree(name: str, label: str, tree: Any, expected: Any) -> None:
     """Raise unless two pytrees have equal structure, shapes and dtypes."""
     try:

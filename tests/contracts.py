@@ -19,7 +19,14 @@ import pytest
 import sparsecode_jax as sc
 from sparsecode_jax import Encoder, Lasso, Solver
 from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
-from sparsecode_jax.solvers import fista, gradient_restart, ista, log_adam
+from sparsecode_jax.solvers import (
+    coordinate_descent,
+    fista,
+    gradient_restart,
+    ista,
+    lca,
+    log_adam,
+)
 
 M, N, S, K = 8, 16, 20, 3  # measurements, atoms, signals, active atoms
 PENALTY = 0.05
@@ -85,6 +92,26 @@ def numpy_log_adam(signals, dictionary, penalty, step_size, num_steps, *, signed
     return np.exp(logs)
 
 
+def numpy_lca(signals, dictionary, penalty, step_size, num_steps, *, signed):
+    inhibition = dictionary @ dictionary.T - np.eye(len(dictionary))
+    membrane = np.zeros((len(signals), len(dictionary)), signals.dtype)
+    for _ in range(num_steps):
+        codes = numpy_prox(signed)(membrane, penalty)
+        drive = signals @ dictionary.T - codes @ inhibition
+        membrane = membrane + step_size * (drive - membrane)
+    return numpy_prox(signed)(membrane, penalty)
+
+
+def numpy_coordinate_descent(signals, dictionary, penalty, step_size, num_steps, *, signed):
+    codes = np.zeros((len(signals), len(dictionary)), signals.dtype)
+    for _ in range(num_steps):
+        for j, atom in enumerate(dictionary):
+            codes[:, j] = 0
+            fit = (signals - codes @ dictionary) @ atom  # of this atom alone, without penalty
+            codes[:, j] = numpy_prox(signed)(fit, penalty) / (atom @ atom)
+    return codes
+
+
 class SolverCase(NamedTuple):
     """One solver and what it promises.
 
@@ -97,7 +124,9 @@ class SolverCase(NamedTuple):
       reference: the same algorithm in NumPy.
       cost: arithmetic operations of a step for S signals, M measurements, N atoms.
       cost_text: how the docstring states it.
-      proximal: proximal gradient: from zero codes, scale-free, exact zeros, bfloat16.
+      proximal: with a proximal operator: from zero codes, scale-free, exact zeros, bfloat16.
+      monotone: whether the objective never rises.
+      sizeless: whether the step size is not used.
     """
 
     solver: Solver
@@ -109,6 +138,8 @@ class SolverCase(NamedTuple):
     cost: Callable[[int, int, int], int]
     cost_text: tuple[Callable, str]
     proximal: bool
+    monotone: bool = False
+    sizeless: bool = False
 
     @property
     def prox(self) -> Callable:
@@ -138,9 +169,31 @@ def _solver_cases():
                 ista(prox=prox), signed, None, 20_000, gap, numpy_ista,
                 lambda s, m, n, extra=extra: s * (4 * m * n + m + (4 + extra) * n) + 1,
                 (ista, "4MN + M + 4N arithmetic operations a signal and step, and 1 a step"),
-                True,
+                True, monotone=True,
             ),
             id=f"ista-{name}",
+        )  # fmt: skip
+        yield pytest.param(
+            SolverCase(
+                lca(prox=prox), signed, None, 20_000, gap, numpy_lca,
+                lambda s, m, n, extra=extra: s * (4 * m * n + m + (6 + extra) * n),
+                (lca, "4MN + M + 6N arithmetic operations a signal and step."),
+                True, monotone=True,
+            ),
+            id=f"lca-{name}",
+        )  # fmt: skip
+        yield pytest.param(
+            SolverCase(
+                coordinate_descent(prox=prox), signed, None, 5000, sure, numpy_coordinate_descent,
+                lambda s, m, n, extra=extra: s * (6 * m * n + m + (6 + extra) * n)
+                + 2 * m * n - n,
+                (
+                    coordinate_descent,
+                    "6MN + M + 6N arithmetic operations a signal and step, and 2MN - N a step",
+                ),
+                True, monotone=True, sizeless=True,
+            ),
+            id=f"coordinate_descent-{name}",
         )  # fmt: skip
         yield pytest.param(
             SolverCase(

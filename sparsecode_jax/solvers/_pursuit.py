@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax.dictionaries import correlate
+from sparsecode_jax.solvers._support import add_at, negligible
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["PursuitState", "positive", "pursuit", "signed"]
@@ -80,9 +81,8 @@ def pursuit(
     def step(state: PursuitState, problem: Lasso) -> PursuitState:
         available = state.norms > _DEPENDENT * state.squares
         scores = jnp.where(available, score(state.correlations) / scale(state), -jnp.inf)
-        atom = jnp.argmax(scores, axis=-1)
-        tolerance = 10 * jnp.finfo(scores.dtype).eps * _largest(problem.signals)
-        found = (_at(scores, atom) > tolerance) & (state.taken < num_active)
+        atom = jnp.argmax(scores, axis=-1).astype(state.support.dtype)
+        found = (_at(scores, atom) > negligible(problem.signals)) & (state.taken < num_active)
         length = jnp.sqrt(jnp.where(found, _at(state.norms, atom), 1))
         # Gram-Schmidt: q = (d_j - sum_k <q_k, d_j> q_k) / length, in inner products with all atoms.
         along = jnp.take_along_axis(state.rows, atom[..., None, None], axis=-1)[..., 0]
@@ -102,7 +102,8 @@ def pursuit(
             taken=state.taken + 1,
         )
 
-    def codes(state: PursuitState) -> Array:
+    def fit(state: PursuitState) -> tuple[Array, Array]:
+        """Return the least-squares values (..., K) and the chosen atoms in the basis."""
         # In the basis the chosen atoms are upper triangular: solve it from the last one up.
         atoms = jnp.maximum(state.support, 0)
         triangle = jnp.take_along_axis(state.rows, atoms[..., None, :], axis=-1)
@@ -116,23 +117,27 @@ def pursuit(
 
         order = jnp.arange(num_active)[::-1]
         values, _ = jax.lax.scan(back, jnp.zeros_like(state.coefficients), order)
+        return values, triangle
+
+    def codes(state: PursuitState) -> Array:
+        values, _ = fit(state)
         if score is positive:
             values = jnp.maximum(values, 0)
-        flat_values = values.reshape(-1, num_active)
-        flat_atoms = atoms.reshape(-1, num_active)
-        dense = jnp.zeros((flat_values.shape[0], state.gram.shape[0]), values.dtype)
-        rows = jnp.arange(flat_values.shape[0])[:, None]
-        dense = dense.at[rows, flat_atoms].add(
-            jnp.where(chosen.reshape(flat_atoms.shape), flat_values, 0)
-        )
-        return dense.reshape(*values.shape[:-1], -1)
+        atoms = jnp.maximum(state.support, 0)  # values are 0 where none was chosen
+        return add_at(jnp.zeros_like(state.correlations), atoms, values)
 
-    return Solver(init, step, codes)
+    def gap(state: PursuitState, problem: Lasso) -> Array:
+        energy = jnp.sum(problem.signals * problem.signals, axis=-1)
+        error = energy - jnp.sum(state.coefficients * state.coefficients, axis=-1)
+        if score is positive:  # what the codes lose by cutting the negatives
+            values, triangle = fit(state)
+            cut = jnp.minimum(values, 0)
+            lost = jnp.einsum("...kl,...l->...k", triangle, cut, precision="highest")
+            error = error + jnp.sum(lost * lost, axis=-1)
+        return jnp.maximum(error, 0) / jnp.where(energy > 0, energy, 1)
+
+    return Solver(init, step, codes, gap=gap)
 
 
 def _at(values: Array, atom: Array) -> Array:
     return jnp.take_along_axis(values, atom[..., None], axis=-1)[..., 0]
-
-
-def _largest(signals: Array) -> Array:
-    return jnp.max(jnp.abs(signals), axis=-1)

@@ -34,7 +34,8 @@ def orthogonal_least_squares(
         least-squares fit makes negative; ``signed`` gives signed codes. **Static**.
 
     Returns:
-      A :class:`~sparsecode_jax.types.Solver`. A warm start is refused.
+      A :class:`~sparsecode_jax.types.Solver`. A warm start is refused. Its gap is the relative
+      squared error, 4K^2 + 6K + 2M + 1 operations a signal, of which signed codes save 4K^2 + 4K.
 
     **Cost**: 2MN arithmetic operations a signal to start and (2K + 9)N + M + 2 a signal and step;
     the Gram matrix and norms 2MN^2 + 2MN - N once, and N a step. Reading the codes: 2K^2 + 3K.

@@ -317,10 +317,37 @@ def scatter_combine(function, eqn, values):
     return out.reshape(operand.shape)
 
 
+def top_k(array, k):
+    """Return the k largest of each line of the last axis, the first of equals, and their places."""
+    places = np.argsort(-unwrap(array), axis=-1, kind="stable")[..., :k]
+    length = array.shape[-1]
+    rounds = (k - 1).bit_length()  # halvings that place an item among the k best so far
+    for _ in range(array.size // length * (length * rounds if k > 1 else length - 1)):
+        book("search")
+    return np.take_along_axis(array, places, axis=-1), places.astype(np.int32)
+
+
+def matrices(function):
+    """Make a function of matrices one of stacks of them."""
+
+    def stacked(*arrays):
+        if arrays[0].ndim == 2:
+            return function(*arrays)
+        results = [stacked(*matrix) for matrix in zip(*arrays, strict=True)]
+        out = np.empty((len(results), *results[0].shape), object)
+        for i, result in enumerate(results):
+            out[i] = result
+        return out
+
+    return stacked
+
+
 def triangular_solve(a, b, params):
-    assert params["left_side"] and not params["transpose_a"] and a.ndim == 2
+    assert params["left_side"]
+    if params["transpose_a"]:
+        a = a.T
     n, columns = b.shape
-    order = range(n) if params["lower"] else reversed(range(n))
+    order = range(n) if params["lower"] != params["transpose_a"] else reversed(range(n))
     out = np.empty(b.shape, object)
     done = []
     for i in order:

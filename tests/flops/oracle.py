@@ -26,9 +26,11 @@ from .counting_scalars import (
     dot,
     elementwise,
     is_float,
+    matrices,
     power,
     reduction,
     scatter_combine,
+    top_k,
     triangular_solve,
     unwrap,
     window,
@@ -185,9 +187,11 @@ def _float_step(eqn, name, params, values):
         function = Scalar.__mul__ if "mul" in name else Scalar.__add__
         return [scatter_combine(function, eqn, values)]
     if name == "triangular_solve":
-        return [triangular_solve(values[0], values[1], params)]
+        return [matrices(lambda a, b: triangular_solve(a, b, params))(*values)]
     if name == "cholesky":
-        return [cholesky(x)]
+        return [matrices(cholesky)(x)]
+    if name == "top_k":
+        return list(top_k(x, params["k"]))
     if name == "convert_element_type":
         return [x if params["new_dtype"] == np.float32 else unwrap(x).astype(params["new_dtype"])]
     if name in ("copy", "copy_p", "stop_gradient", "optimization_barrier", "name"):

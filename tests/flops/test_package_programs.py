@@ -29,6 +29,14 @@ SOLVERS = {
     "omp": sc.solvers.orthogonal_matching_pursuit(2),
     "ols": sc.solvers.orthogonal_least_squares(2),
     "ols signed": sc.solvers.orthogonal_least_squares(2, score=sc.solvers.signed),
+    "matching pursuit": sc.solvers.matching_pursuit(),
+    "gradient pursuit": sc.solvers.gradient_pursuit(2),
+    "iterative hard thresholding": sc.solvers.iterative_hard_thresholding(2),
+    "cosamp": sc.solvers.cosamp(1),
+    "subspace pursuit": sc.solvers.subspace_pursuit(1),
+    "exhaustive": sc.solvers.exhaustive(1),
+    "lca": sc.solvers.lca(),
+    "coordinate descent": sc.solvers.coordinate_descent(),
 }
 ENCODERS = {
     "linear": sc.encoders.linear(M, N),

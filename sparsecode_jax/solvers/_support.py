@@ -1,0 +1,171 @@
+"""What pursuits with a support of static size share: Gram rows, small least squares, K largest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsecode_jax import _checks
+from sparsecode_jax.dictionaries import correlate
+from sparsecode_jax.types import Array, Lasso
+
+__all__ = [
+    "SupportState",
+    "add_at",
+    "allowed",
+    "at",
+    "block_of",
+    "captured",
+    "correlations",
+    "keep_largest",
+    "least_squares",
+    "negligible",
+    "read_codes",
+    "relative_error_left",
+    "start",
+    "unit_atoms",
+]
+
+
+class SupportState(NamedTuple):
+    """At most K atoms of each signal with their codes.
+
+    Attributes:
+      gram: inner products of atoms, (N, N).
+      norms: of the atoms, (N,), where gram, projections and values are those of atoms scaled to
+        unit norm; None where the atoms are used as they are.
+      projections: inner products of the signal with the atoms, (..., N).
+      atoms: (..., K), without repetition among slots in use; a slot of value 0 is not in use.
+      values: the atoms' codes, (..., K).
+    """
+
+    gram: Array
+    norms: Array | None
+    projections: Array
+    atoms: Array
+    values: Array
+
+
+def unit_atoms(dictionary: Array) -> tuple[Array, Array]:
+    """Return atoms (..., M) scaled to unit norm, and their norms (...,); a zero atom stays zero."""
+    squares = jnp.sum(dictionary * dictionary, axis=-1)
+    norms = jnp.sqrt(jnp.where(squares > 0, squares, 1))
+    return dictionary / norms[..., None], norms
+
+
+def start(
+    name: str,
+    problem: Lasso,
+    codes0: Array | None,
+    num_active: int,
+    score: Callable[[Array], Array],
+    *,
+    unit: bool = True,
+) -> SupportState:
+    """Return the state of no atoms, or of the K largest codes of a warm start."""
+    signals, dictionary = problem.signals, problem.dictionary
+    _checks.num_active(name, num_active, dictionary.shape[0])
+    atoms, norms = unit_atoms(dictionary) if unit else (dictionary, None)
+    gram, projections = correlate(atoms, atoms), correlate(signals, atoms)
+    if codes0 is None:
+        shape = (*signals.shape[:-1], num_active)
+        chosen, values = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, signals.dtype)
+    else:
+        chosen, values = keep_largest(
+            codes0 if norms is None else codes0 * norms, score, num_active
+        )
+    return SupportState(gram, norms, projections, chosen, values)
+
+
+def read_codes(state: SupportState) -> Array:
+    """Return the codes (..., N)."""
+    values = state.values if state.norms is None else state.values / state.norms[state.atoms]
+    return add_at(jnp.zeros_like(state.projections), state.atoms, values)
+
+
+def add_at(base: Array, atoms: Array, values: Array) -> Array:
+    """Add values (..., K) to the entries (..., K) of base (..., N); repeated entries add up."""
+    flat = base.reshape(-1, base.shape[-1])
+    rows = jnp.arange(flat.shape[0])[:, None]
+    num_active = values.shape[-1]
+    flat = flat.at[rows, atoms.reshape(-1, num_active)].add(values.reshape(-1, num_active))
+    return flat.reshape(base.shape)
+
+
+def at(values: Array, atoms: Array) -> Array:
+    """Read the entries (..., K) of values (..., N)."""
+    return jnp.take_along_axis(values, atoms, axis=-1)
+
+
+def allowed(values: Array, score: Callable[[Array], Array]) -> Array:
+    """Cut to 0 the values that the sign of the codes forbids: what scores below 0."""
+    return jnp.where(score(values) >= 0, values, 0)
+
+
+def keep_largest(
+    values: Array, score: Callable[[Array], Array], num_kept: int
+) -> tuple[Array, Array]:
+    """Return the places (..., K) of the K best scores of values (..., N), and those values."""
+    _, places = jax.lax.top_k(score(values), num_kept)
+    return places, allowed(at(values, places), score)
+
+
+def negligible(signals: Array) -> Array:
+    """Return the correlation (...,) with a unit atom that rounding alone can leave."""
+    return 10 * jnp.finfo(signals.dtype).eps * jnp.max(jnp.abs(signals), axis=-1)
+
+
+def correlations(state: SupportState) -> Array:
+    """Return the inner products of the residual with the atoms, (..., N)."""
+    rows = state.gram[state.atoms]
+    explained = jnp.einsum("...k,...kn->...n", state.values, rows, precision="highest")
+    return state.projections - explained
+
+
+def block_of(gram: Array, atoms: Array) -> Array:
+    """Return the inner products of chosen atoms (..., P) with one another, (..., P, P)."""
+    return gram[atoms[..., :, None], atoms[..., None, :]]
+
+
+def least_squares(block: Array, projections: Array, chosen: Array) -> Array:
+    """Fit the chosen ones of P unit atoms by their normal equations; 0 for the others.
+
+    The diagonal is raised by 2 P roundings, so that dependent atoms share their part of the
+    signal rather than fail.
+
+    Args:
+      block: inner products of the atoms, (..., P, P).
+      projections: of the signal on them, (..., P).
+      chosen: booleans, (..., P).
+
+    Returns:
+      (..., P).
+    """
+    size = block.shape[-1]
+    diagonal = jnp.where(chosen, 1 + 2 * size * jnp.finfo(block.dtype).eps, 1)
+    block = jnp.where(chosen[..., :, None] & chosen[..., None, :], block, 0)
+    block = jnp.where(jnp.eye(size, dtype=bool), diagonal[..., None].astype(block.dtype), block)
+    factor = jax.lax.linalg.cholesky(block, symmetrize_input=False)
+    right = jnp.where(chosen, projections, 0)[..., None]
+    half = jax.lax.linalg.triangular_solve(factor, right, left_side=True, lower=True)
+    values = jax.lax.linalg.triangular_solve(
+        factor, half, left_side=True, lower=True, transpose_a=True
+    )
+    return values[..., 0]
+
+
+def captured(block: Array, projections: Array, values: Array) -> Array:
+    """Return |x|^2 less the squared error (...,) of P atoms with any values (..., P)."""
+    explained = jnp.einsum("...kl,...l->...k", block, values, precision="highest")
+    return jnp.sum(values * (2 * projections - explained), axis=-1)
+
+
+def relative_error_left(state: SupportState, problem: Lasso) -> Array:
+    """Return ``objectives.relative_error`` of the state's codes, (...,), by Gram entries."""
+    energy = jnp.sum(problem.signals * problem.signals, axis=-1)
+    block = block_of(state.gram, state.atoms)
+    error = energy - captured(block, at(state.projections, state.atoms), state.values)
+    return jnp.maximum(error, 0) / jnp.where(energy > 0, energy, 1)

@@ -1,0 +1,71 @@
+"""Cyclic coordinate descent."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from sparsecode_jax.dictionaries import correlate, reconstruct
+from sparsecode_jax.objectives import duality_gap
+from sparsecode_jax.prox import nonnegative_soft_threshold
+from sparsecode_jax.solvers.ista import init_codes
+from sparsecode_jax.types import Array, Lasso, Solver
+
+__all__ = ["coordinate_descent"]
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def coordinate_descent(
+    *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
+) -> Solver:
+    r"""Build cyclic coordinate descent: a step minimises over each atom's code in turn.
+
+    .. math:: z_j \leftarrow \mathrm{prox}_{\lambda_j}\big(\langle r, d_j\rangle +
+       \|d_j\|^2 z_j\big) / \|d_j\|^2
+
+    where r is the residual at that moment. The objective never rises; the problem's step size is
+    not used. A sweep is serial in the atoms, N dependent products with a vector, so it suits small
+    dictionaries and large batches.
+
+    Args:
+      prox: ``(x, threshold) -> x``; ``soft_threshold`` for signed codes. **Static**.
+
+    Returns:
+      A :class:`~sparsecode_jax.types.Solver`; its state is the codes, its gap the relative duality
+      gap.
+
+    **Cost**: 6MN + M + 6N arithmetic operations a signal and step, and 2MN - N a step. A signal
+    and step cost N more with soft_threshold.
+
+    References:
+      Friedman, Hastie, Hoefling, Tibshirani, 2007, Eq. (9), with the updates by the residual of
+      Friedman, Hastie, Tibshirani, 2010, Section 2.1.
+    """
+
+    def step(codes: Array, problem: Lasso) -> Array:
+        def update(residual: Array, coordinate: tuple[Array, ...]) -> tuple[Array, Array]:
+            atom, weight, code = coordinate
+            square = jnp.sum(atom * atom)
+            new = prox(correlate(residual, atom) + square * code, weight)
+            new = new / jnp.where(square > 0, square, 1)
+            return residual - (new - code)[..., None] * atom, new
+
+        signals, dictionary, penalty, _ = problem
+        weights = jnp.broadcast_to(penalty, dictionary.shape[:1])
+        coordinates = (dictionary, weights, jnp.moveaxis(codes, -1, 0))
+        # Afresh at every sweep: the rounding of residuals kept for thousands of sweeps adds up.
+        residual = signals - reconstruct(codes, dictionary)
+        return jnp.moveaxis(jax.lax.scan(update, residual, coordinates)[1], 0, -1)
+
+    def gap(codes: Array, problem: Lasso) -> Array:
+        signals, dictionary, penalty, _ = problem
+        return duality_gap(signals, dictionary, codes, penalty, prox=prox)
+
+    return Solver(init_codes, step, _codes, gap=gap)
+
+
+def _codes(state: Array) -> Array:
+    return state

@@ -1,0 +1,60 @@
+"""CoSaMP: compressive sampling matching pursuit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from sparsecode_jax import _checks
+from sparsecode_jax.solvers import _support
+from sparsecode_jax.solvers._merge import merge_and_prune
+from sparsecode_jax.solvers._pursuit import positive
+from sparsecode_jax.solvers._support import SupportState
+from sparsecode_jax.types import Array, Lasso, Solver
+
+__all__ = ["cosamp"]
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def cosamp(num_active: int, *, score: Callable[[Array], Array] = positive) -> Solver:
+    r"""Build compressive sampling matching pursuit.
+
+    Each step joins the 2K atoms most correlated with the residual to the present support, fits all
+    of them by least squares, and keeps the K largest codes:
+
+    .. math:: T = \mathrm{supp}(z) \cup \mathrm{top}_{2K}(rD^\top),\quad
+       b = \arg\min_b \|x - b D_T\|,\quad z = H_K(b)
+
+    Correlations and codes are compared as those of atoms scaled to unit norm. The problem's
+    penalty and step size are not used. A few steps are enough where it converges; choose 3K <= M,
+    or the fit has no unique answer. A warm start is cut to its K largest codes.
+
+    Args:
+      num_active: K, the most atoms a signal. **Static**.
+      score: ``positive`` takes only atoms with positive correlation, and cuts to 0 what the
+        least-squares fit makes negative; ``signed`` gives signed codes. **Static**.
+
+    Returns:
+      A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
+      2M + 1 operations a signal.
+
+    Raises:
+      ValueError: num_active is not an integer from 1 to N.
+
+    **Cost**: 2MN arithmetic operations a signal to start and (2K + 1)N + M + P(P + 1)(2P + 1)/6 +
+    2P^2 a signal and step, P = min(2K, N) + K; the Gram matrix of unit atoms 2MN^2 + 3MN once.
+    Reading the codes: 2K.
+
+    References:
+      Needell and Tropp, 2009, Algorithm 1.
+    """
+    _checks.count("cosamp", "num_active", num_active)
+
+    def init(problem: Lasso, codes0: Array | None = None) -> SupportState:
+        return _support.start("cosamp", problem, codes0, num_active, score)
+
+    def step(state: SupportState, problem: Lasso) -> SupportState:
+        num_found = min(2 * num_active, problem.dictionary.shape[0])
+        return merge_and_prune(state, problem, num_found, score)
+
+    return Solver(init, step, _support.read_codes, gap=_support.relative_error_left)

@@ -1,0 +1,123 @@
+"""Least squares on the support of given codes."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsecode_jax import _checks
+from sparsecode_jax.solvers import _support
+from sparsecode_jax.types import Array, ArrayLike
+
+__all__ = ["refit"]
+
+
+def refit(
+    codes: ArrayLike,
+    signals: ArrayLike,
+    dictionary: ArrayLike,
+    *,
+    num_active: int,
+    nonnegative: bool = True,
+    num_rounds: int = 10,
+) -> Array:
+    r"""Keep the support of given codes, such as an encoder's, and fit the codes anew on it.
+
+    .. math:: \min_z \|x - zD\|^2 \quad\text{subject to}\quad
+       \mathrm{supp}(z) \subseteq \mathrm{supp}(H_K(z_0)),\ z \ge 0
+
+    Non-negative codes are found by exchanging atoms: fit the atoms in use; those with negative
+    codes go, and those left out that would lower the error return; where that does not leave fewer
+    such atoms, one alone is exchanged. Of ``num_rounds`` rounds the best of each signal, negatives
+    cut to 0, is returned; once no atom is to be exchanged, that is the exact non-negative least
+    squares. Ten rounds settled every random support of up to M/2 atoms, 20 those of up to M.
+
+    Args:
+      codes: z_0, (..., N). **Traced**.
+      signals: (..., M). **Traced**.
+      dictionary: (N, M). **Traced**.
+      num_active: K: the support is that of the K largest magnitudes. **Static**.
+      nonnegative: whether codes are non-negative; plain least squares if not. **Static**.
+      num_rounds: fits of a signal for non-negative codes. **Static**.
+
+    Returns:
+      Codes (..., N).
+
+    Raises:
+      ValueError: shapes that disagree, non-finite numbers, a zero atom, no signal, or num_active
+        is not an integer from 1 to N.
+
+    **Cost**: 2MK^2 + 5MK + 2K arithmetic operations a signal, and
+    K(K + 1)(2K + 1)/6 + 2K^2 once, or for non-negative codes
+    K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 a round and M more once.
+
+    References:
+      Portugal, Judice, Vicente, 1994, block principal pivoting.
+    """
+    name = "refit"
+    codes, signals, dictionary = _checks.floating(name, codes, signals, dictionary)
+    _checks.signals_shape(name, signals)
+    _checks.dictionary_matrix(name, dictionary)
+    _checks.same_measurements(name, signals, dictionary)
+    expected = signals.shape[:-1] + dictionary.shape[:1]
+    _checks.codes_shape(name, "the codes", codes, expected)
+    _checks.finite(name, codes=codes, signals=signals, dictionary=dictionary)
+    _checks.count(name, "num_active", num_active)
+    _checks.num_active(name, num_active, dictionary.shape[0])
+    _checks.count(name, "num_rounds", num_rounds)
+    return _refit(codes, signals, dictionary, num_active, num_rounds if nonnegative else 0)
+
+
+class _Exchange(NamedTuple):
+    """Atoms in use (..., K), the fewest wrong so far (...,), the best values, what they capture."""
+
+    used: Array
+    fewest: Array
+    values: Array
+    gain: Array
+
+
+@functools.partial(jax.jit, static_argnames=("num_active", "num_rounds"))
+def _refit(
+    codes: Array, signals: Array, dictionary: Array, num_active: int, num_rounds: int
+) -> Array:
+    magnitudes, places = jax.lax.top_k(jnp.abs(codes), num_active)
+    atoms, norms = _support.unit_atoms(dictionary[places])
+    block = jnp.einsum("...km,...lm->...kl", atoms, atoms, precision="highest")
+    projections = jnp.einsum("...m,...km->...k", signals, atoms, precision="highest")
+    if num_rounds:
+        tiny = _support.negligible(signals)[..., None]
+        values = _exchange(block, projections, magnitudes > 0, tiny, num_rounds)
+    else:
+        values = _support.least_squares(block, projections, magnitudes > 0)
+    return _support.add_at(jnp.zeros_like(codes), places, values / norms)
+
+
+def _exchange(block: Array, projections: Array, support: Array, tiny: Array, rounds: int) -> Array:
+    """Return the non-negative least squares (..., K) on a support, by exchanges of atoms."""
+
+    def step(state: _Exchange, _: None) -> tuple[_Exchange, None]:
+        fit = _support.least_squares(block, projections, state.used)
+        values = jnp.maximum(fit, 0)
+        gain = _support.captured(block, projections, values)
+        better = gain > state.gain
+        explained = jnp.einsum("...kl,...l->...k", block, fit, precision="highest")
+        wrong = support & jnp.where(state.used, fit <= 0, projections - explained > tiny)
+        count = jnp.sum(wrong, axis=-1, dtype=jnp.int32)
+        # All at once while that leaves ever fewer wrong; else the last of them alone.
+        last = jnp.cumsum(wrong, axis=-1, dtype=jnp.int32) == count[..., None]
+        exchanged = wrong & ((count < state.fewest)[..., None] | last)
+        return _Exchange(
+            used=state.used ^ exchanged,
+            fewest=jnp.minimum(count, state.fewest),
+            values=jnp.where(better[..., None], values, state.values),
+            gain=jnp.where(better, gain, state.gain),
+        ), None
+
+    zeros = jnp.zeros_like(projections)
+    fewest = jnp.full(support.shape[:-1], support.shape[-1] + 1, jnp.int32)
+    start = _Exchange(support, fewest, zeros, zeros[..., 0])
+    return jax.lax.scan(step, start, length=rounds)[0].values

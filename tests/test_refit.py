@@ -1,0 +1,127 @@
+"""Least squares on given supports, against SciPy and NumPy one signal at a time."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+import sparsecode_jax as sc
+from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.solvers import refit
+
+from .contracts import docstring
+
+M, N, S = 12, 20, 60
+
+
+def draw(seed=0):
+    rng = np.random.default_rng(seed)
+    dictionary = rng.normal(size=(N, M)) * np.linspace(0.5, 2, N)[:, None]
+    return rng.normal(size=(S, N)), rng.normal(size=(S, M)), dictionary
+
+
+def separately(codes, signals, dictionary, num_active, nonnegative):
+    fits = np.zeros_like(codes)
+    for fit, code, signal in zip(fits, codes, signals, strict=True):
+        support = np.argsort(-np.abs(code))[:num_active]
+        support = support[code[support] != 0]
+        atoms = dictionary[support].T
+        fit[support] = (
+            nnls(atoms, signal)[0] if nonnegative else np.linalg.lstsq(atoms, signal, rcond=None)[0]
+        )
+    return fits
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize("num_active", [1, 4, 10])
+def test_is_the_least_squares_of_each_support(nonnegative, num_active):
+    arrays = draw()
+    arrays[0][:, 6:] *= np.random.default_rng(1).random((S, N - 6)) < 0.4  # fewer than K, for some
+    with jax.enable_x64(True):
+        ours = refit(*arrays, num_active=num_active, nonnegative=nonnegative, num_rounds=20)
+    theirs = separately(*arrays, num_active, nonnegative)
+    np.testing.assert_allclose(ours, theirs, atol=1e-9)
+    assert np.any(theirs < 0) != nonnegative
+
+
+def test_ten_rounds_are_enough_for_half_as_many_atoms_as_measurements_and_two_are_not():
+    arrays = draw(2)
+    theirs = separately(*arrays, M // 2, True)
+    with jax.enable_x64(True):
+        default = np.asarray(refit(*arrays, num_active=M // 2))
+        short = np.asarray(refit(*arrays, num_active=M // 2, num_rounds=2))
+    np.testing.assert_allclose(default, theirs, atol=1e-9)
+    assert np.max(np.abs(short - theirs)) > 1e-3
+    assert float(short.min()) >= 0
+
+
+def test_keeps_more_rounds_from_raising_the_error():
+    """More atoms than measurements, where exchanges of many atoms at once go round in circles."""
+    codes, signals, dictionary = draw(3)
+    errors = []
+    for num_rounds in (1, 4, 40):
+        fits = refit(codes, signals, dictionary, num_active=N, num_rounds=num_rounds)
+        errors.append(sc.objectives.reconstruction_error(signals, dictionary, fits))
+    assert np.all(np.diff(errors, axis=0) <= 1e-5)
+    exact = np.asarray([nnls(dictionary.T, x)[1] ** 2 / 2 for x in signals])
+    assert np.mean(np.abs(errors[-1] - exact) < 1e-4) > 0.9 > np.mean(errors[0] - exact < 1e-4)
+
+
+def test_zero_codes_zero_signals_and_duplicate_atoms():
+    atoms = np.eye(3, dtype=np.float32)[[0, 0, 1]]
+    signals = np.asarray([[2, 1, 0], [0, 0, 0], [2, 1, 0]], np.float32)
+    codes = np.ones((3, 3), np.float32)
+    codes[2] = 0
+    for nonnegative in (False, True):
+        fits = np.asarray(refit(codes, signals, atoms, num_active=3, nonnegative=nonnegative))
+        np.testing.assert_allclose(fits[0] @ atoms, signals[0], atol=1e-5)
+        np.testing.assert_array_equal(fits[1:], 0)
+
+
+def test_leading_axes_dtype_and_vmap(compilations):
+    codes, signals, dictionary = (x.astype(np.float32) for x in draw(4))
+    fits = refit(codes, signals, dictionary, num_active=4)
+    assert fits.dtype == np.float32
+    np.testing.assert_allclose(
+        refit(codes[0], signals[0], dictionary, num_active=4), fits[0], atol=1e-5
+    )
+    stacked = refit(codes.reshape(4, 15, N), signals.reshape(4, 15, M), dictionary, num_active=4)
+    np.testing.assert_allclose(stacked.reshape(S, N), fits, atol=1e-5)
+    mapped = jax.vmap(lambda d: refit(codes, signals, d, num_active=4))(
+        np.stack([dictionary, 2 * dictionary])
+    )
+    np.testing.assert_allclose(mapped[0], fits, atol=1e-5)
+    np.testing.assert_allclose(2 * mapped[1], fits, atol=1e-5)
+    compilations.count = 0
+    refit(codes + 1, 2 * signals, dictionary[::-1].copy(), num_active=4)
+    assert compilations.count == 0
+
+
+def test_errors():
+    codes, signals, dictionary = draw()
+    with pytest.raises(ValueError, match=r"refit: the codes have shape \(60, 19\); \(60, 20\)"):
+        refit(codes[:, 1:], signals, dictionary, num_active=2)
+    with pytest.raises(ValueError, match="refit: num_active is 21 but there are 20 atoms"):
+        refit(codes, signals, dictionary, num_active=21)
+    with pytest.raises(ValueError, match="refit: num_rounds is 0; an integer >= 1"):
+        refit(codes, signals, dictionary, num_active=2, num_rounds=0)
+    with pytest.raises(ValueError, match="refit: codes holds 1 non-finite numbers"):
+        refit(np.where(codes == codes.max(), np.nan, codes), signals, dictionary, num_active=2)
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_cost(k):
+    cholesky = k * (k + 1) * (2 * k + 1) // 6
+    common = 2 * M * k * k + 5 * M * k + 2 * k
+
+    def count(**kwargs):
+        arrays = [jax.ShapeDtypeStruct(x.shape, np.float32) for x in draw()]
+        return eval_flops(lambda *a: refit(*a, num_active=k, **kwargs), *arrays).total()
+
+    assert count(nonnegative=False) == S * (common + cholesky + 2 * k * k)
+    rounds = 3 * (cholesky + 6 * k * k + 6 * k - 1)
+    assert count(num_rounds=3) == S * (common + rounds + M)
+    text = docstring(refit)
+    assert "2MK^2 + 5MK + 2K arithmetic operations a signal" in text
+    assert "K(K + 1)(2K + 1)/6 + 2K^2 once" in text
+    assert "K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 a round and M more once" in text
