@@ -185,11 +185,10 @@ def _solver_cases():
         yield pytest.param(
             SolverCase(
                 coordinate_descent(prox=prox), signed, None, 5000, sure, numpy_coordinate_descent,
-                lambda s, m, n, extra=extra: s * (6 * m * n + m + (6 + extra) * n)
-                + 2 * m * n - n,
+                lambda s, m, n, extra=extra: s * (6 * m * n + m + (5 + extra) * n) + 2 * m * n,
                 (
                     coordinate_descent,
-                    "6MN + M + 6N arithmetic operations a signal and step, and 2MN - N a step",
+                    "6MN + M + 5N arithmetic operations a signal and step, and 2MN a step",
                 ),
                 True, monotone=True, sizeless=True,
             ),

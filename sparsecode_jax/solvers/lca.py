@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from sparsecode_jax import dictionaries
 from sparsecode_jax.dictionaries import correlate, reconstruct
-from sparsecode_jax.objectives import duality_gap
 from sparsecode_jax.prox import nonnegative_soft_threshold
 from sparsecode_jax.solvers.ista import init_codes
 from sparsecode_jax.types import Array, Lasso, Solver
@@ -43,7 +42,7 @@ def lca(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) -
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver` with state :class:`LcaState`; its step size is the
-      smaller of 1/L and 1, its gap the relative duality gap.
+      smaller of 1/L and 1.
 
     **Cost**: 4MN + M + 6N arithmetic operations a signal and step. A signal and step cost N more
     with soft_threshold.
@@ -64,11 +63,7 @@ def lca(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) -
         membrane = state.membrane + step_size * (drive + state.codes - state.membrane)
         return LcaState(membrane, prox(membrane, penalty))
 
-    def gap(state: LcaState, problem: Lasso) -> Array:
-        signals, dictionary, penalty, _ = problem
-        return duality_gap(signals, dictionary, state.codes, penalty, prox=prox)
-
-    return Solver(init, step, _codes, _step_size, gap)
+    return Solver(init, step, _codes, _step_size, prox=prox)
 
 
 def _codes(state: LcaState) -> Array:
