@@ -10,7 +10,7 @@ import sparsecode_jax as sc
 from sparsecode_jax import solvers
 from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
 
-from .contracts import PENALTY, M, N, as_numpy, docstring, sparse_problem
+from .contracts import PENALTY, M, N, as_numpy, sparse_problem
 
 each = pytest.mark.parametrize("factory", [solvers.lca, solvers.coordinate_descent])
 each_prox = pytest.mark.parametrize("prox", [nonnegative_soft_threshold, soft_threshold])
