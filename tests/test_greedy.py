@@ -316,10 +316,10 @@ def num_subsets(n, k):
 
 # Of a step: operations a signal and once for (M, N, K), and what the docstring says of them.
 COSTS = {
-    "matching_pursuit": (lambda m, n, k: 2 * n + m + 3, None, ["2N + M + 3 a signal and step"]),
+    "matching_pursuit": (lambda m, n, k: 3 * n + m + 2, None, ["3N + M + 2 a signal and step"]),
     "gradient_pursuit": (
-        lambda m, n, k: (2 * k + 1) * n + 2 * k * k + 6 * k + m - 1, None,
-        ["(2K + 1)N + 2K^2 + 6K + M - 1 a signal and step"],
+        lambda m, n, k: (2 * k + 2) * n + 2 * k * k + 6 * k + m - 2, None,
+        ["(2K + 2)N + 2K^2 + 6K + M - 2 a signal and step"],
     ),
     "iterative_hard_thresholding": (
         lambda m, n, k: (2 * k + 2) * n + k, None, ["(2K + 2)N + K a signal and step"]

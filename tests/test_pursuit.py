@@ -148,7 +148,7 @@ def test_num_active_is_a_positive_integer(factory, bad):
         factory(bad)
 
 
-@pytest.mark.parametrize(("m", "n", "k"), [(8, 16, 3), (12, 24, 5), (16, 20, 2)])
+@pytest.mark.parametrize(("m", "n", "k"), [(8, 16, 3), (12, 24, 5), (8, 1100, 3)])
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_cost_line(factory, m, n, k):
     shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
@@ -156,12 +156,37 @@ def test_cost_line(factory, m, n, k):
     solver = factory(k)
     state = jax.eval_shape(solver.init, problem)
     total = eval_flops(solver.step, state, problem).total()
-    per_atom, once = (9, n) if factory is OLS else (7, 2 * n)
-    assert total == S * ((2 * k + per_atom) * n + m + 2) + once
     start = eval_flops(solver.init, problem).total()
-    assert start == S * 2 * m * n + 2 * m * n * n + n * (2 * m - 1)
+    per_atom, once, stated = (8, n, "N") if factory is OLS else (6, 2 * n, "2N")
     text = " ".join(factory.__doc__.split())
-    assert f"2MN arithmetic operations a signal to start and (2K + {per_atom})N + M + 2" in text
+    if n <= 1024:
+        a_step = (2 * k + per_atom + 2) * n + m + 2 * k + 1
+        assert start == S * 2 * m * n + 2 * m * n * n + n * (2 * m - 1)
+        assert f"to start and (2K + {per_atom + 2})N + M + 2K + 1 a signal and step" in text
+    else:
+        a_step = 2 * m * n + per_atom * n + 4 * m * k + 3 * m + 2 * k + 1
+        assert start == S * 2 * m * n + n * (2 * m - 1)
+        assert f"2MN + {per_atom}N + 4MK + 3M + 2K + 1 a signal and step" in text
+    assert total == S * a_step + once
+    assert f"step, {stated} a step" in text
     reading = eval_flops(solver.codes, state).total()
     assert "Reading the codes: 2K^2 + 3K." in text
     assert reading == S * (2 * k * k + 3 * k)
+
+
+def test_many_atoms_without_a_gram_matrix():
+    """Above 1,024 atoms: OMP as scikit-learn's, OLS as greedy least squares."""
+    rng = np.random.default_rng(0)
+    dictionary = rng.normal(size=(1100, 20))
+    dictionary *= rng.uniform(0.5, 2, size=(1100, 1)) / np.linalg.norm(dictionary, axis=1)[:, None]
+    signals = rng.normal(size=(6, 20))
+    unit = dictionary / np.linalg.norm(dictionary, axis=1)[:, None]
+    with jax.enable_x64(True):
+        assert OMP(4).init(sc.Lasso(signals, dictionary, 0.0, 1.0)).gram is None
+        codes = encode(signals, dictionary, OMP(4, score=sc.solvers.signed), 4)
+        expected = orthogonal_mp(unit.T, signals.T, n_nonzero_coefs=4).T
+        scale = np.linalg.norm(dictionary, axis=1)
+        np.testing.assert_allclose(codes * scale, expected, atol=1e-9)
+        codes = encode(signals[:2], dictionary, OLS(3, score=sc.solvers.signed), 3)
+        expected = [greedy_least_squares(x, dictionary, 3) for x in signals[:2]]
+        np.testing.assert_allclose(codes, expected, atol=1e-9)

@@ -1,4 +1,4 @@
-"""The engine of orthogonal pursuits: a growing orthonormal basis of chosen atoms, by Gram rows."""
+"""The engine of orthogonal pursuits: a growing orthonormal basis of chosen atoms."""
 
 from __future__ import annotations
 
@@ -9,33 +9,37 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax.dictionaries import correlate
-from sparsecode_jax.solvers._support import add_at, negligible
+from sparsecode_jax.solvers._support import add_at, first_largest, negligible
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["PursuitState", "positive", "pursuit", "signed"]
 
 _DEPENDENT = 1e-6  # an atom of which less than this fraction is left lies in the chosen span
+_MOST_ATOMS = 1024  # with products of all atoms at hand a step is cheaper, but they take N^2 room
 
 
 class PursuitState(NamedTuple):
     """K chosen atoms of each signal, as an orthonormal basis q_1, ..., q_K of their span.
 
     Attributes:
-      gram: inner products of atoms, (N, N).
       squares: squared norm of each atom, (N,).
       correlations: of the residual with each atom, (..., N).
       norms: squared norm of each atom's part outside the span, (..., N).
-      rows: inner products of q_k with each atom, (..., K, N).
+      gram: inner products of atoms, (N, N); None above 1,024 atoms.
+      basis: the products of each q_k with all atoms, (..., K, N); above 1,024 atoms, where those
+        take too much room, the q_k themselves, (..., K, M).
+      triangle: inner products of q_k with the l-th chosen atom, (..., K, K), upper triangular.
       coefficients: of the signal in the basis, (..., K).
       support: chosen atoms in order, (..., K); -1 where none was chosen.
       taken: steps taken.
     """
 
-    gram: Array
     squares: Array
     correlations: Array
     norms: Array
-    rows: Array
+    gram: Array | None
+    basis: Array
+    triangle: Array
     coefficients: Array
     support: Array
     taken: Array
@@ -67,12 +71,15 @@ def pursuit(
         signals, dictionary = problem.signals, problem.dictionary
         leading, num_atoms, dtype = signals.shape[:-1], dictionary.shape[0], signals.dtype
         squares = jnp.sum(dictionary * dictionary, axis=-1)
+        gram = correlate(dictionary, dictionary) if num_atoms <= _MOST_ATOMS else None
+        vectors = dictionary if gram is None else gram
         return PursuitState(
-            gram=correlate(dictionary, dictionary),
             squares=squares,
             correlations=correlate(signals, dictionary),
             norms=jnp.broadcast_to(squares, (*leading, num_atoms)),
-            rows=jnp.zeros((*leading, num_active, num_atoms), dtype),
+            gram=gram,
+            basis=jnp.zeros((*leading, num_active, vectors.shape[1]), dtype),
+            triangle=jnp.zeros((*leading, num_active, num_active), dtype),
             coefficients=jnp.zeros((*leading, num_active), dtype),
             support=jnp.full((*leading, num_active), -1, jnp.int32),
             taken=jnp.int32(0),
@@ -81,46 +88,48 @@ def pursuit(
     def step(state: PursuitState, problem: Lasso) -> PursuitState:
         available = state.norms > _DEPENDENT * state.squares
         scores = jnp.where(available, score(state.correlations) / scale(state), -jnp.inf)
-        atom = jnp.argmax(scores, axis=-1).astype(state.support.dtype)
+        atom = first_largest(scores)
         found = (_at(scores, atom) > negligible(problem.signals)) & (state.taken < num_active)
         length = jnp.sqrt(jnp.where(found, _at(state.norms, atom), 1))
-        # Gram-Schmidt: q = (d_j - sum_k <q_k, d_j> q_k) / length, in inner products with all atoms.
-        along = jnp.take_along_axis(state.rows, atom[..., None, None], axis=-1)[..., 0]
-        shared = jnp.einsum("...k,...kn->...n", along, state.rows, precision="highest")
-        row = (state.gram[atom] - shared) / length[..., None]
-        row = jnp.where(found[..., None], row, 0)
+        # Gram-Schmidt: q = (d_j - sum_k <q_k, d_j> q_k) / length, and q's products with all atoms.
+        if state.gram is None:
+            chosen = problem.dictionary[atom]
+            along = jnp.einsum("...km,...m->...k", state.basis, chosen, precision="highest")
+        else:
+            chosen = state.gram[atom]
+            along = jnp.take_along_axis(state.basis, atom[..., None, None], axis=-1)[..., 0]
+        inside = jnp.einsum("...k,...km->...m", along, state.basis, precision="highest")
+        new = jnp.where(found[..., None], (chosen - inside) / length[..., None], 0)
+        row = correlate(new, problem.dictionary) if state.gram is None else new
         coefficient = jnp.where(found, _at(state.correlations, atom) / length, 0)
         here = jnp.arange(num_active) == state.taken
         return PursuitState(
-            gram=state.gram,
             squares=state.squares,
+            gram=state.gram,
             correlations=state.correlations - coefficient[..., None] * row,
             norms=state.norms - row * row,
-            rows=jnp.where(here[:, None], row[..., None, :], state.rows),
+            basis=jnp.where(here[:, None], new[..., None, :], state.basis),
+            triangle=jnp.where(here, (along + length[..., None] * here)[..., None], state.triangle),
             coefficients=jnp.where(here, coefficient[..., None], state.coefficients),
             support=jnp.where(here & found[..., None], atom[..., None], state.support),
             taken=state.taken + 1,
         )
 
-    def fit(state: PursuitState) -> tuple[Array, Array]:
-        """Return the least-squares values (..., K) and the chosen atoms in the basis."""
-        # In the basis the chosen atoms are upper triangular: solve it from the last one up.
-        atoms = jnp.maximum(state.support, 0)
-        triangle = jnp.take_along_axis(state.rows, atoms[..., None, :], axis=-1)
+    def fit(state: PursuitState) -> Array:
+        """Return the least-squares values (..., K): back substitution from the last atom up."""
         chosen = state.support >= 0
 
         def back(values: Array, k: Array) -> tuple[Array, None]:
-            later = jnp.where(jnp.arange(num_active) > k, triangle[..., k, :] * values, 0)
-            pivot = jnp.where(chosen[..., k], triangle[..., k, k], 1)
+            later = jnp.where(jnp.arange(num_active) > k, state.triangle[..., k, :] * values, 0)
+            pivot = jnp.where(chosen[..., k], state.triangle[..., k, k], 1)
             value = (state.coefficients[..., k] - jnp.sum(later, axis=-1)) / pivot
             return values.at[..., k].set(jnp.where(chosen[..., k], value, 0)), None
 
         order = jnp.arange(num_active)[::-1]
-        values, _ = jax.lax.scan(back, jnp.zeros_like(state.coefficients), order)
-        return values, triangle
+        return jax.lax.scan(back, jnp.zeros_like(state.coefficients), order)[0]
 
     def codes(state: PursuitState) -> Array:
-        values, _ = fit(state)
+        values = fit(state)
         if score is positive:
             values = jnp.maximum(values, 0)
         atoms = jnp.maximum(state.support, 0)  # values are 0 where none was chosen
@@ -130,9 +139,8 @@ def pursuit(
         energy = jnp.sum(problem.signals * problem.signals, axis=-1)
         error = energy - jnp.sum(state.coefficients * state.coefficients, axis=-1)
         if score is positive:  # what the codes lose by cutting the negatives
-            values, triangle = fit(state)
-            cut = jnp.minimum(values, 0)
-            lost = jnp.einsum("...kl,...l->...k", triangle, cut, precision="highest")
+            cut = jnp.minimum(fit(state), 0)
+            lost = jnp.einsum("...kl,...l->...k", state.triangle, cut, precision="highest")
             error = error + jnp.sum(lost * lost, axis=-1)
         return jnp.maximum(error, 0) / jnp.where(energy > 0, energy, 1)
 

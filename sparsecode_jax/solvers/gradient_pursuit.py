@@ -42,7 +42,7 @@ def gradient_pursuit(num_active: int, *, score: Callable[[Array], Array] = posit
     Raises:
       ValueError: num_active is not an integer from 1 to N.
 
-    **Cost**: 2MN arithmetic operations a signal to start and (2K + 1)N + 2K^2 + 6K + M - 1 a
+    **Cost**: 2MN arithmetic operations a signal to start and (2K + 2)N + 2K^2 + 6K + M - 2 a
     signal and step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the codes: 2K.
 
     References:
@@ -56,7 +56,7 @@ def gradient_pursuit(num_active: int, *, score: Callable[[Array], Array] = posit
     def step(state: SupportState, problem: Lasso) -> SupportState:
         left = _support.correlations(state)
         tiny = _support.negligible(problem.signals)[..., None]
-        atom = jnp.argmax(score(left), axis=-1)[..., None].astype(state.atoms.dtype)
+        atom = _support.first_largest(score(left))[..., None]
         used = state.values != 0
         known = jnp.any(used & (state.atoms == atom), axis=-1, keepdims=True)
         free = jnp.argmin(used, axis=-1, keepdims=True)  # the first free place, if there is one

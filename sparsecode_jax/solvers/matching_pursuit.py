@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.solvers._pursuit import positive
-from sparsecode_jax.solvers._support import add_at, at, negligible, unit_atoms
+from sparsecode_jax.solvers._support import add_at, at, first_largest, negligible, unit_atoms
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["MatchingPursuitState", "matching_pursuit"]
@@ -52,7 +52,7 @@ def matching_pursuit(*, score: Callable[[Array], Array] = positive) -> Solver:
       A :class:`~sparsecode_jax.types.Solver` with state :class:`MatchingPursuitState`; its gap is
       the relative squared error, 2M + 1 operations a signal.
 
-    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and 2N + M + 3 a signal and
+    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and 3N + M + 2 a signal and
     step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the codes: N.
 
     References:
@@ -76,7 +76,7 @@ def matching_pursuit(*, score: Callable[[Array], Array] = positive) -> Solver:
         )
 
     def step(state: MatchingPursuitState, problem: Lasso) -> MatchingPursuitState:
-        atom = jnp.argmax(score(state.correlations), axis=-1)[..., None]
+        atom = first_largest(score(state.correlations))[..., None]
         best = at(state.correlations, atom)
         taken = jnp.where(score(best) > negligible(problem.signals)[..., None], best, 0)
         return state._replace(

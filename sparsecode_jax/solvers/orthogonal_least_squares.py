@@ -37,8 +37,10 @@ def orthogonal_least_squares(
       A :class:`~sparsecode_jax.types.Solver`. A warm start is refused. Its gap is the relative
       squared error, 4K^2 + 6K + 2M + 1 operations a signal, of which signed codes save 4K^2 + 4K.
 
-    **Cost**: 2MN arithmetic operations a signal to start and (2K + 9)N + M + 2 a signal and step;
-    the Gram matrix and norms 2MN^2 + 2MN - N once, and N a step. Reading the codes: 2K^2 + 3K.
+    **Cost**: 2MN arithmetic operations a signal to start and (2K + 10)N + M + 2K + 1 a signal and
+    step, N a step; the Gram matrix and norms 2MN^2 + 2MN - N once. Above 1,024 atoms there is no
+    Gram matrix: 2MN + 8N + 4MK + 3M + 2K + 1 a signal and step, and norms 2MN - N once. Reading
+    the codes: 2K^2 + 3K.
 
     References:
       Chen, Billings, Luo, 1989; Rebollo-Neira and Lowe, 2002 (optimized OMP). SPAMS's ``omp``

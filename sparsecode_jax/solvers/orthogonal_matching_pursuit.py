@@ -36,8 +36,10 @@ def orthogonal_matching_pursuit(
       A :class:`~sparsecode_jax.types.Solver`. A warm start is refused. Its gap is the relative
       squared error, 4K^2 + 6K + 2M + 1 operations a signal, of which signed codes save 4K^2 + 4K.
 
-    **Cost**: 2MN arithmetic operations a signal to start and (2K + 7)N + M + 2 a signal and step;
-    the Gram matrix and norms 2MN^2 + 2MN - N once, and 2N a step. Reading the codes: 2K^2 + 3K.
+    **Cost**: 2MN arithmetic operations a signal to start and (2K + 8)N + M + 2K + 1 a signal and
+    step, 2N a step; the Gram matrix and norms 2MN^2 + 2MN - N once. Above 1,024 atoms there is no
+    Gram matrix: 2MN + 6N + 4MK + 3M + 2K + 1 a signal and step, and norms 2MN - N once. Reading
+    the codes: 2K^2 + 3K.
 
     References:
       Pati, Rezaiifar, Krishnaprasad, 1993; Rubinstein, Zibulevsky, Elad, 2008 (by Gram matrix).
