@@ -17,8 +17,8 @@ from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
 
 __all__ = ["ToleranceInfo", "solve_to_tolerance"]
 
-_CPU_ENTRIES = 2**19  # codes worked on at a time: a few arrays of them fit the cache
-_ACCELERATOR_ENTRIES = 2**26
+_CPU_CHUNKS = 256, 128  # signals at a time up to 1,024 atoms, and above: measured
+_ACCELERATOR_ENTRIES = 2**26  # codes at a time
 
 
 class ToleranceInfo(NamedTuple):
@@ -93,8 +93,10 @@ def solve_to_tolerance(
     _checks.positive(name, tolerance=tolerance)
     _checks.measurable(name, solver)
     if chunk_size is None:
-        entries = _CPU_ENTRIES if jax.default_backend() == "cpu" else _ACCELERATOR_ENTRIES
-        chunk_size = max(entries // problem.dictionary.shape[0], 64)
+        num_atoms = problem.dictionary.shape[0]
+        on_cpu = jax.default_backend() == "cpu"
+        chunk_size = _CPU_CHUNKS[num_atoms > 1024] if on_cpu else _ACCELERATOR_ENTRIES // num_atoms
+        chunk_size = max(chunk_size, 1)
     _checks.count(name, "chunk_size", chunk_size)
     return _solve_to_tolerance(
         solver, problem, codes0, tolerance, max_steps, check_every, chunk_size
@@ -162,14 +164,16 @@ class _Run(NamedTuple):
             # Shared numbers (a momentum, a round) are the same for all signals of a generation.
             queue, after = lax.fori_loop(
                 0,
-                (num_open + self.chunk - 1) // self.chunk,
+                self._num_chunks(num_open),
                 lambda i, c: self._advance(i, c[0], parts, shared, problem, tolerance),
                 (queue, shared),
             )
             done = queue.gap <= tolerance
             still = jnp.sum(~done, dtype=jnp.int32)
-            changed = (still > 0) & (still < num_open)
-            queue = lax.cond(changed, _open_first, lambda queue, _: queue, queue, done)
+            fewer = self._num_chunks(still) < self._num_chunks(num_open)
+            queue = lax.cond(fewer, _open_first, lambda queue, _: queue, queue, done)
+            # Until then the signals that are done lie among those that are not.
+            still = jnp.where(fewer | (still == 0), still, num_open)
             return queue, after, still, num_steps + self.check_every
 
         start = (queue, parts.shared(state), jnp.int32(batch), jnp.int32(0))
@@ -178,6 +182,9 @@ class _Run(NamedTuple):
         codes = self.solver.codes(parts.join(queue.state, shared))
         info = ToleranceInfo(queue.num_steps, queue.gap, queue.gap <= tolerance)
         return jax.tree.map(lambda x: x[back], (codes, info))
+
+    def _num_chunks(self, num_signals: Array) -> Array:
+        return (num_signals + self.chunk - 1) // self.chunk
 
     def _advance(
         self,

@@ -1,0 +1,313 @@
+"""Time the solvers beside their peers, on the same problems, in turns.
+
+Command: ``make bench`` (about 15 minutes on 2 cores), or ``python -m benchmarks.solvers --quick``.
+Needs the ``bench`` extra. Every contender reaches the same relative duality gap on every signal,
+checked in float64. All of them run once in each round, so that what else the machine does meets
+them alike; a ratio is the median over rounds of our time a signal over the peer's in that round.
+Finished instances are kept in ``results/bench`` and not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import sparsecode_jax as sc
+from benchmarks import peers  # sets the environment that SPAMS needs, before NumPy loads
+from benchmarks.peers import Problem, worst_gap
+from experiments.common import format_table
+from sparsecode_jax.flops import value_and_flops
+from sparsecode_jax.io._atomic import write_bytes
+
+OUT = pathlib.Path("results/bench")
+
+
+class Scale(NamedTuple):
+    """Sizes, the gap to reach, and what is solved with how many atoms."""
+
+    num_measurements: int
+    num_atoms: int
+    num_active: int
+    num_signals: int
+    tolerance: float
+
+
+SCALES = {
+    "a": Scale(8, 16, 3, 1024, 1e-3),
+    "b": Scale(64, 256, 8, 4096, 1e-3),
+    "c": Scale(768, 6144, 32, 512, 1e-5),
+}
+INSTANCES = ((101, False), (102, False), (103, True))  # seed, coherent; not used for tuning
+
+
+def draw(scale: Scale, seed: int, coherent: bool) -> Problem:
+    """Draw half-normal codes in a dictionary of Gaussian atoms, or of atoms around N/8 centres."""
+    m, n, k, batch, tolerance = scale
+    rng = np.random.default_rng(seed)
+    atoms = rng.normal(size=(n, m))
+    if coherent:
+        centres = rng.normal(size=(n // 8, m))
+        atoms = centres[rng.integers(0, len(centres), n)] + 0.7 * atoms
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = np.zeros((batch, n))
+    for row in codes:
+        row[rng.choice(n, k, replace=False)] = np.abs(rng.normal(size=k))
+    signals = (codes @ atoms).astype(np.float32)
+    atoms = atoms.astype(np.float32)
+    penalty = 0.1 * float((signals @ atoms.T).max(axis=1).mean())
+    return Problem(signals, atoms, penalty, tolerance, k)
+
+
+def ours(problem: Problem, solver: Any, *, check_every: int = 5) -> tuple[Callable, int]:
+    """Our solver by its one call, compiled; None is what ``sparse_encode`` chooses itself."""
+
+    @jax.jit
+    def encode(signals: Any, atoms: Any) -> Any:
+        if solver is None:
+            return sc.sparse_encode(signals, atoms, problem.penalty, tolerance=problem.tolerance)
+        step = sc.dictionaries.step_size(atoms) if solver.step_size is None else 1.0
+        lasso = sc.Lasso(signals, atoms, problem.penalty, step)
+        return sc.solvers.solve_to_tolerance(
+            solver, lasso, tolerance=problem.tolerance, max_steps=5000, check_every=check_every
+        )[0]
+
+    args = jnp.asarray(problem.signals), jnp.asarray(problem.dictionary)
+    run = lambda: encode(*args).block_until_ready()  # noqa: E731
+    run.count = lambda: value_and_flops(encode)(*args)[1].total()  # type: ignore[attr-defined]
+    return run, len(problem.signals)
+
+
+def our_pursuit(problem: Problem, solver: Any) -> tuple[Callable, int]:
+    """Return a pursuit of K atoms, compiled."""
+
+    @jax.jit
+    def encode(signals: Any, atoms: Any) -> Any:
+        lasso = sc.Lasso(signals, atoms, 0.0, 1.0)
+        steps = problem.num_active
+        return sc.solvers.solve(solver, lasso, num_steps=steps)
+
+    args = jnp.asarray(problem.signals), jnp.asarray(problem.dictionary)
+    run = lambda: encode(*args).block_until_ready()  # noqa: E731
+    run.count = lambda: value_and_flops(encode)(*args)[1].total()  # type: ignore[attr-defined]
+    return run, len(problem.signals)
+
+
+def contenders(name: str, problem: Problem) -> dict[str, dict[str, Callable]]:
+    """Return makers by task and name; the first of a task is ours that ratios are of."""
+    s = sc.solvers
+    lasso: dict[str, Callable] = {
+        "sparse_encode": functools.partial(ours, solver=None),
+        "sparsa": functools.partial(ours, solver=s.sparsa()),
+        "fista, restart": functools.partial(ours, solver=s.fista(restart=s.gradient_restart)),
+        "fista": functools.partial(ours, solver=s.fista()),
+        "working_set": functools.partial(ours, solver=s.working_set(), check_every=1),
+        "SPAMS, 2 threads": functools.partial(peers.spams_lasso, threads=2, gram=False),
+        "SPAMS, 1 thread": functools.partial(peers.spams_lasso, threads=1, gram=False),
+        "SPAMS, Gram given": functools.partial(peers.spams_lasso, threads=2, gram=True),
+        "jaxopt": peers.jaxopt_lasso,
+        "torch FISTA": peers.torch_fista,
+        "scikit-learn": peers.scikit_learn_lasso,
+        "celer": peers.celer_lasso,
+    }
+    if name == "a":
+        lasso["coordinate_descent"] = functools.partial(ours, solver=s.coordinate_descent())
+    if name == "c":  # minutes each: the table says so
+        for slow in ("fista", "jaxopt", "torch FISTA"):
+            del lasso[slow]
+    k = problem.num_active
+    ols = s.orthogonal_least_squares(k, score=s.signed)
+    omp = s.orthogonal_matching_pursuit(k, score=s.signed)
+    return {
+        "lasso": lasso,
+        "ORMP": {
+            "orthogonal_least_squares": functools.partial(our_pursuit, solver=ols),
+            "SPAMS omp, 2 threads": functools.partial(peers.spams_ormp, threads=2),
+        },
+        "OMP": {
+            "orthogonal_matching_pursuit": functools.partial(our_pursuit, solver=omp),
+            "scikit-learn omp": peers.scikit_learn_omp,
+        },
+    }
+
+
+def measure(task: str, problem: Problem, makers: dict[str, Callable], rounds: int) -> dict:
+    """Run all contenders of a task in turns; return their times a signal, gaps and FLOPs."""
+    rows: dict[str, dict] = {}
+    runs = {}
+    for label, maker in makers.items():
+        started = time.perf_counter()
+        run, count = maker(problem)
+        codes = np.asarray(run())
+        row: dict[str, Any] = {"first": time.perf_counter() - started, "seconds": []}
+        if task == "lasso":
+            row["gap"] = worst_gap(problem, codes)
+        if hasattr(run, "count"):
+            row["flops"] = int(run.count()) / count
+        row["support"] = float((codes != 0).sum(axis=1).mean())
+        rows[label], runs[label] = row, (run, count, codes)
+        print(f"    {label:28} first run {row['first']:7.2f} s", flush=True)
+    for turn in range(rounds):
+        for label, (run, count, _) in runs.items():
+            started = time.perf_counter()
+            run()
+            rows[label]["seconds"].append((time.perf_counter() - started) / count)
+        print(f"    round {turn + 1} of {rounds}", flush=True)
+    reference = next(iter(runs))
+    mine = runs[reference][2] != 0
+    for label, (_, count, codes) in runs.items():
+        here = np.asarray(rows[reference]["seconds"]) / np.asarray(rows[label]["seconds"])
+        rows[label]["ratio"] = float(np.median(here))
+        rows[label]["microseconds"] = 1e6 * float(np.median(rows[label]["seconds"]))
+        same = np.mean(np.all(mine[:count] == (codes != 0), axis=1))
+        rows[label]["same_support"] = float(same)
+    return rows
+
+
+def machine() -> dict[str, Any]:
+    """Describe this machine: processor, cores, versions, and its matrix product rate."""
+    size = 2048
+    square = jnp.ones((size, size))
+    product = jax.jit(lambda a: a @ a)
+    product(square).block_until_ready()
+    times = []
+    for _ in range(7):
+        started = time.perf_counter()
+        product(square).block_until_ready()
+        times.append(time.perf_counter() - started)
+    cpu = pathlib.Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
+    return {
+        "cpu": model or platform.processor(), "cores": os.cpu_count(),
+        "float32 GEMM": f"{2 * size**3 / min(times) / 1e9:.0f} GFLOP/s (2048 x 2048, jax)",
+        "python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__,
+    }  # fmt: skip
+
+
+def memory(num_signals: int = 4096) -> str:
+    """Return the peak memory of scale c beyond its inputs, measured in a process of its own."""
+    code = f"""
+import resource, numpy as np, jax, sparsecode_jax as sc
+from benchmarks.solvers import SCALES, draw
+p = draw(SCALES["c"]._replace(num_signals={num_signals}), 101, False)
+x, d = jax.numpy.asarray(p.signals), jax.numpy.asarray(p.dictionary)
+encode = jax.jit(lambda x, d: sc.sparse_encode(x, d, p.penalty, tolerance=1e-5))
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+compiled = encode.lower(x, d).compile()
+before = peak()
+encode(x, d).block_until_ready()
+size = compiled.memory_analysis()
+print(f"{{peak() - before:.2f}} GiB resident beyond inputs and programs; the compiled program "
+      f"reserves {{(size.temp_size_in_bytes + size.output_size_in_bytes) / 2**30:.2f}} GiB")
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
+def compile_seconds() -> str:
+    """Return how long K = 32 pursuits take to compile at scale c, and twice the steps."""
+    scale = SCALES["c"]
+    shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
+    lasso = sc.Lasso(
+        shape(64, scale.num_measurements), shape(scale.num_atoms, scale.num_measurements),
+        shape(), shape(),
+    )  # fmt: skip
+    said = []
+    for steps in (32, 64):
+        solver = sc.solvers.orthogonal_least_squares(steps, score=sc.solvers.signed)
+        started = time.perf_counter()
+        solve = functools.partial(sc.solvers.solve, solver, num_steps=steps)
+        jax.jit(lambda p, solve=solve: solve(p)).lower(lasso).compile()
+        said.append(f"K = {steps}: {time.perf_counter() - started:.1f} s")
+    return ", ".join(said)
+
+
+def table(results: dict) -> str:
+    """Return the report: one table a scale and task, median over instances of the ratios."""
+    parts = [f"{key}: {value}" for key, value in results["machine"].items()]
+    for name in SCALES:
+        runs = [results[f"{name}-{seed}"] for seed, _ in INSTANCES if f"{name}-{seed}" in results]
+        if not runs:
+            continue
+        for task in runs[0]:
+            rows = []
+            for label in runs[0][task]:
+                each = [run[task][label] for run in runs]
+                gaps = [row["gap"] for row in each if "gap" in row]
+                flops = [row["flops"] for row in each if "flops" in row]
+                last = f"{max(gaps):.1e}" if gaps else f"{min(r['same_support'] for r in each):.3f}"
+                rows.append([
+                    label,
+                    f"{np.median([row['microseconds'] for row in each]):.4g}",
+                    " / ".join(f"{row['ratio']:.3g}" for row in each),
+                    last,
+                    f"{np.median(flops):.3g}" if flops else "",
+                ])  # fmt: skip
+            scale = SCALES[name]
+            ending = f", gap <= {scale.tolerance:g}" if task == "lasso" else ""
+            parts.append(
+                f"\n{task}, scale {name}: M = {scale.num_measurements}, N = {scale.num_atoms}, "
+                f"K = {scale.num_active}, {scale.num_signals} signals{ending}"
+            )
+            head = ["", "us a signal", f"{next(iter(runs[0][task]))} / this, by instance"]
+            head += ["worst gap" if task == "lasso" else "same support", "FLOPs a signal"]
+            parts.append(format_table(head, rows))
+    for key in ("memory", "compile"):
+        if key in results:
+            parts.append(f"\n{key}: {results[key]}")
+    parts.append(
+        "\nInstances: two with incoherent Gaussian atoms, then one with coherent atoms. Times are "
+        "medians over rounds;\nratios are medians of ratios within a round. FLOPs: measured, "
+        'convention "arithmetic".'
+    )
+    return "\n".join(parts) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run what is missing, then print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scales", nargs="+", default=list(SCALES), choices=list(SCALES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="scale a, one instance, two rounds")
+    parser.add_argument("--write", type=pathlib.Path, help="also write the table to this file")
+    args = parser.parse_args(argv)
+    scales, instances = (args.scales, INSTANCES) if not args.quick else (["a"], INSTANCES[:1])
+    rounds = 2 if args.quick else args.rounds
+    OUT.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {"machine": machine()}
+    for name in scales:
+        for seed, coherent in instances:
+            key = f"{name}-{seed}"
+            path = OUT / f"{key}{'-quick' if args.quick else ''}.json"
+            if not path.exists():
+                print(f"scale {name}, seed {seed}{', coherent' if coherent else ''}", flush=True)
+                problem = draw(SCALES[name], seed, coherent)
+                found = {}
+                for task, makers in contenders(name, problem).items():
+                    print(f"  {task}", flush=True)
+                    found[task] = measure(task, problem, makers, rounds)
+                write_bytes(path, json.dumps(found, indent=1).encode())
+            results[key] = json.loads(path.read_text())
+    if "c" in scales:
+        results["memory"], results["compile"] = memory(), compile_seconds()
+    text = table(results)
+    print("\n" + text)
+    if args.write:
+        write_bytes(args.write, text.encode())
+
+
+if __name__ == "__main__":
+    main()
