@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help pareto reproduce lint test test-all clean
+.PHONY: help pareto reproduce bench lint test test-all clean
 help:
 	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (5 minutes)"
 	@echo "make reproduce  the paper's three settings at full fidelity (about 25 minutes; resumes)"
+	@echo "make bench      the solvers beside SPAMS, scikit-learn, celer, jaxopt, torch (30 minutes; resumes)"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-all   the same with the slow tests"
 	@echo "make clean      remove the virtual environment and caches; results/ stays"
@@ -25,6 +26,10 @@ $(VENV)/test.stamp: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test]"
 	@touch $(VENV)/experiments.stamp $@
 
+$(VENV)/bench.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	@touch $(VENV)/experiments.stamp $@
+
 pareto: $(VENV)/experiments.stamp
 	$(BIN)/python -m experiments.pareto
 	$(BIN)/python -m experiments.natural_images
@@ -33,6 +38,9 @@ reproduce: $(VENV)/experiments.stamp
 	$(BIN)/python -m experiments.known_codes
 	$(BIN)/python -m experiments.known_dictionary
 	$(BIN)/python -m experiments.unknown_dictionary
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks.solvers
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

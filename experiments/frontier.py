@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +22,29 @@ import numpy as np
 import sparsecode_jax as sc
 from experiments import accounts, authors, common, settings
 from experiments.accounts import Flops
+from experiments.curves import (
+    GREEDY,
+    Curve,
+    Problems,
+    curve,
+    efficient,
+    greedy,
+    select,
+    solver_steps,
+    trajectories,
+)
 from experiments.settings import RUNS
 
 RESTART = sc.solvers.fista(restart=sc.solvers.gradient_restart)
-SOLVERS = {"ista": sc.solvers.ista(), "fista": sc.solvers.fista(), "fista_restart": RESTART}
-RECORD_EVERY = {"ista": 10, "fista": 1, "fista_restart": 1}
+SOLVERS = {
+    "ista": sc.solvers.ista(),
+    "fista": sc.solvers.fista(),
+    "fista_restart": RESTART,
+    "sparsa": sc.solvers.sparsa(),
+}
+RECORD_EVERY = {"ista": 10, "fista": 1, "fista_restart": 1, "sparsa": 1}
 HIDDEN: dict[str, tuple[int, ...]] = {"sae": (), "mlp32": (32,), "mlp256": (256,)}
 FRESH_SEEDS = (1, 2, 3, 4, 5)  # data sets on which nothing was chosen
-
-
-MOST_ATOMS = 6  # of orthogonal least squares
 WIDE = "mlp256"  # trained in the background: it takes as long as all else
 
 
@@ -70,84 +83,6 @@ def train_wide(config: Any, stages: common.Stages) -> dict[str, Callable[[], Any
         return runs("unknown_dictionary")
 
     return {"known_dictionary": known, "unknown_dictionary": common.in_background(after)}
-
-
-class Curve(NamedTuple):
-    """Steps and FLOPs (P,), MCC (P, runs), penalty (P,), NaN where a method has none."""
-
-    steps: np.ndarray
-    published: np.ndarray
-    measured: np.ndarray
-    mcc: np.ndarray
-    penalty: np.ndarray
-
-
-def curve(steps: Sequence[int], work: Sequence[Flops], mcc: Any, penalty: Any = np.nan) -> Curve:
-    """Pack a curve."""
-    return Curve(
-        np.asarray(steps, dtype=np.int64),
-        np.asarray([w.published for w in work], dtype=np.float64),
-        np.asarray([w.measured for w in work], dtype=np.float64),
-        np.asarray(mcc, dtype=np.float64),
-        np.broadcast_to(np.float64(penalty), (len(steps),)),
-    )
-
-
-class Problems(NamedTuple):
-    """Data sets to run a solver on: signals (D, S, M), codes (D, S, N), dictionaries (D, N, M)."""
-
-    signals: np.ndarray
-    codes: np.ndarray
-    dictionaries: np.ndarray
-
-
-@functools.partial(jax.jit, static_argnames=("solver", "num_steps", "record_every"))
-def trajectories(
-    problems: Problems,
-    penalties: Any,
-    step_size: Any = None,
-    codes0: Any = None,
-    *,
-    solver: sc.Solver,
-    num_steps: int,
-    record_every: int = 1,
-) -> jax.Array:
-    """Return the MCC along a solver's steps: (penalties, data sets, records)."""
-
-    def one(penalty: Any, data: tuple) -> Any:
-        signals, codes, dictionary, start = data
-        step = sc.dictionaries.step_size(dictionary) if step_size is None else step_size
-        return sc.solvers.trajectory(
-            solver,
-            sc.Lasso(signals, dictionary, penalty, step),
-            num_steps=num_steps,
-            record=lambda estimate: sc.metrics.mcc(codes, estimate),
-            record_every=record_every,
-            codes0=start,
-        )[1]
-
-    return sc.sweep(one, penalty=penalties, data=(*map(jnp.asarray, problems), codes0))
-
-
-def efficient(work: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Return the flat indices of operating points that no cheaper one beats on the training half.
-
-    Args:
-      work: FLOPs of each operating point, any shape.
-      train: training MCC, the same shape.
-
-    Returns:
-      Indices in order of work; training MCC rises strictly along them.
-    """
-    order = np.lexsort((-train.ravel(), work.ravel()))
-    values = train.ravel()[order]
-    previous = np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
-    return order[values > previous]
-
-
-def solver_steps(num_steps: int, record_every: int) -> list[int]:
-    """Return the step counts at which a trajectory was recorded."""
-    return [record_every * (i + 1) for i in range(num_steps // record_every)]
 
 
 def encoder_curve(setting: str, method: str, steps: Sequence[int], mcc: Any) -> Curve:
@@ -224,26 +159,11 @@ def known_dictionary(
         chosen = efficient(np.asarray([w.measured for w in work]), on_train)
         for prefix, problems in (("", test_set), ("fresh_", fresh_test)):
             mcc = np.moveaxis(np.asarray(run(problems, grid)), 1, -1)
-            curves[prefix + name] = _select(chosen, options, work, mcc)
+            curves[prefix + name] = select(chosen, options, work, mcc)
 
-    # Orthogonal least squares: the number of atoms is the amount of work, and nothing is chosen
-    # but when to stop.
-    counts = list(range(1, MOST_ATOMS + 1))
-    solvers = [sc.solvers.orthogonal_least_squares(k) for k in counts]
-    work = [accounts.pursuit(solver, k) for solver, k in zip(solvers, counts, strict=True)]
-    scores = {}
-    for name, problems in (("train", train_set), ("", test_set), ("fresh_", fresh_test)):
-        ends = [
-            trajectories(
-                problems, jnp.zeros(1), jnp.float32(1), solver=s, num_steps=k, record_every=k
-            )[0, :, 0]
-            for s, k in zip(solvers, counts, strict=True)
-        ]
-        scores[name] = np.stack(ends)  # (atoms, data sets)
-    chosen = efficient(np.asarray([w.measured for w in work]), scores["train"][:, 0])
-    for prefix in ("", "fresh_"):
-        sizes = [(np.nan, k) for k in counts]
-        curves[f"{prefix}ols"] = _select(chosen, sizes, work, scores[prefix])
+    for name in GREEDY:
+        print(f"known dictionary, {name} ...", flush=True)
+        curves |= greedy(name, train_set, {"": test_set, "fresh_": fresh_test})
 
     # SAE + true inference-time optimisation: FISTA with restart from the codes of the SAE.
     print("known dictionary, SAE + FISTA ...", flush=True)
@@ -274,28 +194,18 @@ def known_dictionary(
     total = np.asarray([w.measured for w in work]).reshape(on_train.shape)
     mcc = np.moveaxis(scores["test"], 2, -1)
     options = [(penalty, step) for _, penalty, step in points]
-    curves["sae_fista"] = _select(efficient(total, on_train), options, work, mcc)
+    curves["sae_fista"] = select(efficient(total, on_train), options, work, mcc)
     # The efficient start is the SAE before training, which costs too much for 1,024 signals; so
     # also start from the SAE that scores best on the training half.
     codes = jax.vmap(jax.vmap(apply, (0, None)), (0, None))(sae, problem.train_signals)
     best = int(settings.run_scores(sc.metrics.mcc, problem.train_codes, codes).mean(1).argmax())
     offset = best * on_train[0].size
     chosen = offset + efficient(total[best], on_train[best])
-    curves["trained_sae_fista"] = _select(chosen, options, work, mcc)
+    curves["trained_sae_fista"] = select(chosen, options, work, mcc)
 
     mcc = settings.encoder_scores(setting, HIDDEN[WIDE], wide().records.encoder, sc.metrics.mcc)
     curves[WIDE] = encoder_curve(setting, WIDE, steps, mcc)
     return curves
-
-
-def _select(chosen: np.ndarray, options: list, work: list[Flops], mcc: np.ndarray) -> Curve:
-    """Pack the chosen operating points of (..., runs) scores."""
-    return curve(
-        [options[i][1] for i in chosen],
-        [work[i] for i in chosen],
-        mcc.reshape(-1, mcc.shape[-1])[chosen],
-        [options[i][0] for i in chosen],
-    )
 
 
 def _warm(problems: Problems, weights: Any, penalties: Any, num_steps: int) -> np.ndarray:

@@ -29,7 +29,10 @@ STYLE: dict[str, tuple[str, str, str, str]] = {  # label, color, line, marker
     "ista": ("ISTA", "#F0E442", "-", ""),
     "fista": ("FISTA", "#009E73", "-", ""),
     "fista_restart": ("FISTA + restart", "#00573f", "--", ""),
+    "sparsa": ("SpaRSA", "#8fbc3f", "-", ""),
     "ols": ("orthogonal least squares, 1-6 atoms", "black", "-", "*"),
+    "omp": ("orthogonal matching pursuit, 1-6 atoms", "#7f7f7f", "-", "x"),
+    "exhaustive": ("exhaustive search, 1-4 atoms", "#8c510a", "-", "P"),
     "sae_fista": ("SAE + FISTA (warm start)", "#CC79A7", "-", "v"),
     "trained_sae_fista": ("trained SAE + FISTA", "#882255", "-", "v"),
     "fresh_ito": ("ITO, 5 fresh data sets", "#D55E00", ":", ""),
@@ -41,8 +44,8 @@ STYLE: dict[str, tuple[str, str, str, str]] = {  # label, color, line, marker
     "fista_restart_on_sparse_coding": ("FISTA, sparse coding's dictionary", "#5d3a9b", "-", "^"),
 }
 KNOWN = (
-    "sae", "mlp32", "mlp256", "ito", "ista", "fista", "fista_restart", "ols",
-    "sae_fista", "trained_sae_fista", "fresh_sae", "fresh_ito", "fresh_fista",
+    "sae", "mlp32", "mlp256", "ito", "ista", "fista", "fista_restart", "sparsa", "ols", "omp",
+    "exhaustive", "sae_fista", "trained_sae_fista", "fresh_sae", "fresh_ito", "fresh_fista",
 )  # fmt: skip
 UNKNOWN = (
     "sae", "mlp32", "mlp256", "sae_ito", "sparse_coding", "fista_restart_on_sae",

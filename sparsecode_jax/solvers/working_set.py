@@ -48,7 +48,7 @@ class WorkingSetState(NamedTuple):
 
 @functools.lru_cache(maxsize=None, typed=True)
 def working_set(
-    sizes: tuple[int, ...] = (32, 32, 64, 64, 128, 128, 256),
+    sizes: tuple[int, ...] = (32, 32, 64, 96, 128, 256),
     *,
     prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold,
     inner_steps: int = 40,

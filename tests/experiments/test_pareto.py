@@ -13,6 +13,7 @@ import pytest
 
 import sparsecode_jax as sc
 from experiments import accounts, frontier, natural_images, paper, pareto, settings, truth_free
+from experiments.curves import efficient
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -52,7 +53,7 @@ def test_efficient_operating_points():
     work = np.asarray([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
     train = np.asarray([[0.5, 0.6, 0.7], [0.4, 0.8, 0.75]])
     # cheapest: the better of the two; then 0.8 at work 2; nothing dearer beats it
-    assert frontier.efficient(work, train).tolist() == [0, 4]
+    assert efficient(work, train).tolist() == [0, 4]
 
 
 def test_penalty_of_each_point_is_not_chosen_on_the_test_half(quick, monkeypatch, tmp_path):

@@ -1,0 +1,134 @@
+"""Curves of methods along their work, and the operating points that are worth their work."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import sparsecode_jax as sc
+from experiments import accounts
+from experiments.accounts import Flops
+
+# By numbers of atoms: the solver of k atoms, how many steps it takes, and the numbers to try.
+GREEDY: dict[str, tuple[Callable[[int], sc.Solver], Callable[[int], int], range]] = {
+    "ols": (sc.solvers.orthogonal_least_squares, lambda k: k, range(1, 7)),
+    "omp": (sc.solvers.orthogonal_matching_pursuit, lambda k: k, range(1, 7)),
+    "subspace_pursuit": (sc.solvers.subspace_pursuit, lambda k: 3, range(1, 5)),
+    "exhaustive": (sc.solvers.exhaustive, lambda k: 1, range(1, 5)),
+}
+
+
+class Curve(NamedTuple):
+    """Steps and FLOPs (P,), MCC (P, runs), penalty (P,), NaN where a method has none."""
+
+    steps: np.ndarray
+    published: np.ndarray
+    measured: np.ndarray
+    mcc: np.ndarray
+    penalty: np.ndarray
+
+
+def curve(steps: Sequence[int], work: Sequence[Flops], mcc: Any, penalty: Any = np.nan) -> Curve:
+    """Pack a curve."""
+    return Curve(
+        np.asarray(steps, dtype=np.int64),
+        np.asarray([w.published for w in work], dtype=np.float64),
+        np.asarray([w.measured for w in work], dtype=np.float64),
+        np.asarray(mcc, dtype=np.float64),
+        np.broadcast_to(np.float64(penalty), (len(steps),)),
+    )
+
+
+class Problems(NamedTuple):
+    """Data sets to run a solver on: signals (D, S, M), codes (D, S, N), dictionaries (D, N, M)."""
+
+    signals: np.ndarray
+    codes: np.ndarray
+    dictionaries: np.ndarray
+
+
+@functools.partial(jax.jit, static_argnames=("solver", "num_steps", "record_every"))
+def trajectories(
+    problems: Problems,
+    penalties: Any,
+    step_size: Any = None,
+    codes0: Any = None,
+    *,
+    solver: sc.Solver,
+    num_steps: int,
+    record_every: int = 1,
+) -> jax.Array:
+    """Return the MCC along a solver's steps: (penalties, data sets, records)."""
+
+    def one(penalty: Any, data: tuple) -> Any:
+        signals, codes, dictionary, start = data
+        step = sc.dictionaries.step_size(dictionary) if step_size is None else step_size
+        return sc.solvers.trajectory(
+            solver,
+            sc.Lasso(signals, dictionary, penalty, step),
+            num_steps=num_steps,
+            record=lambda estimate: sc.metrics.mcc(codes, estimate),
+            record_every=record_every,
+            codes0=start,
+        )[1]
+
+    return sc.sweep(one, penalty=penalties, data=(*map(jnp.asarray, problems), codes0))
+
+
+def efficient(work: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Return the flat indices of operating points that no cheaper one beats on the training half.
+
+    Args:
+      work: FLOPs of each operating point, any shape.
+      train: training MCC, the same shape.
+
+    Returns:
+      Indices in order of work; training MCC rises strictly along them.
+    """
+    order = np.lexsort((-train.ravel(), work.ravel()))
+    values = train.ravel()[order]
+    previous = np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
+    return order[values > previous]
+
+
+def solver_steps(num_steps: int, record_every: int) -> list[int]:
+    """Return the step counts at which a trajectory was recorded."""
+    return [record_every * (i + 1) for i in range(num_steps // record_every)]
+
+
+def greedy(name: str, train_set: Problems, tests: dict[str, Problems]) -> dict[str, Curve]:
+    """Return curves along the number of atoms; nothing is chosen but when to stop."""
+    factory, steps_of, counts = GREEDY[name]
+    solvers = [(factory(k), steps_of(k)) for k in counts]
+    work = [accounts.pursuit(solver, steps) for solver, steps in solvers]
+
+    def scores(problems: Problems) -> np.ndarray:  # (numbers of atoms, data sets)
+        ends = [
+            trajectories(
+                problems, jnp.zeros(1), jnp.float32(1), solver=s, num_steps=k, record_every=k
+            )[0, :, 0]
+            for s, k in solvers
+        ]
+        return np.stack(ends)
+
+    chosen = efficient(np.asarray([w.measured for w in work]), scores(train_set)[:, 0])
+    options = [(np.nan, k) for k in counts]
+    return {
+        f"{prefix}{name}": select(chosen, options, work, scores(problems))
+        for prefix, problems in tests.items()
+    }
+
+
+def select(chosen: np.ndarray, options: list, work: list[Flops], mcc: np.ndarray) -> Curve:
+    """Pack the chosen operating points of (..., runs) scores."""
+    return curve(
+        [options[i][1] for i in chosen],
+        [work[i] for i in chosen],
+        mcc.reshape(-1, mcc.shape[-1])[chosen],
+        [options[i][0] for i in chosen],
+    )
