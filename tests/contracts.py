@@ -26,6 +26,7 @@ from sparsecode_jax.solvers import (
     ista,
     lca,
     log_adam,
+    sparsa,
 )
 
 M, N, S, K = 8, 16, 20, 3  # measurements, atoms, signals, active atoms
@@ -112,6 +113,27 @@ def numpy_coordinate_descent(signals, dictionary, penalty, step_size, num_steps,
     return codes
 
 
+def numpy_sparsa(signals, dictionary, penalty, step_size, num_steps, *, signed):
+    codes = np.zeros((len(signals), len(dictionary)), signals.dtype)
+    step = np.full((len(signals), 1), step_size, signals.dtype)
+    values = np.repeat(0.5 * (signals**2).sum(1, keepdims=True), 5, axis=1)
+    for _ in range(num_steps):
+        descent = (signals - codes @ dictionary) @ dictionary.T
+        new = numpy_prox(signed)(codes + step * descent, step * penalty)
+        move, residual = new - codes, signals - new @ dictionary
+        error = 0.5 * (residual**2).sum(1, keepdims=True)
+        value = error + (penalty * np.abs(new)).sum(1, keepdims=True)
+        squares, image = ((x**2).sum(1, keepdims=True) for x in (move, move @ dictionary))
+        fallen = value <= values.max(1, keepdims=True) - 0.5e-4 * squares / step
+        taken = fallen | (step <= step_size)
+        spectral = np.clip(squares / np.where(image > 0, image, 1), step_size, 1e3 * step_size)
+        longer = np.where(image > 0, spectral, step)
+        values = np.where(taken, np.hstack([values[:, 1:], value]), values)
+        codes = np.where(taken, new, codes)
+        step = np.where(taken, longer, np.maximum(step / 2, step_size))
+    return codes
+
+
 class SolverCase(NamedTuple):
     """One solver and what it promises.
 
@@ -127,6 +149,10 @@ class SolverCase(NamedTuple):
       proximal: with a proximal operator: from zero codes, scale-free, exact zeros, bfloat16.
       monotone: whether the objective never rises.
       sizeless: whether the step size is not used.
+      rounding: factors on the tolerances for rounding in iterates, in (float32, float64): spectral
+        steps are ratios of small differences, which amplify it from step to step.
+      start_products: products with the dictionary that a cold start takes.
+      start_cost: arithmetic operations of a cold start, as ``cost``.
     """
 
     solver: Solver
@@ -140,6 +166,9 @@ class SolverCase(NamedTuple):
     proximal: bool
     monotone: bool = False
     sizeless: bool = False
+    rounding: tuple[float, float] = (1, 1)
+    start_products: int = 0
+    start_cost: Callable[[int, int, int], int] = lambda s, m, n: 0
 
     @property
     def prox(self) -> Callable:
@@ -212,6 +241,16 @@ def _solver_cases():
                 True,
             ),
             id=f"fista_restart-{name}",
+        )  # fmt: skip
+        yield pytest.param(
+            SolverCase(
+                sparsa(prox=prox), signed, None, 2000, sure, numpy_sparsa,
+                lambda s, m, n, extra=extra: s * (4 * m * n + 6 * m + (9 + extra) * n + 11) + 1,
+                (sparsa, "4MN + 6M + 9N + 11 a signal and step, and 1 a step"),
+                True, rounding=(10, 1e4), start_products=1,
+                start_cost=lambda s, m, n: s * (2 * m * n + 2 * m + 2 * n),
+            ),
+            id=f"sparsa-{name}",
         )  # fmt: skip
     yield pytest.param(
         SolverCase(
