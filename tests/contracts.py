@@ -18,7 +18,7 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax import Encoder, Lasso, Solver
-from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
+from sparsecode_jax.prox import elastic_net, nonnegative_soft_threshold, soft_threshold
 from sparsecode_jax.solvers import (
     coordinate_descent,
     fista,
@@ -271,24 +271,34 @@ PROXIMAL = [case for case in SOLVERS if case.values[0].proximal]
 
 
 class ProxCase(NamedTuple):
-    """A proximal operator, the penalty it belongs to (inf where infeasible), and its NumPy form."""
+    """A proximal operator, the penalty it belongs to (inf where infeasible), and its NumPy form.
+
+    ``ridge`` is the weight of half the squared code in the penalty.
+    """
 
     prox: Callable
     penalty: Callable
     reference: Callable
+    ridge: float = 0.0
 
 
-PROXES = [
-    pytest.param(ProxCase(soft_threshold, np.abs, numpy_prox(True)), id="soft_threshold"),
-    pytest.param(
-        ProxCase(
-            nonnegative_soft_threshold,
-            lambda z: np.where(z >= 0, z, np.inf),
-            numpy_prox(False),
-        ),
-        id="nonnegative_soft_threshold",
-    ),
-]
+def _prox_case(signed, ridge=0.0):
+    prox = soft_threshold if signed else nonnegative_soft_threshold
+
+    def penalty(z):
+        feasible = np.abs(z) if signed else np.where(z >= 0, z, np.inf)
+        return feasible + 0.5 * ridge * z * z
+
+    def reference(x, t):
+        return numpy_prox(signed)(x, t) / (1 + ridge * t)
+
+    name = prox.__name__
+    if ridge:
+        prox, name = elastic_net(ridge, prox=prox), f"elastic_net-{name}"
+    return pytest.param(ProxCase(prox, penalty, reference, ridge), id=name)
+
+
+PROXES = [_prox_case(signed, ridge) for signed in (True, False) for ridge in (0.0, 0.7)]
 
 
 # --- encoders --------------------------------------------------------------------------------
