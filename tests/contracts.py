@@ -410,3 +410,27 @@ def as_numpy(tree: Any, dtype: Any = np.float64) -> Any:
 def docstring(fn: Callable) -> str:
     """Return a docstring on one line, so that a stated formula is found across line breaks."""
     return " ".join((inspect.getdoc(fn) or "").split())
+
+
+def numpy_gap(signals, dictionary, codes, penalty, *, signed, ridge=0.0, group_size=1):
+    """Return relative duality gaps in float64, of an elastic net as a lasso with more rows."""
+    x, d, z = (np.asarray(a, np.float64) for a in (signals, dictionary, codes))
+    weights = np.broadcast_to(np.asarray(penalty, np.float64), (len(d),))
+    d = np.hstack([d, np.diag(np.sqrt(ridge * weights))])
+    x = np.concatenate([x, np.zeros((*x.shape[:-1], len(d)))], axis=-1)
+    residual = x - z @ d
+    inner = residual @ d.T
+    inner = inner if signed else np.maximum(inner, 0)
+
+    def norms(a):
+        return np.linalg.norm(a.reshape(*a.shape[:-1], -1, group_size), axis=-1)
+
+    heavy = weights[::group_size]
+    with np.errstate(divide="ignore"):
+        largest = 1 / np.max(norms(inner) / heavy, axis=-1)
+    squares = np.sum(residual**2, axis=-1)
+    best = np.sum(x * residual, axis=-1) / np.where(squares > 0, squares, 1)
+    dual = x - np.clip(best, 0, largest)[..., None] * residual
+    half = 0.5 * np.sum(x**2, axis=-1)
+    primal = 0.5 * squares + np.sum(heavy * norms(z), axis=-1)
+    return (primal - half + 0.5 * np.sum(dual**2, axis=-1)) / np.where(half > 0, half, 1)
