@@ -18,7 +18,7 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax import Encoder, Lasso, Solver
-from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
+from sparsecode_jax.prox import elastic_net, nonnegative_soft_threshold, soft_threshold
 from sparsecode_jax.solvers import (
     coordinate_descent,
     fista,
@@ -26,6 +26,7 @@ from sparsecode_jax.solvers import (
     ista,
     lca,
     log_adam,
+    sparsa,
 )
 
 M, N, S, K = 8, 16, 20, 3  # measurements, atoms, signals, active atoms
@@ -112,6 +113,27 @@ def numpy_coordinate_descent(signals, dictionary, penalty, step_size, num_steps,
     return codes
 
 
+def numpy_sparsa(signals, dictionary, penalty, step_size, num_steps, *, signed):
+    codes = np.zeros((len(signals), len(dictionary)), signals.dtype)
+    step = np.full((len(signals), 1), step_size, signals.dtype)
+    values = np.repeat(0.5 * (signals**2).sum(1, keepdims=True), 5, axis=1)
+    for _ in range(num_steps):
+        descent = (signals - codes @ dictionary) @ dictionary.T
+        new = numpy_prox(signed)(codes + step * descent, step * penalty)
+        move, residual = new - codes, signals - new @ dictionary
+        error = 0.5 * (residual**2).sum(1, keepdims=True)
+        value = error + (penalty * np.abs(new)).sum(1, keepdims=True)
+        squares, image = ((x**2).sum(1, keepdims=True) for x in (move, move @ dictionary))
+        fallen = value <= values.max(1, keepdims=True) - 0.5e-4 * squares / step
+        taken = fallen | (step <= step_size)
+        spectral = np.clip(squares / np.where(image > 0, image, 1), step_size, 1e3 * step_size)
+        longer = np.where(image > 0, spectral, step)
+        values = np.where(taken, np.hstack([values[:, 1:], value]), values)
+        codes = np.where(taken, new, codes)
+        step = np.where(taken, longer, np.maximum(step / 2, step_size))
+    return codes
+
+
 class SolverCase(NamedTuple):
     """One solver and what it promises.
 
@@ -127,6 +149,10 @@ class SolverCase(NamedTuple):
       proximal: with a proximal operator: from zero codes, scale-free, exact zeros, bfloat16.
       monotone: whether the objective never rises.
       sizeless: whether the step size is not used.
+      rounding: factors on the tolerances for rounding in iterates, in (float32, float64): spectral
+        steps are ratios of small differences, which amplify it from step to step.
+      start_products: products with the dictionary that a cold start takes.
+      start_cost: arithmetic operations of a cold start, as ``cost``.
     """
 
     solver: Solver
@@ -140,6 +166,9 @@ class SolverCase(NamedTuple):
     proximal: bool
     monotone: bool = False
     sizeless: bool = False
+    rounding: tuple[float, float] = (1, 1)
+    start_products: int = 0
+    start_cost: Callable[[int, int, int], int] = lambda s, m, n: 0
 
     @property
     def prox(self) -> Callable:
@@ -213,6 +242,16 @@ def _solver_cases():
             ),
             id=f"fista_restart-{name}",
         )  # fmt: skip
+        yield pytest.param(
+            SolverCase(
+                sparsa(prox=prox), signed, None, 2000, sure, numpy_sparsa,
+                lambda s, m, n, extra=extra: s * (4 * m * n + 6 * m + (9 + extra) * n + 11) + 1,
+                (sparsa, "4MN + 6M + 9N + 11 a signal and step, and 1 a step"),
+                True, rounding=(10, 1e4), start_products=1,
+                start_cost=lambda s, m, n: s * (2 * m * n + 2 * m + 2 * n),
+            ),
+            id=f"sparsa-{name}",
+        )  # fmt: skip
     yield pytest.param(
         SolverCase(
             log_adam(), False, 0.01, 20_000, (2e-3, 2e-3), numpy_log_adam,
@@ -232,24 +271,34 @@ PROXIMAL = [case for case in SOLVERS if case.values[0].proximal]
 
 
 class ProxCase(NamedTuple):
-    """A proximal operator, the penalty it belongs to (inf where infeasible), and its NumPy form."""
+    """A proximal operator, the penalty it belongs to (inf where infeasible), and its NumPy form.
+
+    ``ridge`` is the weight of half the squared code in the penalty.
+    """
 
     prox: Callable
     penalty: Callable
     reference: Callable
+    ridge: float = 0.0
 
 
-PROXES = [
-    pytest.param(ProxCase(soft_threshold, np.abs, numpy_prox(True)), id="soft_threshold"),
-    pytest.param(
-        ProxCase(
-            nonnegative_soft_threshold,
-            lambda z: np.where(z >= 0, z, np.inf),
-            numpy_prox(False),
-        ),
-        id="nonnegative_soft_threshold",
-    ),
-]
+def _prox_case(signed, ridge=0.0):
+    prox = soft_threshold if signed else nonnegative_soft_threshold
+
+    def penalty(z):
+        feasible = np.abs(z) if signed else np.where(z >= 0, z, np.inf)
+        return feasible + 0.5 * ridge * z * z
+
+    def reference(x, t):
+        return numpy_prox(signed)(x, t) / (1 + ridge * t)
+
+    name = prox.__name__
+    if ridge:
+        prox, name = elastic_net(ridge, prox=prox), f"elastic_net-{name}"
+    return pytest.param(ProxCase(prox, penalty, reference, ridge), id=name)
+
+
+PROXES = [_prox_case(signed, ridge) for signed in (True, False) for ridge in (0.0, 0.7)]
 
 
 # --- encoders --------------------------------------------------------------------------------
@@ -361,3 +410,27 @@ def as_numpy(tree: Any, dtype: Any = np.float64) -> Any:
 def docstring(fn: Callable) -> str:
     """Return a docstring on one line, so that a stated formula is found across line breaks."""
     return " ".join((inspect.getdoc(fn) or "").split())
+
+
+def numpy_gap(signals, dictionary, codes, penalty, *, signed, ridge=0.0, group_size=1):
+    """Return relative duality gaps in float64, of an elastic net as a lasso with more rows."""
+    x, d, z = (np.asarray(a, np.float64) for a in (signals, dictionary, codes))
+    weights = np.broadcast_to(np.asarray(penalty, np.float64), (len(d),))
+    d = np.hstack([d, np.diag(np.sqrt(ridge * weights))])
+    x = np.concatenate([x, np.zeros((*x.shape[:-1], len(d)))], axis=-1)
+    residual = x - z @ d
+    inner = residual @ d.T
+    inner = inner if signed else np.maximum(inner, 0)
+
+    def norms(a):
+        return np.linalg.norm(a.reshape(*a.shape[:-1], -1, group_size), axis=-1)
+
+    heavy = weights[::group_size]
+    with np.errstate(divide="ignore"):
+        largest = 1 / np.max(norms(inner) / heavy, axis=-1)
+    squares = np.sum(residual**2, axis=-1)
+    best = np.sum(x * residual, axis=-1) / np.where(squares > 0, squares, 1)
+    dual = x - np.clip(best, 0, largest)[..., None] * residual
+    half = 0.5 * np.sum(x**2, axis=-1)
+    primal = 0.5 * squares + np.sum(heavy * norms(z), axis=-1)
+    return (primal - half + 0.5 * np.sum(dual**2, axis=-1)) / np.where(half > 0, half, 1)

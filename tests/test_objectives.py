@@ -10,9 +10,15 @@ from sklearn.decomposition import sparse_encode
 
 from sparsecode_jax import objectives
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
+from sparsecode_jax.prox import (
+    elastic_net,
+    group_soft_threshold,
+    nonnegative_soft_threshold,
+    soft_threshold,
+    value,
+)
 
-from .contracts import PENALTY, M, N, S, docstring, sparse_problem
+from .contracts import PENALTY, M, N, S, docstring, numpy_gap, sparse_problem
 
 PENALTIES = {
     "scalar": PENALTY,
@@ -244,3 +250,87 @@ def test_relative_error_is_the_fraction_of_energy_left():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     zero = objectives.relative_error(np.zeros((1, 3)), dictionary, np.zeros((1, 6)))
     np.testing.assert_array_equal(zero, 0)
+
+
+# --- gaps of other penalties -----------------------------------------------------------------
+
+OTHERS = {
+    "elastic_net": (elastic_net(0.7), {"signed": False, "ridge": 0.7}),
+    "elastic_net_signed": (elastic_net(0.7, prox=soft_threshold), {"signed": True, "ridge": 0.7}),
+    "groups": (group_soft_threshold(2), {"signed": False, "group_size": 2}),
+    "groups_signed": (
+        group_soft_threshold(4, nonnegative=False), {"signed": True, "group_size": 4},
+    ),
+}  # fmt: skip
+each_other = pytest.mark.parametrize(("prox", "numpy"), OTHERS.values(), ids=OTHERS)
+
+
+def optimum(problem, penalty, prox):
+    """Run proximal gradient for long in float64; its step is tested by brute force elsewhere."""
+    signals, dictionary, _ = problem
+    step = 1 / np.linalg.norm(dictionary, 2) ** 2
+
+    def move(codes, _):
+        point = codes + step * (signals - codes @ dictionary) @ dictionary.T
+        return prox(point, step * jnp.asarray(penalty, jnp.float64)), None
+
+    return jax.lax.scan(move, jnp.zeros((len(signals), N)), length=20_000)[0]
+
+
+@each_other
+@each_penalty
+def test_gaps_of_other_penalties(prox, numpy, penalty):
+    """Zero at the optimum; elsewhere more than the distance of the objective from its optimum."""
+    if "group_size" in numpy and np.ndim(penalty):
+        penalty = np.repeat(penalty[:: numpy["group_size"]], numpy["group_size"])
+    problem = double(sparse_problem(signed=numpy["signed"], num_samples=6))
+    signals, dictionary, _ = problem
+    energy = 0.5 * (signals**2).sum(-1)
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        weights = jnp.asarray(penalty, jnp.float64)
+        best = np.asarray(optimum(problem, penalty, prox))
+        gap = objectives.duality_gap(signals, dictionary, best, weights, prox=prox)
+        np.testing.assert_allclose(gap, 0, atol=1e-9)
+
+        def primal(codes):
+            error = objectives.reconstruction_error(signals, dictionary, codes)
+            return np.asarray(error + value(prox, codes, weights))
+
+        for spread in (1e-3, 1e-2, 0.1, 1.0):
+            codes = best + spread * rng.normal(size=best.shape)
+            codes = codes if numpy["signed"] else np.maximum(codes, 0)
+            gap = objectives.duality_gap(signals, dictionary, codes, weights, prox=prox)
+            excess = (primal(codes) - primal(best)) / energy
+            assert np.all(excess > 0)
+            assert np.all(excess <= np.asarray(gap))
+            expected = numpy_gap(signals, dictionary, codes, penalty, **numpy)
+            np.testing.assert_allclose(gap, expected, rtol=1e-9, atol=1e-14)
+
+
+LASSOS = {
+    "lasso": (nonnegative_soft_threshold, {"signed": False}),
+    "lasso_signed": (soft_threshold, {"signed": True}),
+}
+
+
+@pytest.mark.parametrize(("prox", "numpy"), (LASSOS | OTHERS).values(), ids=LASSOS | OTHERS)
+def test_the_gap_from_a_residual_at_hand(prox, numpy):
+    signals, dictionary, codes = double(sparse_problem(signed=numpy["signed"]))
+    residual = signals - 0.9 * codes @ dictionary
+    parts = (signals, residual, residual @ dictionary.T, 0.9 * codes, PENALTY)
+    with jax.enable_x64(True):
+        whole = objectives.duality_gap(signals, dictionary, 0.9 * codes, PENALTY, prox=prox)
+        found = objectives.residual_gap(*map(jnp.asarray, parts), prox=prox)
+    np.testing.assert_allclose(found, whole, rtol=1e-9)
+    expected = numpy_gap(signals, dictionary, 0.9 * codes, PENALTY, **numpy)
+    np.testing.assert_allclose(whole, expected, rtol=1e-9)
+
+
+@each_other
+def test_gaps_of_zero_signals(prox, numpy):
+    _, dictionary, _ = sparse_problem()
+    zero, codes = np.zeros((2, M), np.float32), np.zeros((2, N), np.float32)
+    np.testing.assert_array_equal(
+        objectives.duality_gap(zero, dictionary, codes, PENALTY, prox=prox), 0
+    )

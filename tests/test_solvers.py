@@ -161,7 +161,9 @@ def test_large_batches_agree_with_numpy(case):
     double = (np.asarray(x, np.float64) for x in data[:2])
     theirs = case.reference(*double, PENALTY, step_size, 8, signed=case.signed)
     assert ours.shape == (40_000, N)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=3e-5 if case.proximal else 1e-6)
+    factor = case.rounding[0]
+    atol = factor * (3e-5 if case.proximal else 1e-6)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4 * factor, atol=atol)
 
 
 @each_solver
@@ -171,7 +173,8 @@ def test_iterates_are_those_of_the_same_algorithm_in_numpy(case, num_steps):
         problem = case.lasso(jnp.float64)
         ours = case.solve(problem, num_steps)
     theirs = case.reference(*as_numpy(problem), num_steps, signed=case.signed)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    factor = case.rounding[1] if num_steps == 60 else 1
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9 * factor, atol=1e-12 * factor)
 
 
 def test_restart_changes_the_path_and_converges_faster():
@@ -279,7 +282,10 @@ def test_scaling_signals_and_penalty_scales_codes(case, scale):
         scaled = problem._replace(signals=scale * problem.signals, penalty=scale * problem.penalty)
         codes, other = case.solve(problem, 60), case.solve(scaled, 60)
     codes, other = np.asarray(codes), np.asarray(other)
-    np.testing.assert_allclose(scale * codes, other, rtol=1e-9, atol=1e-12 * scale)
+    factor = case.rounding[1]
+    np.testing.assert_allclose(
+        scale * codes, other, rtol=1e-9 * factor, atol=1e-12 * scale * factor
+    )
 
 
 @pytest.mark.parametrize("case", [p for p in PROXIMAL if "signed" in p.id])
@@ -366,7 +372,9 @@ def test_a_penalty_for_each_atom(case):
     with jax.enable_x64(True):
         problem = case.lasso(jnp.float64)
         constant = case.solve(problem._replace(penalty=jnp.full(N, PENALTY)), 100)
-        np.testing.assert_allclose(constant, case.solve(problem, 100), atol=1e-12)
+        np.testing.assert_allclose(
+            constant, case.solve(problem, 100), atol=1e-12 * case.rounding[1]
+        )
         weights = jnp.asarray(np.linspace(0.01, 0.3, N)).at[5].set(100.0)
         weighted = problem._replace(penalty=weights)
         if not case.proximal:  # a larger weight needs shorter steps in log-codes
@@ -553,6 +561,7 @@ def test_the_second_call_compiles_nothing(case, compilations):
 
     calls(problem, codes0, 0.01)
     assert compilations.count >= 1
+    jax.tree.map(jnp.asarray, as_numpy(problem, np.float32))  # moving NumPy arrays is a program
     compilations.count = 0
     calls(problem, codes0, 0.01)
     assert compilations.count == 0
@@ -593,8 +602,9 @@ def test_factories_return_one_program():
 @each_solver
 def test_every_product_asks_for_the_highest_precision(case):
     text = str(jax.make_jaxpr(lambda p: case.solve(p, 5))(case.lasso()))
-    assert text.count("dot_general[") == 2  # reconstruct, correlate: nothing is unrolled
-    assert text.count("Precision.HIGHEST, Precision.HIGHEST") == 2
+    products = 2 + case.start_products  # reconstruct, correlate: nothing is unrolled
+    assert text.count("dot_general[") == products
+    assert text.count("Precision.HIGHEST, Precision.HIGHEST") == products
 
 
 @each_solver
@@ -603,16 +613,19 @@ def test_cost(case, s, m, n):
     shapes = ((s, m), (n, m), (), ())
     problem = Lasso(*(jax.ShapeDtypeStruct(shape, "float32") for shape in shapes))
     state = jax.eval_shape(case.solver.init, problem)
+    start = eval_flops(case.solver.init, problem).total("arithmetic")
+    assert start == case.start_cost(s, m, n)
     step = eval_flops(case.solver.step, state, problem).total("arithmetic")
     assert step == case.cost(s, m, n)
     assert case.cost_text[1] in docstring(case.cost_text[0])
 
 
 @each_proximal
-def test_cost_of_a_run_is_the_steps_and_nothing_else(case):
+def test_cost_of_a_run_is_the_start_and_the_steps_and_nothing_else(case):
     problem = case.lasso()
     run = functools.partial(solvers.solve, case.solver, num_steps=10)
-    assert eval_flops(lambda p: run(p), problem).total("arithmetic") == 10 * case.cost(S, M, N)
+    expected = case.start_cost(S, M, N) + 10 * case.cost(S, M, N)
+    assert eval_flops(lambda p: run(p), problem).total("arithmetic") == expected
     front = eval_flops(
         lambda x, d: sc.sparse_encode(x, d, PENALTY, solver=case.solver, num_steps=10), *problem[:2]
     )
@@ -621,8 +634,8 @@ def test_cost_of_a_run_is_the_steps_and_nothing_else(case):
     products, rest = front.total("matmul"), front.total("arithmetic")
     if not case.sizeless:
         products, rest = products - step_size.total("matmul"), rest - step_size.total("arithmetic")
-    assert products == 10 * S * 4 * M * N
-    assert rest == 10 * case.cost(S, M, N)
+    assert products == (case.start_products + 20) * S * 2 * M * N
+    assert rest == expected
 
 
 @pytest.mark.parametrize("case", [p for p in PROXIMAL if "signed" in p.id])

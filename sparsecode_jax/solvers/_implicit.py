@@ -45,8 +45,8 @@ def with_implicit_gradient(
     Raises:
       ValueError: a penalty whose derivative is not known.
 
-    **Cost**: of a derivative, 4MN in matrix products a signal and conjugate gradient step, at most
-    2 min(M, N) + 10 of them, and 8MN once.
+    **Cost**: of a derivative, 4MN + 4N in products a signal and conjugate gradient step, at most
+    2 min(M, N) + 10 of them; 8MN + 4N a signal and 4MN once.
 
     References:
       Mairal, Bach, Ponce, 2012, "Task-driven dictionary learning", Proposition 1; Bertrand et al.,

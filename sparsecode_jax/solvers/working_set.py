@@ -70,7 +70,7 @@ def working_set(
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver` with state :class:`WorkingSetState`. The problem's
-      step size is not used. A warm start keeps its largest codes.
+      step size is not used. A warm start keeps its largest codes, at most the first size.
 
     Raises:
       ValueError: sizes that are not positive integers, a penalty that is not a sum over atoms.

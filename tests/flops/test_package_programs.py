@@ -37,6 +37,9 @@ SOLVERS = {
     "exhaustive": sc.solvers.exhaustive(1),
     "lca": sc.solvers.lca(),
     "coordinate descent": sc.solvers.coordinate_descent(),
+    "sparsa": sc.solvers.sparsa(),
+    "sparsa signed": sc.solvers.sparsa(prox=sc.prox.soft_threshold),
+    "working set": sc.solvers.working_set((2, 3), inner_steps=2),
 }
 ENCODERS = {
     "linear": sc.encoders.linear(M, N),

@@ -1,0 +1,139 @@
+"""The front with a tolerance: its choice of solver, oracles, and what bad input is told."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.decomposition import sparse_encode as sklearn_encode
+
+import sparsecode_jax as sc
+from sparsecode_jax import Lasso, Solver, dictionaries, solvers
+from sparsecode_jax.prox import soft_threshold
+from sparsecode_jax.solvers import solve_to_tolerance
+
+from .contracts import PENALTY, as_numpy, numpy_gap, sparse_problem
+
+SIGNALS, DICTIONARY, _ = sparse_problem()
+
+
+def many_atoms(num_atoms, *, signed=False):
+    """Draw six signals of three atoms each in a dictionary with sixteen measurements."""
+    rng = np.random.default_rng(0)
+    dictionary = rng.normal(size=(num_atoms, 16))
+    dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
+    codes = np.zeros((6, num_atoms))
+    for row in codes:
+        row[rng.choice(num_atoms, 3, replace=False)] = 1 + rng.random(3)
+    if signed:
+        codes *= rng.choice([-1, 1], size=codes.shape)
+    return codes @ dictionary, dictionary
+
+
+@pytest.mark.parametrize(("num_atoms", "many"), [(1023, False), (1024, True)])
+def test_the_solver_follows_the_number_of_atoms(num_atoms, many):
+    signals, dictionary = (jnp.asarray(x, jnp.float32) for x in many_atoms(num_atoms))
+    codes = sc.sparse_encode(signals, dictionary, PENALTY, tolerance=1e-3)
+    problem = Lasso(signals, dictionary, PENALTY, dictionaries.step_size(dictionary))
+    choices = {False: (solvers.sparsa(), 5), True: (solvers.working_set(), 1)}
+    for choice, (solver, every) in choices.items():
+        found, info = solve_to_tolerance(
+            solver, problem, tolerance=1e-3, max_steps=10_000, check_every=every
+        )
+        assert bool(info.converged.all())
+        assert (np.max(np.abs(codes - found)) < 1e-6) == (choice == many)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_many_atoms_agree_with_scikit_learn(signed):
+    signals, dictionary = many_atoms(1030, signed=signed)
+    theirs = sklearn_encode(
+        signals, dictionary, algorithm="lasso_cd", alpha=0.1, positive=not signed,
+        max_iter=100_000,
+    )  # fmt: skip
+    solver = solvers.working_set(prox=soft_threshold) if signed else None
+    with jax.enable_x64(True):
+        ours = sc.sparse_encode(signals, dictionary, 0.1, tolerance=1e-11, solver=solver)
+    assert numpy_gap(signals, dictionary, ours, 0.1, signed=signed).max() < 1e-10
+    assert np.any(np.asarray(ours) < -0.1) == signed
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    their_gap = numpy_gap(signals, dictionary, theirs, 0.1, signed=signed)
+    ours_value, theirs_value = (
+        0.5 * np.sum((signals - z @ dictionary) ** 2, 1) + 0.1 * np.abs(z).sum(1)
+        for z in (np.asarray(ours), theirs)
+    )
+    energy = 0.5 * np.sum(signals**2, axis=1)
+    assert np.all(np.abs(ours_value - theirs_value) <= (their_gap + 1e-10) * energy)
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(1e-8, 1.0), (0.1, 0.85), (0.5, 0.25), (1.0, 0.0)])
+@pytest.mark.parametrize("num_atoms", [1, 1024])
+def test_closed_form_on_minus_one_zero_one(alpha, expected, num_atoms):
+    """scikit-learn's first test of its lasso: X = [-1, 0, 1]; further atoms are orthogonal."""
+    x = np.asarray([-1.0, 0.0, 1.0])
+    atoms = np.vstack([x, np.tile([0.0, 1.0, 0.0], (num_atoms - 1, 1))])
+    with jax.enable_x64(True):
+        codes = sc.sparse_encode(x, atoms, 3 * alpha, tolerance=1e-12)
+    assert codes.shape == (num_atoms,)
+    assert float(codes[0]) == pytest.approx(expected, abs=1e-6)
+    np.testing.assert_array_equal(codes[1:], 0)
+
+
+def test_leading_axes_warm_starts_and_a_tolerance_under_jit():
+    encode = jax.jit(
+        lambda x, t, z: sc.sparse_encode(x, DICTIONARY, PENALTY, tolerance=t, codes0=z)
+    )
+    signals = SIGNALS.reshape(4, 5, 8)
+    codes = encode(signals, 1e-4, None)
+    assert codes.shape == (4, 5, 16)
+    gap = numpy_gap(*as_numpy((signals, DICTIONARY, codes)), PENALTY, signed=False)
+    assert np.all(gap <= 1.1e-4) and gap.max() > 1e-6
+    finer = encode(signals, 1e-5, codes)
+    gap = numpy_gap(*as_numpy((signals, DICTIONARY, finer)), PENALTY, signed=False)
+    assert np.all(gap <= 1.1e-5)
+
+
+# --- what bad input is told ------------------------------------------------------------------
+
+PROBLEM = Lasso(SIGNALS, DICTIONARY, PENALTY, 0.1)
+BLIND = Solver(*solvers.ista()[:3])
+
+
+def encode(**kwargs):
+    return lambda: sc.sparse_encode(SIGNALS, DICTIONARY, PENALTY, **kwargs)
+
+
+def to_tolerance(solver=None, **kwargs):
+    kwargs = {"tolerance": 1e-3, "max_steps": 5, **kwargs}
+    return lambda: solve_to_tolerance(solver or solvers.sparsa(), PROBLEM, **kwargs)
+
+
+ERRORS = {
+    "neither": (encode(), "sparse_encode: neither of num_steps and tolerance given; exactly one"),
+    "both": (
+        encode(num_steps=3, tolerance=0.1),
+        "sparse_encode: both of num_steps and tolerance given; exactly one is expected",
+    ),
+    "zero": (encode(tolerance=0.0), r"sparse_encode: tolerance is 0\.0; a finite number > 0"),
+    "negative": (to_tolerance(tolerance=-1.0), r"solve_to_tolerance: tolerance is -1\.0; a finite"),
+    "nan": (to_tolerance(tolerance=np.nan), "tolerance is nan; a finite number > 0 is expected"),
+    "blind": (
+        to_tolerance(BLIND),
+        "solve_to_tolerance: the solver has neither a gap nor a prox.*Give it one",
+    ),
+    "max_steps": (to_tolerance(max_steps=0), "max_steps is 0; an integer >= 1 is expected"),
+    "check_every": (to_tolerance(check_every=2.5), "check_every is 2.5; an integer >= 1"),
+    "chunk_size": (to_tolerance(chunk_size=0), "chunk_size is 0; an integer >= 1 is expected"),
+    "codes0": (to_tolerance(codes0=np.zeros((20, 8))), "the starting codes have shape"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), ERRORS.values(), ids=ERRORS)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_max_steps_is_static():
+    with pytest.raises(TypeError, match="max_steps is traced, but it decides shapes"):
+        jax.jit(lambda n: to_tolerance(max_steps=n)())(3)

@@ -1,0 +1,46 @@
+"""Running to a tolerance: what is promised of each signal, for every solver that can."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparsecode_jax import solvers
+
+from .contracts import S
+from .tolerance import each
+
+
+def identity(codes):
+    return codes
+
+
+@each
+def test_stops_each_signal_at_the_first_look_within_the_tolerance(case):
+    """Its codes are those of so many steps together, whatever its chunk and its place in it."""
+    with jax.enable_x64(True):
+        problem = case.problem()
+        codes, info = case.run(chunk_size=7)
+        steps = np.asarray(info.num_steps)
+        most = int(steps.max())
+        assert most <= case.max_steps + case.check_every - 1
+        _, path = solvers.trajectory(
+            case.solver, problem, num_steps=most, record=identity, record_every=case.check_every
+        )
+        order = np.random.default_rng(0).permutation(S)
+        permuted = problem._replace(signals=problem.signals[order])
+        other, after = case.run(permuted, chunk_size=7)
+    np.testing.assert_array_equal(info.num_steps[order], after.num_steps)
+    np.testing.assert_allclose(codes[order], other, atol=1e-6)
+    assert codes.dtype == info.gap.dtype == jnp.float64
+    assert np.unique(steps).size > 1
+    assert np.all(steps % case.check_every == 0)
+    looks = steps // case.check_every - 1
+    np.testing.assert_allclose(codes, np.asarray(path)[looks, np.arange(S)], atol=1e-6)
+    measured = case.measure(problem, codes)
+    np.testing.assert_allclose(info.gap, measured, rtol=1e-5, atol=1e-12)
+    np.testing.assert_array_equal(info.converged, measured <= case.tolerance)
+    assert np.all(info.converged | (steps >= case.max_steps))
+    if case.numpy is not None:
+        assert np.all(info.converged)
+    before = np.asarray(path)[np.maximum(looks - 1, 0), np.arange(S)]
+    assert np.all((looks == 0) | (case.measure(problem, before) > case.tolerance))
