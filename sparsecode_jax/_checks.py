@@ -298,6 +298,15 @@ def num_subsets(name: str, count: int, maximum: int = 200_000) -> None:
         )
 
 
+def enough_signals(name: str, num_signals: int, num_atoms: int) -> None:
+    """Raise unless there are at least as many signals as atoms to learn."""
+    if num_signals < num_atoms:
+        raise ValueError(
+            f"{name}: {num_signals} signals cannot determine {num_atoms} atoms; at least as many "
+            "signals as atoms are expected. Pass more signals or a smaller num_atoms."
+        )
+
+
 def same_tree(name: str, label: str, tree: Any, expected: Any) -> None:
     """Raise unless two pytrees have equal structure, shapes and dtypes."""
     try:

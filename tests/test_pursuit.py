@@ -190,3 +190,32 @@ def test_many_atoms_without_a_gram_matrix():
         codes = encode(signals[:2], dictionary, OLS(3, score=sc.solvers.signed), 3)
         expected = [greedy_least_squares(x, dictionary, 3) for x in signals[:2]]
         np.testing.assert_allclose(codes, expected, atol=1e-9)
+
+
+def test_path_is_that_of_scikit_learn():
+    """The codes after each atom, by ``trajectory``, are scikit-learn's path."""
+    signals, dictionary = (x.astype(np.float64) for x in draw(6))
+    with jax.enable_x64(True):
+        lasso = sc.Lasso(signals[0], dictionary, 0.0, 1.0)
+        solver = OMP(5, score=sc.solvers.signed)
+        _, path = sc.solvers.trajectory(solver, lasso, num_steps=5, record=lambda codes: codes)
+    expected = orthogonal_mp(dictionary.T, signals[0], n_nonzero_coefs=5, return_path=True)
+    np.testing.assert_allclose(path, np.asarray(expected).T, atol=1e-9)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_swapped_and_identical_regressors(factory):
+    """As scikit-learn's own tests: swapped atoms swap codes; a copy of an atom is not used."""
+    signals, dictionary = draw(7)
+    swapped = dictionary.copy()
+    swapped[[0, 5]] = dictionary[[5, 0]]
+    signal = 3 * dictionary[0] + 2 * dictionary[5]
+    codes = np.asarray(encode(signal, dictionary, factory(2), 2))
+    again = np.asarray(encode(signal, swapped, factory(2), 2))
+    np.testing.assert_allclose(codes[[0, 5]], [3, 2], atol=1e-4)
+    np.testing.assert_allclose(again[[0, 5]], [2, 3], atol=1e-4)
+    twin = dictionary.copy()
+    twin[5] = dictionary[0]
+    codes = np.asarray(encode(3 * dictionary[0], twin, factory(2), 2))
+    np.testing.assert_allclose(codes[[0, 5]], [3, 0], atol=1e-4)
+    assert (codes != 0).sum() == 1

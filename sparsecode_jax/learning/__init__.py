@@ -1,6 +1,7 @@
-"""Learning: encoders and dictionaries by gradient descent on any loss, many runs at once."""
+"""Learning: encoders and dictionaries by gradient descent on any loss, many runs at once; by turns."""
 
 from sparsecode_jax.learning import losses
+from sparsecode_jax.learning.alternating import Learned, learn_dictionary
 from sparsecode_jax.learning.fit import Fit, fit
 from sparsecode_jax.learning.step import (
     Autoencoder,
@@ -13,10 +14,12 @@ from sparsecode_jax.learning.step import (
 __all__ = [
     "Autoencoder",
     "Fit",
+    "Learned",
     "TrainData",
     "TrainState",
     "fit",
     "init_state",
+    "learn_dictionary",
     "losses",
     "train_step",
 ]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax.solvers._sharding import varying_like
 from sparsecode_jax.solvers._tolerance import solve_to_tolerance
 from sparsecode_jax.solvers.fista import fista
 from sparsecode_jax.solvers.sparsa import sparsa
@@ -166,7 +167,7 @@ def sparse_encode(
 
 @functools.partial(jax.jit, static_argnames=("solver", "num_steps"))
 def _solve(solver: Solver, problem: Lasso, codes0: Array | None, num_steps: int) -> Array:
-    state = solver.init(problem, codes0)
+    state = varying_like(solver.init(problem, codes0), problem)
     state, _ = jax.lax.scan(
         lambda state, _: (solver.step(state, problem), None), state, length=num_steps
     )
@@ -193,7 +194,8 @@ def _trajectory(
         return state, record(solver.codes(state))
 
     num_records, rest = divmod(num_steps, record_every)
-    state, records = jax.lax.scan(stretch, solver.init(problem, codes0), length=num_records)
+    start = varying_like(solver.init(problem, codes0), problem)
+    state, records = jax.lax.scan(stretch, start, length=num_records)
     return solver.codes(run(state, rest)), records
 
 

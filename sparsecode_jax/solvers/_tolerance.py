@@ -13,6 +13,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax.objectives import duality_gap
 from sparsecode_jax.prox import separable
 from sparsecode_jax.solvers._implicit import with_implicit_gradient
+from sparsecode_jax.solvers._sharding import varying_like
 from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
 
 __all__ = ["ToleranceInfo", "solve_to_tolerance"]
@@ -168,7 +169,7 @@ class _Run(NamedTuple):
                 lambda i, c: self._advance(i, c[0], parts, shared, problem, tolerance),
                 (queue, shared),
             )
-            done = queue.gap <= tolerance
+            done = ~(queue.gap > tolerance)  # a gap that is not a number will not get better
             still = jnp.sum(~done, dtype=jnp.int32)
             fewer = self._num_chunks(still) < self._num_chunks(num_open)
             queue = lax.cond(fewer, _open_first, lambda queue, _: queue, queue, done)
@@ -177,6 +178,7 @@ class _Run(NamedTuple):
             return queue, after, still, num_steps + self.check_every
 
         start = (queue, parts.shared(state), jnp.int32(batch), jnp.int32(0))
+        start = varying_like(start, problem, tolerance)
         queue, shared, _, _ = lax.while_loop(is_open, generation, start)
         back = jnp.zeros_like(rows).at[queue.order].set(rows, unique_indices=True)
         codes = self.solver.codes(parts.join(queue.state, shared))
