@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help pareto reproduce bench lint test test-all clean
+.PHONY: help pareto reproduce bench lint test test-all docs clean
 help:
 	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (5 minutes)"
 	@echo "make reproduce  the paper's three settings at full fidelity (about 25 minutes; resumes)"
-	@echo "make bench      the solvers beside SPAMS, scikit-learn, celer, jaxopt, torch (30 minutes; resumes)"
+	@echo "make bench      the solvers beside their peers (15 minutes; resumes)"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-all   the same with the slow tests"
+	@echo "make docs       the API reference, as web pages in site/"
 	@echo "make clean      remove the virtual environment and caches; results/ stays"
 
 $(BIN)/python:
@@ -24,7 +25,11 @@ $(VENV)/experiments.stamp: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/test.stamp: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test]"
-	@touch $(VENV)/experiments.stamp $@
+	@touch $(VENV)/experiments.stamp $(VENV)/docs.stamp $@
+
+$(VENV)/docs.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@touch $@
 
 $(VENV)/bench.stamp: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[bench]"
@@ -53,5 +58,9 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest -n $(WORKERS)
 
+docs: $(VENV)/docs.stamp
+	$(BIN)/python docs/build_api.py site
+	@echo "open site/index.html"
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -255,6 +255,16 @@ def measurable(name: str, solver: Any) -> None:
         )
 
 
+def has_penalty(prox: Any, known: bool) -> None:
+    """Raise unless a proximal operator says what its penalty is."""
+    if not known:
+        raise ValueError(
+            f"the proximal operator {prox} does not say what its penalty is; one of "
+            "sparsecode_jax.prox, or a callable with value and dual_norm (see prox.ElasticNet), is "
+            "expected. Without them run solve for a number of steps."
+        )
+
+
 def separable(name: str, prox: Any, is_separable: bool) -> None:
     """Raise unless a penalty is a sum over atoms."""
     if not is_separable:

@@ -1,9 +1,10 @@
 """Proximal operators: maps ``prox(x, threshold)`` that a solver takes as argument.
 
-A plain function stands for the weighted l1 norm; ``elastic_net`` and ``group_soft_threshold`` build
-operators of other penalties. A penalty of your own is any hashable callable of the same form. For a
-duality gap, and for solvers that watch the objective, it also needs the methods of
-:class:`ElasticNet` and :class:`GroupSoftThreshold`: ``value``, ``ridge`` and ``dual_norm``.
+``soft_threshold`` and ``nonnegative_soft_threshold`` belong to the weighted l1 norm; ``elastic_net``
+and ``group_soft_threshold`` build operators of other penalties. A penalty of your own is any hashable
+callable of the same form. For a duality gap, and for solvers that watch the objective, it also needs
+the methods of :class:`ElasticNet` and :class:`GroupSoftThreshold`: ``value``, ``ridge`` and
+``dual_norm``.
 """
 
 from __future__ import annotations
@@ -63,6 +64,9 @@ def nonnegative_soft_threshold(x: Array, threshold: Array) -> Array:
     **Cost**: 2 arithmetic operations an entry.
     """
     return jnp.maximum(x - threshold, 0)
+
+
+_L1 = (soft_threshold, nonnegative_soft_threshold)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,15 +199,19 @@ def value(prox: Callable, codes: Array, penalty: Array) -> Array:
     """Return the penalty that a proximal operator belongs to, for each code.
 
     Args:
-      prox: a proximal operator; one without ``value`` stands for the weighted l1 norm. **Static**.
+      prox: a proximal operator. **Static**.
       codes: (..., N). **Traced**.
       penalty: () or (N,). **Traced**.
 
     Returns:
       (...,).
+
+    Raises:
+      ValueError: an operator that does not say what its penalty is.
     """
     if hasattr(prox, "value"):
         return prox.value(codes, penalty)
+    _checks.has_penalty(prox, prox in _L1)
     return jnp.sum(penalty * jnp.abs(codes), axis=-1)
 
 
@@ -214,7 +222,7 @@ def ridge(prox: Callable, penalty: Array) -> Array | float:
 
 def separable(prox: Callable | None) -> bool:
     """Say whether a penalty is the l1 norm or an elastic net: a sum over atoms."""
-    return prox is not None and (isinstance(prox, ElasticNet) or not hasattr(prox, "value"))
+    return isinstance(prox, ElasticNet) or prox in _L1
 
 
 def dual_norm(prox: Callable, correlations: Array, penalty: Array) -> Array:
@@ -227,9 +235,13 @@ def dual_norm(prox: Callable, correlations: Array, penalty: Array) -> Array:
 
     Returns:
       (...,): 0 if every multiple is feasible, infinite if an atom without penalty correlates.
+
+    Raises:
+      ValueError: an operator that does not say what its penalty is.
     """
     if hasattr(prox, "dual_norm"):
         return prox.dual_norm(correlations, penalty)
+    _checks.has_penalty(prox, prox in _L1)
     # prox(., 0) keeps what the sign constraint lets through: |.| if signed, max(., 0) if not.
     return _largest_ratio(jnp.abs(prox(correlations, jnp.zeros_like(penalty))), penalty)
 

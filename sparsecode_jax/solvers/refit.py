@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from sparsecode_jax import _checks
 from sparsecode_jax.solvers import _support
+from sparsecode_jax.solvers._sharding import varying_like
 from sparsecode_jax.types import Array, ArrayLike
 
 __all__ = ["refit"]
@@ -120,4 +121,5 @@ def _exchange(block: Array, projections: Array, support: Array, tiny: Array, rou
     zeros = jnp.zeros_like(projections)
     fewest = jnp.full(support.shape[:-1], support.shape[-1] + 1, jnp.int32)
     start = _Exchange(support, fewest, zeros, zeros[..., 0])
+    start = varying_like(start, block, projections, support)
     return jax.lax.scan(step, start, length=rounds)[0].values

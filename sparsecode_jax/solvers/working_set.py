@@ -118,7 +118,7 @@ def working_set(
         return _add(jnp.zeros_like(state.correlations), state.support, state.values)
 
     def gap(state: WorkingSetState, problem: Lasso) -> Array:
-        values, penalty = state.values, problem.penalty
+        values, penalty = state.values, jnp.asarray(problem.penalty)
         here = _of_atoms(penalty, state.support)
         correlations = state.correlations
         squares = jnp.zeros((), values.dtype)
@@ -138,7 +138,7 @@ def _round(
     prox: Callable, inner_steps: int, width: int, state: WorkingSetState, problem: Lasso
 ) -> tuple[Array, Array, Array]:
     """Choose ``width`` atoms a signal, solve on them, and return the new residual."""
-    signals, dictionary, penalty, _ = problem
+    signals, dictionary, penalty = problem.signals, problem.dictionary, jnp.asarray(problem.penalty)
     support, start = _choose(prox, width, state, penalty)
     atoms = dictionary[support]
     gram = jnp.einsum("...im,...jm->...ij", atoms, atoms, precision=_HIGHEST)
