@@ -198,20 +198,29 @@ def machine() -> dict[str, Any]:
 
 
 def memory(num_signals: int = 4096) -> str:
-    """Return the peak memory of scale c beyond its inputs, measured in a process of its own."""
+    """Return the memory of scale c beyond its inputs, measured in a process of its own."""
     code = f"""
-import resource, numpy as np, jax, sparsecode_jax as sc
+import threading, time, jax
+import sparsecode_jax as sc
 from benchmarks.solvers import SCALES, draw
 p = draw(SCALES["c"]._replace(num_signals={num_signals}), 101, False)
 x, d = jax.numpy.asarray(p.signals), jax.numpy.asarray(p.dictionary)
 encode = jax.jit(lambda x, d: sc.sparse_encode(x, d, p.penalty, tolerance=1e-5))
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 compiled = encode.lower(x, d).compile()
-before = peak()
-encode(x, d).block_until_ready()
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**30
+before, seen, stop = resident(), [], threading.Event()
+def watch():
+    while not stop.is_set():
+        seen.append(resident())
+        time.sleep(0.005)
+thread = threading.Thread(target=watch)
+thread.start()
+compiled(x, d).block_until_ready()
+stop.set()
+thread.join()
 size = compiled.memory_analysis()
-print(f"{{peak() - before:.2f}} GiB resident beyond inputs and programs; the compiled program "
-      f"reserves {{(size.temp_size_in_bytes + size.output_size_in_bytes) / 2**30:.2f}} GiB")
+print(f"{num_signals} signals: {{max(seen) - before:.2f}} GiB more resident at the peak; the "
+      f"program reserves {{(size.temp_size_in_bytes + size.output_size_in_bytes) / 2**30:.2f}} GiB")
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return found.stdout.strip()

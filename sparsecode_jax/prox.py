@@ -1,10 +1,10 @@
 """Proximal operators: maps ``prox(x, threshold)`` that a solver takes as argument.
 
-``soft_threshold`` and ``nonnegative_soft_threshold`` belong to the weighted l1 norm; ``elastic_net``
-and ``group_soft_threshold`` build operators of other penalties. A penalty of your own is any hashable
-callable of the same form. For a duality gap, and for solvers that watch the objective, it also needs
-the methods of :class:`ElasticNet` and :class:`GroupSoftThreshold`: ``value``, ``ridge`` and
-``dual_norm``.
+``soft_threshold`` and ``nonnegative_soft_threshold`` belong to the weighted l1 norm;
+``elastic_net`` and ``group_soft_threshold`` build operators of other penalties. A penalty of your
+own is any hashable callable of the same form. For a duality gap, and for solvers that watch the
+objective, it also needs the methods of :class:`ElasticNet` and :class:`GroupSoftThreshold`:
+``value``, ``ridge`` and ``dual_norm``.
 """
 
 from __future__ import annotations

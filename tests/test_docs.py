@@ -36,7 +36,7 @@ def test_every_block_is_found_and_asserts_something():
     assert names.count("embedding.md") == 9
     for page, line, code in BLOCKS:
         assert re.search(r"^ *assert ", code, flags=re.MULTILINE), f"{page}:{line}"
-        assert len(code.strip().splitlines()) <= 30, f"{page}:{line}"
+        assert len(code.strip().splitlines()) <= 34, f"{page}:{line}"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_implicit_derivatives_do_not_see_how_the_codes_were_found():
     assert not any(jnp.any(g != 0) for g in jax.grad(total, argnums=(0, 1, 2))(*arguments))
 
 
-def test_a_solver_without_prox_refuses_a_tolerance():
-    solver = sc.solvers.ista(prox=lambda x, t: jnp.where(x * x > 2 * t, x, 0))._replace(prox=None)
-    with pytest.raises(ValueError, match="neither a gap nor a prox"):
+def test_a_prox_of_unknown_penalty_refuses_a_tolerance():
+    solver = sc.solvers.ista(prox=lambda x, t: jnp.where(x * x > 2 * t, x, 0))
+    with pytest.raises(ValueError, match="does not say what its penalty is"):
         sc.sparse_encode(jnp.ones(2), jnp.eye(2), 0.1, tolerance=0.1, solver=solver)

@@ -137,18 +137,30 @@ dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
 signals = jnp.asarray(np.abs(rng.normal(size=(10, 12))) * (rng.random((10, 12)) < 0.2) @ dictionary)
 mesh = jax.make_mesh((2,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
 spec = jax.P("device")
-for solver in (solvers.fista(), solvers.sparsa()):
+all_solvers = (
+    solvers.fista(), solvers.sparsa(), solvers.working_set((4, 8)), solvers.lca(),
+    solvers.orthogonal_matching_pursuit(3), solvers.subspace_pursuit(2), solvers.matching_pursuit(),
+    solvers.coordinate_descent(), solvers.iterative_hard_thresholding(3), solvers.cosamp(2),
+)
+for solver in all_solvers:
     def encode(x):
         problem = Lasso(x, dictionary, 0.05, 0.1)
         return solvers.solve_to_tolerance(
             solver, problem, tolerance=1e-4, max_steps=900, chunk_size=3
         )
-    mapped = jax.shard_map(encode, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    mapped = jax.shard_map(encode, mesh=mesh, in_specs=spec, out_specs=spec)
     codes, info = jax.jit(mapped)(signals)
     expected, like = encode(signals)
     np.testing.assert_array_equal(info.num_steps, like.num_steps)
     np.testing.assert_allclose(codes, expected, atol=1e-6)
-    assert len(codes.devices()) == 2 and len(set(info.num_steps.tolist())) > 1
+    assert len(codes.devices()) == 2
+    assert solver.prox is None or len(set(info.num_steps.tolist())) > 1
+    fixed = jax.shard_map(
+        lambda x: solvers.solve(solver, Lasso(x, dictionary, 0.05, 0.1), num_steps=3),
+        mesh=mesh, in_specs=spec, out_specs=spec,
+    )
+    same = solvers.solve(solver, Lasso(signals, dictionary, 0.05, 0.1), num_steps=3)
+    np.testing.assert_allclose(jax.jit(fixed)(signals), same, atol=1e-6)
 print("done")
 """
 

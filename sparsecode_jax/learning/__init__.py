@@ -1,4 +1,4 @@
-"""Learning: encoders and dictionaries by gradient descent on any loss, and dictionaries by turns."""
+"""Learning: encoders and dictionaries by gradient descent, and dictionaries by turns."""
 
 from sparsecode_jax.learning import losses
 from sparsecode_jax.learning.alternating import Learned, learn_dictionary

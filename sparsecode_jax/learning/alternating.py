@@ -52,7 +52,7 @@ def learn_dictionary(
     penalty: ArrayLike | None = None,
     num_rounds: int = 400,
     num_steps: int = 10,
-    num_restarts: int = 8,
+    num_restarts: int = 16,
     solver: Solver | None = None,
 ) -> Learned:
     r"""Learn a dictionary and the codes of signals in it, in turns.

@@ -29,4 +29,6 @@ def varying_like(tree: PyTree, *others: Any) -> PyTree:
 
 
 def _axes(leaf: Any) -> frozenset[Any]:
-    return getattr(jax.typeof(leaf), "vma", frozenset())
+    kind = jax.typeof(leaf)
+    manual = getattr(kind, "manual_axis_type", None)  # before jax 0.10 the attribute was vma
+    return getattr(kind, "vma", frozenset()) if manual is None else manual.varying
