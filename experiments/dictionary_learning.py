@@ -122,4 +122,4 @@ def table(rows: list[tuple[float, ...]], config: Config) -> str:
 
 if __name__ == "__main__":
     args = common.parser(__doc__).parse_args()
-    main(QUICK if args.quick else Config(), args.out)
+    main(QUICK if args.quick else Config(), args.out / "quick" if args.quick else args.out)

@@ -246,6 +246,46 @@ def prepared(name: str, problem: Any, codes0: Any) -> tuple[Any, Any]:
     return problem, codes0
 
 
+def solver(name: str, value: Any) -> None:
+    """Raise unless a value is a solver."""
+    if not all(hasattr(value, field) for field in ("init", "step", "codes")):
+        raise TypeError(
+            f"{name}: the solver is {value!r}; a Solver is expected. Call its factory, with "
+            "parentheses: solvers.fista()."
+        )
+
+
+def to_tolerance(name: str, problem: Any, tolerance: Any, with_penalty: bool) -> None:
+    """Raise unless a gap can certify a tolerance on these signals, where values are concrete."""
+    if jnp.shape(tolerance) != ():
+        raise ValueError(
+            f"{name}: the tolerance has shape {jnp.shape(tolerance)}; one number for all signals "
+            "is expected. To try several use sweep."
+        )
+    positive(name, tolerance=tolerance)
+    limits = jnp.finfo(problem.signals.dtype)
+    if concrete(tolerance) and float(tolerance) < 4 * float(limits.eps):
+        raise ValueError(
+            f"{name}: the tolerance is {float(tolerance):g}, below what {limits.dtype} can "
+            f"certify; at least {4 * float(limits.eps):.1g} is expected. Use float64 for less."
+        )
+    if concrete(problem.signals):
+        with jax.ensure_compile_time_eval():
+            largest = float(jnp.max(jnp.abs(problem.signals)))
+        low, high = 1e3 * float(limits.tiny) ** 0.5, 1e-3 * float(limits.max) ** 0.5
+        if largest and not low < largest < high:
+            raise ValueError(
+                f"{name}: the largest entry of the signals is {largest:g}, whose square "
+                f"{limits.dtype} cannot hold; {low:.0e} to {high:.0e} is expected. Divide signals "
+                "and penalty by one number, and multiply the codes by it."
+            )
+    if with_penalty and concrete(problem.penalty) and np.any(np.asarray(problem.penalty) == 0):
+        raise ValueError(
+            f"{name}: the penalty is 0 somewhere, where no duality gap certifies a lasso; numbers "
+            "> 0 are expected. Run solve for a number of steps, or a pursuit."
+        )
+
+
 def measurable(name: str, solver: Any) -> None:
     """Raise unless a solver says how far a signal is from done."""
     if solver.gap is None and solver.prox is None:
@@ -305,6 +345,15 @@ def num_subsets(name: str, count: int, maximum: int = 200_000) -> None:
         raise ValueError(
             f"{name}: there are {count:,} subsets of atoms to try; at most {maximum:,} are "
             "expected. Take fewer atoms or a smaller num_active, or use orthogonal_least_squares."
+        )
+
+
+def scalar(name: str, label: str, value: Any) -> None:
+    """Raise unless a value is one number."""
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"{name}: the {label} has shape {jnp.shape(value)}; one number is expected. To try "
+            "several call once for each."
         )
 
 

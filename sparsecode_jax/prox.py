@@ -113,7 +113,7 @@ def elastic_net(
       ``(x, threshold) -> x``, hashable.
 
     Raises:
-      ValueError: a ratio that is negative or not finite.
+      ValueError: a ratio that is negative or not finite, another prox.
 
     **Cost**: 3 arithmetic operations an entry more than ``prox`` for a threshold an entry; for a
     scalar threshold 1 an entry and 2.
@@ -122,6 +122,7 @@ def elastic_net(
       Zou and Hastie, 2005; Parikh and Boyd, 2014, section 6.5.3.
     """
     _checks.nonnegative("elastic_net", ratio=ratio)
+    _checks.separable("elastic_net", prox, prox in _L1)
     return ElasticNet(float(ratio), prox)
 
 

@@ -27,3 +27,10 @@ def compilations():
 def problem():
     """Twenty signals of 8 measurements, three of 16 atoms each, as NumPy float32."""
     return contracts.sparse_problem()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_are_dropped():
+    """Free each module's programs: thousands of them exhaust a process's memory maps."""
+    yield
+    jax.clear_caches()

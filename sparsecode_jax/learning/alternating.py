@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries, objectives
 from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.prox import nonnegative_soft_threshold
 from sparsecode_jax.solvers import fista, solve
 from sparsecode_jax.types import Array, ArrayLike, Key, Lasso, Solver
 
@@ -70,13 +71,14 @@ def learn_dictionary(
 
     Args:
       key: PRNG key: which signals the restarts begin with. **Traced**.
-      signals: (..., M), at least N of them. **Traced**.
+      signals: (..., M), at least N of them, of any scale. **Traced**.
       num_atoms: N. **Static**.
-      penalty: the last l1 weight; None takes .015 of the root mean square norm. **Traced**.
+      penalty: the last l1 weight, (); None takes .015 of the root mean square norm. **Traced**.
       num_rounds: **Static**.
       num_steps: solver steps a round. **Static**.
       num_restarts: R. **Static**.
-      solver: of the lasso; None takes ``fista()``, non-negative. **Static**.
+      solver: of the lasso, and one that takes a warm start; None takes ``fista()``, non-negative.
+        **Static**.
 
     Returns:
       A :class:`Learned`.
@@ -114,29 +116,41 @@ def learn_dictionary(
         _checks.count(name, label, count)
     flat = signals.reshape(-1, signals.shape[-1])
     _checks.enough_signals(name, flat.shape[0], num_atoms)
-    scale = jnp.sqrt(jnp.mean(jnp.sum(flat * flat, axis=-1)))
-    last = _LAST * scale if penalty is None else jnp.asarray(penalty, flat.dtype)
-    _checks.positive(name, penalty=last)
+    solver = fista() if solver is None else solver
+    _checks.solver(name, solver)
+    _checks.measurable(name, solver)
+    scale = _rms(flat)  # the learner works on signals of unit root mean square norm
+    last = jnp.asarray(_LAST if penalty is None else penalty / scale, flat.dtype)
+    _checks.scalar(name, "penalty", last)
+    _checks.positive(name, penalty=last if penalty is None else penalty)
     run = functools.partial(
         _restarts,
         num_atoms=num_atoms,
         num_rounds=num_rounds,
         num_steps=num_steps,
         num_restarts=num_restarts,
-        solver=fista() if solver is None else solver,
+        solver=solver,
     )
-    args = (key, flat, jnp.maximum(_FIRST * scale, last), last)
-    found, objectives_, codes = run(*args)
-    best = jnp.argmin(objectives_)
+    args = (key, flat / scale, jnp.maximum(_FIRST, last), last)
+    found, values, codes, best = run(*args)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
     return Learned(
         dictionary=found[best],
-        codes=codes.reshape(*signals.shape[:-1], num_atoms),
-        objective=objectives_[best],
-        penalty=last,
-        objectives=objectives_,
+        codes=scale * codes.reshape(*signals.shape[:-1], num_atoms),
+        objective=scale**2 * values[best],
+        penalty=scale * last,
+        objectives=scale**2 * values,
         dictionaries=found,
-        flops=int(eval_flops(run, *args).total()),
+        flops=int(eval_flops(run, *shapes).total()),
     )
+
+
+def _rms(signals: Array) -> Array:
+    """Return the root mean square norm of signals (B, M), whatever their scale; 1 if all are 0."""
+    largest = jnp.max(jnp.abs(signals))
+    largest = jnp.where(largest > 0, largest, 1)
+    scaled = signals / largest
+    return largest * jnp.maximum(jnp.sqrt(jnp.mean(jnp.sum(scaled * scaled, axis=-1))), 1e-30)
 
 
 @functools.partial(
@@ -153,8 +167,9 @@ def _restarts(
     num_steps: int,
     num_restarts: int,
     solver: Solver,
-) -> tuple[Array, Array, Array]:
-    """Return the dictionaries and objectives of all restarts, and the codes of the best."""
+) -> tuple[Array, Array, Array, Array]:
+    """Return the dictionaries and objectives of all restarts, the best's codes, and which it is."""
+    signed = solver.prox is not nonnegative_soft_threshold
     settling = round(_SETTLING * num_rounds)
     falling = max(num_rounds - settling - 1, 1)
     turns = jnp.arange(num_rounds)
@@ -171,7 +186,7 @@ def _restarts(
             penalty, replaces = now
             codes = _encode(solver, signals, dictionary, penalty, codes, num_steps)
             dictionary, codes = _fit_atoms(signals, dictionary, codes)
-            dictionary, codes = _replace(signals, dictionary, codes, replaces)
+            dictionary, codes = _replace(signals, dictionary, codes, replaces, signed=signed)
             return (dictionary, codes), None
 
         schedule = (penalties, turns < num_rounds - settling)
@@ -181,7 +196,8 @@ def _restarts(
         return dictionary, value, codes
 
     found, values, codes = jax.vmap(one)(jax.random.split(key, num_restarts))
-    return found, values, codes[jnp.argmin(values)]
+    best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
+    return found, values, codes[best], best
 
 
 def _spread(atoms: Array, key: Key) -> Array:
@@ -193,7 +209,8 @@ def _spread(atoms: Array, key: Key) -> Array:
 def _encode(
     solver: Solver, signals: Array, dictionary: Array, penalty: Array, codes: Array, num_steps: int
 ) -> Array:
-    step = dictionaries.step_size(dictionary)
+    choose = dictionaries.step_size if solver.step_size is None else solver.step_size
+    step = choose(dictionary)
     lasso = Lasso(signals, dictionary, penalty, step)
     return solve(solver, lasso, num_steps=num_steps, codes0=codes)
 
@@ -203,7 +220,8 @@ def _fit_atoms(signals: Array, dictionary: Array, codes: Array) -> tuple[Array, 
     gram = jnp.matmul(codes.T, codes, precision="highest")
     right = jnp.matmul(codes.T, signals, precision="highest")
     size = gram.shape[0]
-    ridge = _RIDGE * jnp.trace(gram) / size + jnp.finfo(gram.dtype).tiny
+    # Signals have unit norm: the last term counts only where all codes are zero.
+    ridge = _RIDGE * jnp.trace(gram) / size + jnp.finfo(gram.dtype).eps
     # Towards the atoms there are, so that an unused atom stays where it is.
     factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(size, dtype=gram.dtype))
     atoms = jax.scipy.linalg.cho_solve(factor, right + ridge * dictionary)
@@ -213,12 +231,13 @@ def _fit_atoms(signals: Array, dictionary: Array, codes: Array) -> tuple[Array, 
 
 
 def _replace(
-    signals: Array, dictionary: Array, codes: Array, allowed: Array
+    signals: Array, dictionary: Array, codes: Array, allowed: Array, *, signed: bool = False
 ) -> tuple[Array, Array]:
     """Put signals with large residuals in the place of unused atoms and of second twins."""
     num_atoms = dictionary.shape[0]
     use = jnp.mean(jnp.abs(codes), axis=0)
     cosines = jnp.matmul(dictionary, dictionary.T, precision="highest")
+    cosines = jnp.abs(cosines) if signed else cosines
     earlier = jnp.tril(jnp.ones((num_atoms, num_atoms), bool), -1)
     twin = jnp.any((cosines > _TWINS) & earlier, axis=1)
     out = allowed & ((use <= _DEAD * jnp.mean(use)) | twin)

@@ -20,6 +20,7 @@ __all__ = ["solve", "sparse_encode", "trajectory"]
 
 _MANY_ATOMS = 1024  # from here a working set is cheaper than products with the whole dictionary
 _MOST_STEPS = 10_000
+_MOST_ROUNDS = 100  # of a working set
 
 
 def solve(
@@ -41,6 +42,7 @@ def solve(
 
     **Cost**: ``num_steps`` times the solver's step.
     """
+    _checks.solver("solve", solver)
     problem, codes0 = _checks.prepared("solve", problem, codes0)
     _checks.count("solve", "num_steps", num_steps, minimum=0)
     return _solve(solver, problem, codes0, num_steps)
@@ -78,6 +80,7 @@ def trajectory(
 
     **Cost**: ``num_steps`` solver steps and the records.
     """
+    _checks.solver("trajectory", solver)
     problem, codes0 = _checks.prepared("trajectory", problem, codes0)
     _checks.count("trajectory", "num_steps", num_steps, minimum=0)
     _checks.count("trajectory", "record_every", record_every)
@@ -101,8 +104,8 @@ def sparse_encode(
 
     Codes are non-negative by default; pass ``solver=fista(prox=soft_threshold)`` for signed codes.
     Say when to stop: after ``num_steps`` iterations, or once the relative duality gap of every
-    signal is within ``tolerance`` (and after 10,000 iterations in any case; for flags of
-    convergence see :func:`solve_to_tolerance`).
+    signal is within ``tolerance`` (and after 10,000 iterations, or 100 rounds of a working set, in
+    any case; for flags of convergence see :func:`solve_to_tolerance`).
 
     Args:
       signals: (..., M); any leading axes. **Traced**.
@@ -112,7 +115,8 @@ def sparse_encode(
       tolerance: the largest relative duality gap; 1e-5 is near what float32 can reach. Derivatives
         are then those of the exact solution, by implicit differentiation. **Traced**.
       solver: None takes ``fista()`` for ``num_steps``; for ``tolerance`` it takes ``sparsa()``, or
-        ``working_set()`` from 1,024 atoms on. **Static**.
+        ``working_set`` from 1,024 atoms on, with sets of up to min(M, N) atoms. Its gap is looked
+        at every 5 iterations of SpaRSA, and after each step of a solver that is given. **Static**.
       codes0: (..., N), a warm start. **Traced**.
       step_size: (); None takes the solver's own choice (1/L for proximal gradient, where L is
         the squared spectral norm of the dictionary). **Traced**.
@@ -139,30 +143,38 @@ def sparse_encode(
     _checks.steps_or_tolerance(name, num_steps, tolerance)
     signals, dictionary = _checks.floating(name, signals, dictionary)
     _checks.dictionary_matrix(name, dictionary)
-    check_every = 1
+    check_every, max_steps = 1, _MOST_STEPS
     if solver is None and num_steps is not None:
         solver = fista()
     elif solver is None and dictionary.shape[0] >= _MANY_ATOMS:
-        solver = working_set()
+        solver, max_steps = working_set(_set_sizes(min(dictionary.shape))), _MOST_ROUNDS
     elif solver is None:
         solver, check_every = sparsa(), 5
+    _checks.solver(name, solver)
     if step_size is None:
         choose = dictionaries.step_size if solver.step_size is None else solver.step_size
         step_size = _step_size(choose, dictionary)
     problem = Lasso(signals, dictionary, jnp.asarray(penalty), jnp.asarray(step_size))
     if tolerance is not None:
-        _checks.positive(name, tolerance=tolerance)
         return solve_to_tolerance(
             solver,
             problem,
             tolerance=tolerance,
-            max_steps=_MOST_STEPS,
+            max_steps=max_steps,
             check_every=check_every,
             codes0=codes0,
         )[0]
     problem, codes0 = _checks.prepared(name, problem, codes0)
     _checks.count(name, "num_steps", num_steps, minimum=0)
     return _solve(solver, problem, codes0, num_steps)
+
+
+def _set_sizes(most: int) -> tuple[int, ...]:
+    """Return sizes that grow until a set can hold as many atoms as a solution can need."""
+    sizes: tuple[int, ...] = (32, 32, 64, 96, 128, 256)
+    while sizes[-1] < most:
+        sizes = (*sizes, 2 * sizes[-1])
+    return sizes
 
 
 @functools.partial(jax.jit, static_argnames=("solver", "num_steps"))

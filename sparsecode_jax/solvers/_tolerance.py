@@ -60,8 +60,9 @@ def solve_to_tolerance(
 
     Args:
       solver: one with a ``gap`` or a ``prox``. **Static**.
-      problem: signals (..., M), dictionary (N, M), penalty () or (N,), step size (). **Traced**.
-      tolerance: the largest gap, > 0. **Traced**.
+      problem: signals (..., M), dictionary (N, M), penalty () or (N,) and > 0 for a lasso, step
+        size (). **Traced**.
+      tolerance: the largest gap, (), at least four roundings of the dtype. **Traced**.
       max_steps: stop then in any case; rounded up to a multiple of ``check_every``. **Static**.
       check_every: steps between two looks at the gap: 1 stops a pursuit at the first atom that
         suffices; 5 is faster for proximal gradient. **Static**.
@@ -72,7 +73,8 @@ def solve_to_tolerance(
       Codes (..., N) and a :class:`ToleranceInfo`.
 
     Raises:
-      ValueError: as :func:`solve`; a tolerance that is not positive; a solver without a measure.
+      ValueError: as :func:`solve`; a tolerance that is not one number, or too small to certify;
+        signals whose squares over- or underflow; a zero penalty; a solver without a measure.
 
     **Cost**: for each signal its number of steps, one gap every ``check_every`` of them, and N
     moves of data a check; up to a chunk of signals that are done is computed along.
@@ -88,11 +90,12 @@ def solve_to_tolerance(
       (True, True)
     """
     name = "solve_to_tolerance"
+    _checks.solver(name, solver)
     problem, codes0 = _checks.prepared(name, problem, codes0)
     _checks.count(name, "max_steps", max_steps)
     _checks.count(name, "check_every", check_every)
-    _checks.positive(name, tolerance=tolerance)
     _checks.measurable(name, solver)
+    _checks.to_tolerance(name, problem, tolerance, with_penalty=solver.prox is not None)
     if chunk_size is None:
         num_atoms = problem.dictionary.shape[0]
         on_cpu = jax.default_backend() == "cpu"
@@ -118,9 +121,11 @@ def _solve_to_tolerance(
     flat = problem._replace(signals=problem.signals.reshape(-1, problem.signals.shape[-1]))
     start = None if codes0 is None else codes0.reshape(-1, codes0.shape[-1])
     implicit = separable(solver.prox)
-    given = jax.tree.map(lax.stop_gradient, (flat, start, tolerance)) if implicit else None
+    args = (flat, start, tolerance)
+    if implicit:
+        args = jax.tree.map(lax.stop_gradient, args)
     run = _Run(solver, max_steps, check_every, min(chunk_size, flat.signals.shape[0]))
-    codes, info = run(*(given or (flat, start, tolerance)))
+    codes, info = run(*args)
     if implicit:
         codes = with_implicit_gradient(flat, codes, prox=solver.prox)  # type: ignore[arg-type]
     return codes.reshape(*leading, -1), jax.tree.map(lambda x: x.reshape(leading), info)
