@@ -1,10 +1,10 @@
 """Time the solvers beside their peers, on the same problems, in turns.
 
 Command: ``make bench`` (about 15 minutes on 2 cores), or ``python -m benchmarks.solvers --quick``.
-Needs the ``bench`` extra. Every contender reaches the same relative duality gap on every signal that
-it is given, within 3 %, checked in float64; slow peers are given fewer signals. All of them run once
-in each round, so that what else the machine does meets them alike; a ratio is the median over rounds
-of our time a signal over the peer's in that round.
+Needs the ``bench`` extra. Every contender reaches the same relative duality gap, within 3 %, on
+every signal that it is given, checked in float64; slow peers are given fewer signals. All of them
+run once in each round, so that what else the machine does meets them alike; a ratio is the median
+over rounds of our time a signal over the peer's in that round.
 Finished instances are kept in ``results/bench`` and not run again.
 """
 
@@ -282,8 +282,8 @@ def table(results: dict) -> str:
         "\nInstances: two with incoherent Gaussian atoms, then one with coherent atoms. Times are "
         "medians over rounds;\nratios are medians of ratios within a round. FLOPs: measured, "
         'convention "arithmetic".\nscikit-learn and celer: float64, one thread, 256 signals (16 at '
-        "scale c), time a signal. jaxopt and torch: the first\niteration count, of a series growing "
-        "by 1.3, that reaches the gap. SPAMS's omp is given eps = 0."
+        "scale c), time a signal. jaxopt and torch: the first\niteration count, of a series "
+        "growing by 1.3, that reaches the gap. SPAMS's omp is given eps = 0."
     )
     return "\n".join(parts) + "\n"
 
