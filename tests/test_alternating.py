@@ -138,3 +138,15 @@ def test_errors(problem, change, message):
 def test_signals_that_are_not_finite(problem):
     with pytest.raises(ValueError, match="signals holds 1 non-finite numbers"):
         learn_dictionary(jax.random.key(0), problem.signals.at[0, 0].set(jnp.nan), **SMALL)
+
+
+def test_hostile_scales_and_penalties_stay_finite(problem):
+    for scale in (1e-18, 1e18):
+        found = learn_dictionary(jax.random.key(0), scale * problem.signals, **SMALL)
+        assert bool(jnp.all(jnp.isfinite(found.dictionary)))
+        assert sc.metrics.dictionary_mcc(problem.dictionary, found.dictionary) > 0.99
+    high = learn_dictionary(jax.random.key(0), problem.signals, penalty=50.0, **SMALL)
+    assert bool(jnp.all(jnp.isfinite(high.dictionaries)))
+    np.testing.assert_array_equal(high.codes, 0)
+    with pytest.raises(ValueError, match="the penalty has shape \\(12,\\); one number"):
+        learn_dictionary(jax.random.key(0), problem.signals, penalty=jnp.ones(12), **SMALL)

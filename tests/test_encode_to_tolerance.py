@@ -137,3 +137,31 @@ def test_bad_input(call, message):
 def test_max_steps_is_static():
     with pytest.raises(TypeError, match="max_steps is traced, but it decides shapes"):
         jax.jit(lambda n: to_tolerance(max_steps=n)())(3)
+
+
+def _refused(message, error=ValueError, **changes):
+    arguments = {"signals": np.ones((2, 3)), "dictionary": np.eye(3), "penalty": 0.1}
+    with pytest.raises(error, match=message):
+        sc.sparse_encode(**{**arguments, "tolerance": 1e-3, **changes})
+
+
+def test_what_no_gap_can_certify_is_refused():
+    _refused(r"tolerance has shape \(2,\); one number", tolerance=np.full(2, 1e-3))
+    _refused("tolerance is 1e-08, below what float32 can certify; at least 5e-07", tolerance=1e-8)
+    _refused("largest entry of the signals is 1e-20, whose square", signals=np.full((2, 3), 1e-20))
+    _refused("largest entry of the signals is 1e\\+30, whose square", signals=np.full((2, 3), 1e30))
+    _refused("penalty is 0 somewhere, where no duality gap", penalty=0.0)
+    _refused("penalty is 0 somewhere", penalty=np.asarray([0.1, 0.0, 0.1]))
+    _refused("Call its factory, with parentheses", TypeError, solver=sc.solvers.fista)
+    codes = sc.sparse_encode(
+        np.ones((2, 3)), np.eye(3), 0.0, tolerance=1e-3,
+        solver=sc.solvers.orthogonal_matching_pursuit(3),
+    )  # fmt: skip
+    np.testing.assert_allclose(codes, 1, atol=1e-5)  # a pursuit needs no penalty
+
+
+def test_sets_can_hold_as_many_atoms_as_a_solution_can_need():
+    from sparsecode_jax.solvers._core import _set_sizes
+
+    assert _set_sizes(40) == _set_sizes(256) == (32, 32, 64, 96, 128, 256)
+    assert _set_sizes(600)[-2:] == (512, 1024)

@@ -326,3 +326,8 @@ def test_operators_are_built_once():
     assert prox.elastic_net(0.5) is prox.elastic_net(0.5)
     assert prox.group_soft_threshold(2) is prox.group_soft_threshold(2)
     assert len({prox.elastic_net(0.5), prox.elastic_net(0.6), prox.group_soft_threshold(2)}) == 3
+
+
+def test_an_elastic_net_of_another_penalty_is_refused():
+    with pytest.raises(ValueError, match="elastic_net: got the penalty of"):
+        prox.elastic_net(0.5, prox=prox.group_soft_threshold(4))

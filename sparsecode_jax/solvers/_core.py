@@ -20,7 +20,7 @@ __all__ = ["solve", "sparse_encode", "trajectory"]
 
 _MANY_ATOMS = 1024  # from here a working set is cheaper than products with the whole dictionary
 _MOST_STEPS = 10_000
-_MOST_ROUNDS = 100  # of a working set
+_MOST_ROUNDS = 1000  # of a working set
 
 
 def solve(
@@ -104,8 +104,8 @@ def sparse_encode(
 
     Codes are non-negative by default; pass ``solver=fista(prox=soft_threshold)`` for signed codes.
     Say when to stop: after ``num_steps`` iterations, or once the relative duality gap of every
-    signal is within ``tolerance`` (and after 10,000 iterations, or 100 rounds of a working set, in
-    any case; for flags of convergence see :func:`solve_to_tolerance`).
+    signal is within ``tolerance`` (and in any case after 10,000 iterations, or 1,000 rounds of a
+    working set; for flags of convergence see :func:`solve_to_tolerance`).
 
     Args:
       signals: (..., M); any leading axes. **Traced**.
@@ -156,6 +156,7 @@ def sparse_encode(
         step_size = _step_size(choose, dictionary)
     problem = Lasso(signals, dictionary, jnp.asarray(penalty), jnp.asarray(step_size))
     if tolerance is not None:
+        _checks.positive(name, tolerance=tolerance)
         return solve_to_tolerance(
             solver,
             problem,
