@@ -20,6 +20,7 @@ from sparsecode_jax.prox import (
     value,
 )
 from sparsecode_jax.solvers._gram import gram_sparsa
+from sparsecode_jax.solvers._support import add_at
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["WorkingSetState", "working_set"]
@@ -115,7 +116,7 @@ def working_set(
         return WorkingSetState(support, values, residual, correlations, state.rounds + 1)
 
     def codes(state: WorkingSetState) -> Array:
-        return _add(jnp.zeros_like(state.correlations), state.support, state.values)
+        return add_at(jnp.zeros_like(state.correlations), state.support, state.values)
 
     def gap(state: WorkingSetState, problem: Lasso) -> Array:
         values, penalty = state.values, jnp.asarray(problem.penalty)
@@ -124,7 +125,7 @@ def working_set(
         squares = jnp.zeros((), values.dtype)
         weight = ridge(prox, here)
         if not isinstance(weight, float):
-            correlations = _add(correlations, state.support, -weight * values)
+            correlations = add_at(correlations, state.support, -weight * values)
             squares = jnp.sum(weight * values * values, axis=-1)
         norm = dual_norm(prox, correlations, penalty)
         return gap_of_parts(
@@ -155,7 +156,7 @@ def _choose(
     """Keep the atoms in use and add those that violate optimality most: atoms, their codes."""
     used = state.values != 0
     violation = jnp.abs(prox(state.correlations, jnp.zeros_like(penalty))) - penalty
-    rest = _add(violation, state.support, jnp.where(used, -jnp.inf, 0).astype(violation.dtype))
+    rest = add_at(violation, state.support, jnp.where(used, -jnp.inf, 0).astype(violation.dtype))
     scores, atoms = _best_of_groups(rest, _GROUPS * width)
     scores = jnp.concatenate([jnp.where(used, jnp.inf, -jnp.inf), scores], axis=-1)
     atoms = jnp.concatenate([state.support, atoms], axis=-1)
@@ -176,14 +177,6 @@ def _best_of_groups(scores: Array, num_groups: int) -> tuple[Array, Array]:
     groups = groups.reshape(*scores.shape[:-1], per_group, num_groups)
     member = jnp.argmax(groups, axis=-2).astype(jnp.int32)
     return jnp.max(groups, axis=-2), member * num_groups + jnp.arange(num_groups, dtype=jnp.int32)
-
-
-def _add(dense: Array, support: Array, values: Array) -> Array:
-    """Add values at the places (..., W) of arrays (..., N)."""
-    flat = dense.reshape(-1, dense.shape[-1])
-    rows = jnp.arange(flat.shape[0])[:, None]
-    index = support.reshape(flat.shape[0], -1)
-    return flat.at[rows, index].add(values.reshape(index.shape)).reshape(dense.shape)
 
 
 def _of_atoms(penalty: Array, support: Array) -> Array:
