@@ -255,6 +255,16 @@ def solver(name: str, value: Any) -> None:
         )
 
 
+def encoder(name: str, value: Any) -> None:
+    """Raise unless this is an encoder: functions with the fields of ``types.Encoder``."""
+    if not all(callable(getattr(value, field, None)) for field in ("init", "apply")):
+        what = "a factory that was not called" if callable(value) else type(value).__name__
+        raise TypeError(
+            f"{name}: got {what} ({value!r}); an encoder is expected, such as linear(M, N), or "
+            "from_flax(module, M) for a Flax module."
+        )
+
+
 def to_tolerance(name: str, problem: Any, tolerance: Any, with_penalty: bool) -> None:
     """Raise unless a gap can certify a tolerance on these signals, where values are concrete."""
     if jnp.shape(tolerance) != ():
@@ -337,6 +347,12 @@ def num_active(name: str, value: Any, num_atoms: int) -> None:
             f"{name}: num_active is {value} but there are {num_atoms} atoms; an integer from 0 to "
             f"{num_atoms} is expected."
         )
+
+
+def static_active(name: str, value: Any, num_atoms: int) -> None:
+    """Raise unless K is a static integer from 1 to N."""
+    count(name, "num_active", value)
+    num_active(name, value, num_atoms)
 
 
 def num_subsets(name: str, count: int, maximum: int = 200_000) -> None:

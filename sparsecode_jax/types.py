@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.typing import ArrayLike
 
-__all__ = ["Array", "ArrayLike", "Encoder", "Key", "Lasso", "PyTree", "Solver"]
+__all__ = ["Array", "ArrayLike", "Aux", "Encoder", "Key", "Lasso", "PyTree", "Solver"]
 
 Array = jax.Array
 Key = jax.Array
@@ -61,15 +61,39 @@ class Solver(NamedTuple):
     prox: Callable[[Array, Array], Array] | None = None
 
 
+class Aux(NamedTuple):
+    """What a training loss may need besides the codes; None where an encoder has no such thing.
+
+    Attributes:
+      latents: before the non-linearity, (..., N).
+      active: the codes that are not zero as ``(values, indices)``, (..., K) each, so that a loss
+        can decode K atoms a signal and not all N.
+      gates: what a penalty on activity adds up, (..., N): 0 or 1 with a straight-through gradient
+        (JumpReLU), the rectified gate latents (gated).
+    """
+
+    latents: Array | None = None
+    active: tuple[Array, Array] | None = None
+    gates: Array | None = None
+
+
 class Encoder(NamedTuple):
-    """A one-pass map from signals to codes as pure functions.
+    """A one-pass map from signals to codes as pure functions; hashable.
 
     Attributes:
       init: ``(key) -> params``, a pytree of named arrays.
       apply: ``(params, signals) -> codes``, (..., M) to (..., N).
-      aux: ``(params, signals) -> pytree`` of what a training loss needs besides codes, or None.
+      aux: ``(params, signals) -> (codes, Aux)``, the same codes and what losses may need besides;
+        None if there is nothing.
+      tie: ``(params, dictionary, bias) -> params``: the params with the decoder's dictionary (N, M)
+        and bias (M,) or None in the places that the encoder shares with the decoder; None if it
+        shares nothing.
+      rescale: ``(params, scale) -> params`` for which ``apply(rescale(params, c), c * signals)`` is
+        ``c * apply(params, signals)``; None if there are no such params.
     """
 
     init: Callable[[Key], PyTree]
     apply: Callable[[PyTree, Array], Array]
-    aux: Callable[[PyTree, Array], PyTree] | None = None
+    aux: Callable[[PyTree, Array], tuple[Array, Aux]] | None = None
+    tie: Callable[[PyTree, Array, Array | None], PyTree] | None = None
+    rescale: Callable[[PyTree, Array], PyTree] | None = None

@@ -5,19 +5,17 @@ A new solver, encoder or proximal operator gains all the laws of its kind by one
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import sparsecode_jax as sc
-from sparsecode_jax import Encoder, Lasso, Solver
+from sparsecode_jax import Lasso, Solver
 from sparsecode_jax.prox import elastic_net, nonnegative_soft_threshold, soft_threshold
 from sparsecode_jax.solvers import (
     coordinate_descent,
@@ -299,105 +297,6 @@ def _prox_case(signed, ridge=0.0):
 
 
 PROXES = [_prox_case(signed, ridge) for signed in (True, False) for ridge in (0.0, 0.7)]
-
-
-# --- encoders --------------------------------------------------------------------------------
-
-
-class EncoderCase(NamedTuple):
-    """One encoder and its NumPy form.
-
-    Attributes:
-      build: ``(num_samples, num_measurements, num_atoms) -> Encoder``.
-      reference: ``(params, signals) -> codes`` in NumPy.
-      leading: the leading axes it works with.
-      random: whether init draws.
-      cost: arithmetic operations for S signals, M measurements, N atoms; None if not stated.
-      cost_text: how the docstring states it.
-    """
-
-    build: Callable[[int, int, int], Encoder]
-    reference: Callable
-    leading: tuple[tuple[int, ...], ...]
-    random: bool
-    cost: Callable[[int, int, int], int] | None
-    cost_text: tuple[Callable, str] | None
-
-    def encoder(self) -> Encoder:
-        return self.build(S, M, N)
-
-
-_ANY = ((), (S,), (4, 5))
-
-
-def _numpy_layers(weights, biases, signals):
-    for weight, bias in zip(weights, biases, strict=True):
-        signals = np.einsum("...m,nm->...n", signals, weight)
-        signals = np.maximum(signals if bias is None else signals + bias, 0)
-    return signals
-
-
-def _layers_cost(hidden, use_bias):
-    def cost(s, m, n):
-        widths = (m, *hidden, n)
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        return s * sum(2 * i * o + (2 if use_bias else 1) * o for i, o in pairs)
-
-    return cost
-
-
-def _linear(use_bias):
-    return EncoderCase(
-        lambda s, m, n: sc.encoders.linear(m, n, use_bias=use_bias),
-        lambda p, x: _numpy_layers((p.weight,), (p.bias,), x),
-        _ANY, True, _layers_cost((), use_bias),
-        (sc.encoders.linear, "2MN + 2N arithmetic operations a signal, 2MN + N without bias"),
-    )  # fmt: skip
-
-
-def _mlp(hidden, use_bias):
-    return EncoderCase(
-        lambda s, m, n: sc.encoders.mlp(m, n, hidden=hidden, use_bias=use_bias),
-        lambda p, x: _numpy_layers(p.weights, p.biases, x),
-        _ANY, True, _layers_cost(hidden, use_bias),
-        (
-            sc.encoders.mlp,
-            "for each layer 2 h_in h_out + 2 h_out arithmetic operations a signal, h_out fewer "
-            "without biases",
-        ),
-    )  # fmt: skip
-
-
-@functools.cache
-def _flax_dense(num_measurements, num_atoms):
-    module = nn.Sequential([nn.Dense(num_atoms), nn.relu])
-    return sc.encoders.from_flax(module, num_measurements=num_measurements)
-
-
-def _numpy_flax_dense(params, signals):
-    layer = params["params"]["layers_0"]
-    return _numpy_layers((layer["kernel"].T,), (layer["bias"],), signals)
-
-
-def _encoder_cases():
-    for use_bias, name in ((True, "bias"), (False, "no_bias")):
-        yield pytest.param(_linear(use_bias), id=f"linear-{name}")
-        for hidden in ((), (8,), (8, 4)):
-            yield pytest.param(_mlp(hidden, use_bias), id=f"mlp{list(hidden)}-{name}")
-    free_codes = EncoderCase(
-        lambda s, m, n: sc.encoders.free_codes(s, n),
-        lambda p, x: np.exp(p.log_codes),
-        ((S,),), False, lambda s, m, n: s * n,
-        (sc.encoders.free_codes, "N exponentials a signal"),
-    )  # fmt: skip
-    yield pytest.param(free_codes, id="free_codes")
-    from_flax = EncoderCase(
-        lambda s, m, n: _flax_dense(m, n), _numpy_flax_dense, _ANY, True, None, None
-    )
-    yield pytest.param(from_flax, id="from_flax")
-
-
-ENCODERS = list(_encoder_cases())
 
 
 # --- helpers ---------------------------------------------------------------------------------

@@ -18,8 +18,17 @@ import sparsecode_jax
 PACKAGE = pathlib.Path(sparsecode_jax.__file__).parent
 ROOT = PACKAGE.parent
 LAYERS = (
-    ("types", "_checks"),
-    ("prox", "dictionaries", "objectives", "metrics", "synthetic", "statistics", "flops", "sweep"),
+    ("types", "_checks", "_sparse"),
+    (
+        "prox",
+        "dictionaries",
+        "objectives",
+        "metrics",
+        "synthetic",
+        "statistics",
+        "flops",
+        "sweep",
+    ),
     ("solvers", "encoders"),
     ("learning", "io"),
     ("__init__",),

@@ -45,7 +45,7 @@ def host(tree):
 
 
 def _is_key(x):
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def assert_same_bits(a, b):

@@ -1,7 +1,8 @@
-"""Flax linen modules as encoders."""
+"""Flax linen modules as encoders, and encoders as Flax linen modules."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from sparsecode_jax import _checks
 from sparsecode_jax.types import Array, Encoder, Key, PyTree
 
-__all__ = ["from_flax"]
+__all__ = ["as_flax_module", "from_flax"]
 
 
 def from_flax(module: Any, num_measurements: int) -> Encoder:
@@ -49,3 +50,45 @@ def from_flax(module: Any, num_measurements: int) -> Encoder:
         return module.apply(params, signals)
 
     return Encoder(init, apply)
+
+
+def as_flax_module(encoder: Encoder) -> Any:
+    """Turn an encoder into a Flax linen module, a layer from (..., M) to (..., N).
+
+    A solver is a layer too: ``as_flax_module(unrolled(solver, M, N, num_steps=...))``.
+
+    Args:
+      encoder: any :class:`~sparsecode_jax.types.Encoder`. **Static**.
+
+    Returns:
+      A ``flax.linen.Module`` with one parameter, ``encoder``, that holds the encoder's params.
+
+    Raises:
+      TypeError: something that is not an encoder, such as a factory that was not called.
+
+    Example:
+      >>> import flax.linen as nn, jax, sparsecode_jax as sc
+      >>> encoder = sc.encoders.top_k(8, 16, num_active=3)
+      >>> model = nn.Sequential([sc.encoders.as_flax_module(encoder), nn.Dense(8)])
+      >>> variables = model.init(jax.random.key(0), jax.numpy.ones((5, 8)))
+      >>> model.apply(variables, jax.numpy.ones((5, 8))).shape
+      (5, 8)
+    """
+    _checks.encoder("as_flax_module", encoder)
+    return _module_class()(encoder)
+
+
+@functools.cache
+def _module_class() -> Any:
+    import flax.linen as nn  # on use: importing flax takes a second
+
+    class EncoderModule(nn.Module):
+        """An encoder as a layer."""
+
+        encoder: Encoder
+
+        @nn.compact
+        def __call__(self, signals: Array) -> Array:
+            return self.encoder.apply(self.param("encoder", self.encoder.init), signals)
+
+    return EncoderModule

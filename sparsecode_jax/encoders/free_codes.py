@@ -46,7 +46,7 @@ def free_codes(num_samples: int, num_atoms: int, *, log_codes0: float = -10.0) -
         del key  # deterministic
         return FreeCodesParams(jnp.full((num_samples, num_atoms), log_codes0, jnp.float32))
 
-    return Encoder(init, _apply)
+    return Encoder(init, _apply, rescale=_rescale)
 
 
 def _apply(params: FreeCodesParams, signals: Array) -> Array:
@@ -57,3 +57,7 @@ def _apply(params: FreeCodesParams, signals: Array) -> Array:
             "exactly its training signals. Train without batch_size; encode others with a solver."
         )
     return jnp.exp(params.log_codes)
+
+
+def _rescale(params: FreeCodesParams, scale: Array) -> FreeCodesParams:
+    return FreeCodesParams(params.log_codes + jnp.log(scale))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 
 from sparsecode_jax import _checks
-from sparsecode_jax.types import Array, Encoder, Key
+from sparsecode_jax.types import Array, Aux, Encoder, Key
 
 __all__ = ["LinearParams", "linear"]
 
@@ -27,6 +27,8 @@ def linear(num_measurements: int, num_atoms: int, *, use_bias: bool = True) -> E
 
     .. math:: z = \max(x W^\top + b, 0)
 
+    :func:`tied` makes W the dictionary, :func:`centered` subtracts a learned bias first.
+
     Args:
       num_measurements: M. **Static**.
       num_atoms: N. **Static**.
@@ -38,18 +40,39 @@ def linear(num_measurements: int, num_atoms: int, *, use_bias: bool = True) -> E
 
     **Cost**: 2MN + 2N arithmetic operations a signal, 2MN + N without bias.
     """
-    _checks.count("linear", "num_measurements", num_measurements)
-    _checks.count("linear", "num_atoms", num_atoms)
+    init = linear_init("linear", num_measurements, num_atoms, use_bias)
+    return Encoder(init, _apply, _aux, rescale=rescale_bias)
+
+
+def linear_init(name: str, num_measurements: int, num_atoms: int, use_bias: bool):  # noqa: ANN201
+    """Check the sizes and return ``(key) -> LinearParams``."""
+    _checks.count(name, "num_measurements", num_measurements)
+    _checks.count(name, "num_atoms", num_atoms)
 
     def init(key: Key) -> LinearParams:
         return LinearParams(*uniform_layer(key, num_measurements, num_atoms, use_bias))
 
-    return Encoder(init, _apply)
+    return init
+
+
+def affine(params: LinearParams, signals: Array) -> Array:
+    """Return the latents before the non-linearity, (..., N)."""
+    latents = signals @ params.weight.T
+    return latents if params.bias is None else latents + params.bias
+
+
+def rescale_bias(params: LinearParams, scale: Array) -> LinearParams:
+    """Return the params for signals that are ``scale`` times larger."""
+    return params if params.bias is None else params._replace(bias=scale * params.bias)
 
 
 def _apply(params: LinearParams, signals: Array) -> Array:
-    latents = signals @ params.weight.T
-    return jax.nn.relu(latents if params.bias is None else latents + params.bias)
+    return jax.nn.relu(affine(params, signals))
+
+
+def _aux(params: LinearParams, signals: Array) -> tuple[Array, Aux]:
+    latents = affine(params, signals)
+    return jax.nn.relu(latents), Aux(latents=latents)
 
 
 def uniform_layer(

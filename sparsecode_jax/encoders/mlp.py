@@ -67,7 +67,7 @@ def _mlp(widths: tuple[int, ...], use_bias: bool) -> Encoder:
         ]
         return MlpParams(tuple(w for w, _ in layers), tuple(b for _, b in layers))
 
-    return Encoder(init, _apply)
+    return Encoder(init, _apply, rescale=_rescale)
 
 
 def _apply(params: MlpParams, signals: Array) -> Array:
@@ -78,3 +78,7 @@ def _apply(params: MlpParams, signals: Array) -> Array:
         latents = weight @ latents
         latents = jax.nn.relu(latents if bias is None else latents + bias[:, None])
     return jnp.reshape(latents.T, leading + (latents.shape[0],))
+
+
+def _rescale(params: MlpParams, scale: Array) -> MlpParams:
+    return params._replace(biases=tuple(None if b is None else scale * b for b in params.biases))

@@ -1,8 +1,10 @@
 """Learning: encoders and dictionaries by gradient descent, and dictionaries by turns."""
 
-from sparsecode_jax.learning import losses
+from sparsecode_jax.learning import losses, schedules
 from sparsecode_jax.learning.alternating import Learned, learn_dictionary
-from sparsecode_jax.learning.fit import Fit, fit
+from sparsecode_jax.learning.fit import Fit, Progress, fit
+from sparsecode_jax.learning.saved import load, save
+from sparsecode_jax.learning.scores import scores
 from sparsecode_jax.learning.step import (
     Autoencoder,
     TrainData,
@@ -15,11 +17,16 @@ __all__ = [
     "Autoencoder",
     "Fit",
     "Learned",
+    "Progress",
     "TrainData",
     "TrainState",
     "fit",
     "init_state",
     "learn_dictionary",
+    "load",
     "losses",
+    "save",
+    "schedules",
+    "scores",
     "train_step",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax.learning.step import Autoencoder, TrainData
+from sparsecode_jax.learning.step import Autoencoder, Recipe, TrainData, bound
 from sparsecode_jax.types import ArrayLike, Encoder, Key
 
-__all__ = ["Axes", "check_record_steps", "prepare"]
+__all__ = ["Axes", "Source", "check_recipe", "check_record_steps", "prepare", "prepare_key", "read"]
 
 
 class Axes(NamedTuple):
@@ -23,18 +24,24 @@ class Axes(NamedTuple):
     data: Any  # a TrainData of 0 (has the axis) and None
 
 
-def prepare(
-    key: Key,
-    encoder: Encoder,
-    signals: ArrayLike,
-    num_atoms: int | None,
-    dictionary: ArrayLike | None,
-    true_codes: ArrayLike | None,
-    params0: Autoencoder | None,
-    penalty: ArrayLike,
-    learning_rate: ArrayLike,
-) -> tuple[Key, TrainData, Autoencoder, Axes]:
-    """Check and cast the inputs; say which of them have a run axis."""
+class Source(NamedTuple):
+    """Where signals come from: an array, a sampler or a host iterator.
+
+    Attributes:
+      signals: all of them, or for a sampler or iterator one batch to know shapes and scale by.
+      true_codes: theirs, or None.
+      sampler: ``(key, step) -> batch``, or None.
+      stream: batches on the host, the first included, or None.
+    """
+
+    signals: Any
+    true_codes: Any
+    sampler: Callable | None
+    stream: Iterator | None
+
+
+def prepare_key(key: Key) -> Key:
+    """Return typed keys, () or (R,)."""
     if not hasattr(key, "dtype"):
         raise TypeError(
             f"fit: the key is {key!r}; a PRNG key such as jax.random.key(0) is expected."
@@ -45,8 +52,53 @@ def prepare(
         raise ValueError(
             f"fit: keys of shape {key.shape}; one key, or a vector of keys is expected."
         )
+    return key
+
+
+def read(key: Key, signals: Any, true_codes: Any, batch_size: int | None) -> Source:
+    """Tell an array from a sampler and from a host iterator, and look at one batch."""
+    sampler = signals if callable(signals) else None
+    stream = signals if sampler is None and hasattr(signals, "__next__") else None
+    if sampler is None and stream is None:
+        return Source(signals, true_codes, None, None)
+    if batch_size is not None or true_codes is not None:
+        raise ValueError(
+            "fit: signals are a stream of batches, and batch_size or true_codes were given; "
+            "neither is expected. Let each batch have its size and be (signals, true_codes)."
+        )
+    if sampler is not None:
+        first = sampler(jax.random.fold_in(key.ravel()[0], 0), jnp.int32(0))
+    else:
+        assert stream is not None
+        first = next(stream, None)
+        if first is None:
+            raise ValueError(
+                "fit: the stream of signals is empty; an iterator of arrays (B, M) is expected."
+            )
+        stream = itertools.chain([first], stream)
+    batch, codes = first if isinstance(first, tuple) else (first, None)
+    if np.ndim(batch) != 2:
+        raise ValueError(
+            f"fit: the first batch of the stream has shape {np.shape(batch)}; (B, M) is expected."
+        )
+    return Source(batch, codes, sampler, stream)
+
+
+def prepare(
+    key: Key,
+    encoder: Encoder,
+    source: Source,
+    num_atoms: int | None,
+    dictionary: ArrayLike | None,
+    params0: Autoencoder | None,
+    penalty: ArrayLike,
+    learning_rate: ArrayLike,
+    decoder_bias: bool,
+    normalize: bool,
+) -> tuple[TrainData, Autoencoder, Axes, int]:
+    """Check and cast the inputs; say which of them have a run axis, and the number of latents."""
     runs = key.shape[0] if key.ndim else None
-    (signals,) = _checks.floating("fit", signals)
+    (signals,) = _checks.floating("fit", source.signals)
     _checks.signals_shape("fit", signals)
     _checks.finite("fit", signals=signals)
 
@@ -65,9 +117,11 @@ def prepare(
         return None if array is None else jnp.asarray(array, signals.dtype)
 
     data = TrainData(
-        signals, cast(true_codes), cast(dictionary), cast(penalty), cast(learning_rate)
-    )
+        signals, cast(source.true_codes), cast(dictionary), cast(penalty), cast(learning_rate),
+        jnp.sqrt(jnp.mean(jnp.square(signals), axis=(-2, -1))) if normalize else None,
+    )  # fmt: skip
     ndims = {"signals": 2, "true_codes": 2, "dictionary": 2, "penalty": 0, "learning_rate": 0}
+    ndims["scale"] = 0
     axes: dict[str, Any] = {k: axis(k, getattr(data, k), n) for k, n in ndims.items()}
     in_axes = data._replace(**axes)
     _checks.positive("fit", learning_rate=data.learning_rate)
@@ -88,28 +142,74 @@ def prepare(
             f"fit: {signals.shape[-2]} signals but {data.true_codes.shape[-2]} true codes; one row "
             "of codes per signal is expected."
         )
-    learned = [dictionary is not None, num_atoms is not None]
+    if normalize:
+        _check_normalizable(encoder, data.scale)
+    params = _start(key, encoder, data, num_atoms, params0, decoder_bias, runs)
+    num_latents = _check_widths(encoder, data, params, runs)
+    if source.sampler is not None:
+        data = data._replace(signals=None, true_codes=None)
+        in_axes = in_axes._replace(signals=None, true_codes=None)
+    return data, params, Axes(runs, in_axes), num_latents
+
+
+def _start(
+    key: Key,
+    encoder: Encoder,
+    data: TrainData,
+    num_atoms: int | None,
+    params0: Autoencoder | None,
+    decoder_bias: bool,
+    runs: int | None,
+) -> Autoencoder:
+    """Draw the parameters, or take and check those that are given."""
+    assert data.signals is not None
     if params0 is None:
-        if sum(learned) != 1:
+        if (data.dictionary is not None) + (num_atoms is not None) != 1:
             raise ValueError(
                 "fit: pass exactly one of dictionary= (to keep it fixed) and num_atoms= (to learn "
                 "one)."
             )
-        params = _draw(key, encoder, num_atoms, signals.shape[-1])
+        params = _draw(key, encoder, num_atoms, data.signals.shape[-1])
     else:
         params = Autoencoder(*jax.tree.map(jnp.asarray, tuple(params0)))
-        if params.dictionary is not None and dictionary is not None:
+        if params.dictionary is not None and data.dictionary is not None:
             raise ValueError(
                 "fit: both a fixed dictionary= and a dictionary to learn in params0; pass one."
             )
         expected = jax.eval_shape(lambda k: _draw(k, encoder, None, 0).encoder, key)
         _checks.same_tree("fit", "the encoder's params0", params.encoder, expected)
-    codes = _codes_shape(
-        encoder,
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[runs is not None :], x.dtype),
-                     params.encoder),
-        jax.ShapeDtypeStruct(signals.shape[-2:], signals.dtype),
-    )  # fmt: skip
+        if data.scale is not None:
+            assert encoder.rescale is not None
+            unfold = encoder.rescale if runs is None else jax.vmap(encoder.rescale)
+            inverse = jnp.broadcast_to(1 / data.scale, key.shape)
+            params = params._replace(encoder=unfold(params.encoder, inverse))
+            if params.bias is not None:
+                params = params._replace(bias=params.bias * inverse[..., None])
+    if decoder_bias and params.bias is None:
+        mean = jnp.mean(data.signals, axis=-2)
+        mean = mean if data.scale is None else mean / data.scale[..., None]
+        params = params._replace(bias=jnp.broadcast_to(mean, (*key.shape, mean.shape[-1])))
+    return params
+
+
+def _check_widths(encoder: Encoder, data: TrainData, params: Autoencoder, runs: int | None) -> int:
+    """Raise unless encoder, dictionaries and true codes agree on N; return N."""
+
+    def shape(tree: Any, has_runs: bool) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[has_runs:], x.dtype), tree)
+
+    assert data.signals is not None
+    one = shape(params, runs is not None)
+    if one.dictionary is None and data.dictionary is not None:
+        one = one._replace(dictionary=shape(data.dictionary, data.dictionary.ndim == 3))
+    signals = jax.ShapeDtypeStruct(data.signals.shape[-2:], data.signals.dtype)
+    try:
+        codes: Any = jax.eval_shape(lambda p, x: encoder.apply(bound(encoder, p), x), one, signals)
+    except TypeError as error:  # from JAX: shapes that cannot be multiplied
+        raise ValueError(
+            f"fit: the encoder cannot take signals of shape {signals.shape}: {error}. Build it for "
+            f"{signals.shape[-1]} measurements.".replace("\n", " ")
+        ) from None
     for label, other in (("dictionary", params.dictionary), ("dictionary", data.dictionary)):
         if other is not None and other.shape[-2] != codes.shape[-1]:
             raise ValueError(
@@ -121,17 +221,17 @@ def prepare(
             f"fit: the encoder gives {codes.shape[-1]} codes but true_codes have "
             f"{data.true_codes.shape[-1]}; they must agree."
         )
-    return key, data, params, Axes(runs, in_axes)
+    return codes.shape[-1]
 
 
-def _codes_shape(encoder: Encoder, params: Any, signals: jax.ShapeDtypeStruct) -> Any:
-    try:
-        return jax.eval_shape(encoder.apply, params, signals)
-    except TypeError as error:  # from JAX: shapes that cannot be multiplied
+def _check_normalizable(encoder: Encoder, scale: Any) -> None:
+    if encoder.rescale is None:
         raise ValueError(
-            f"fit: the encoder cannot take signals of shape {signals.shape}: {error}. Build it for "
-            f"{signals.shape[-1]} measurements.".replace("\n", " ")
-        ) from None
+            "fit: normalize=True with an encoder that cannot take up a scale in its weights (it "
+            "has no rescale); one of this package's is expected. Divide the signals beforehand."
+        )
+    if np.any(np.asarray(scale) == 0):
+        raise ValueError("fit: normalize=True but all signals are zero; signals are expected.")
 
 
 def _draw(key: Key, encoder: Encoder, num_atoms: int | None, num_measurements: int) -> Autoencoder:
@@ -149,9 +249,30 @@ def _draw(key: Key, encoder: Encoder, num_atoms: int | None, num_measurements: i
     return jax.vmap(one)(key) if key.ndim else one(key)
 
 
+def check_recipe(recipe: Recipe, resample_every: int | None) -> None:
+    """Raise where a static option of the training step has no meaning."""
+    for label, value in (("batch_size", recipe.batch_size), ("dead_after", recipe.dead_after),
+                         ("resample_every", resample_every)):  # fmt: skip
+        if value is not None:
+            _checks.count("fit", label, value)
+    if recipe.max_gradient_norm is not None:
+        _checks.positive("fit", max_gradient_norm=recipe.max_gradient_norm)
+    if recipe.average_decay is not None and not 0 < recipe.average_decay < 1:
+        raise ValueError(
+            f"fit: average_decay is {recipe.average_decay}; a number between 0 and 1 is expected, "
+            "such as 0.999."
+        )
+    if resample_every is not None and recipe.dead_after is None:
+        raise ValueError(
+            "fit: resample_every without dead_after; pass dead_after, the steps without activity "
+            "after which a latent is dead."
+        )
+
+
 def check_record_steps(
     record: Callable | None, record_steps: Sequence[int], num_steps: int
 ) -> list[int]:
+    """Return the record steps as integers, in order and within the run."""
     integers = all(
         isinstance(s, int | np.integer) and not isinstance(s, bool) for s in record_steps
     )

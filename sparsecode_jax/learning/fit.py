@@ -7,7 +7,8 @@ import hashlib
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,22 +18,34 @@ import optax
 from tqdm import tqdm
 
 from sparsecode_jax import _checks
+from sparsecode_jax.flops import FlopCountError, eval_flops
 from sparsecode_jax.io.checkpoints import load_checkpoint, save_checkpoint
 from sparsecode_jax.learning import losses
-from sparsecode_jax.learning._inputs import Axes, check_record_steps, prepare
+from sparsecode_jax.learning._inputs import (
+    Axes,
+    check_recipe,
+    check_record_steps,
+    prepare,
+    prepare_key,
+    read,
+)
+from sparsecode_jax.learning.resampling import check_resampling, resample
 from sparsecode_jax.learning.step import (
     Autoencoder,
     Loss,
     Optimizer,
+    Recipe,
+    Schedule,
     TrainData,
     TrainState,
+    bound,
     init_state,
     project,
     train_step,
 )
 from sparsecode_jax.types import Array, ArrayLike, Encoder, Key, PyTree
 
-__all__ = ["Fit", "fit"]
+__all__ = ["Fit", "Progress", "fit"]
 
 _CHUNK_SECONDS = 0.5  # how long to stay on the device between looks at the loss
 _CHECKPOINT_SECONDS = 5.0
@@ -42,62 +55,116 @@ class Fit(NamedTuple):
     """What :func:`fit` returns.
 
     Attributes:
-      params: encoder parameters and dictionary (unit atoms if learned).
+      params: encoder parameters, dictionary (unit atoms if learned) and decoder bias, for signals
+        as they were given; averaged, if ``average_decay`` was given.
       steps: the recorded numbers of updates, (R,).
       records: what ``record`` returned, stacked along a leading axis R; None without ``record``.
       state: the final training state.
+      losses: of the last step before each record, (R,) and the run axis; NaN before the first step.
+      flops: arithmetic operations of one run's updates; None if they cannot be counted.
     """
 
     params: Autoencoder
     steps: np.ndarray
     records: PyTree
     state: TrainState
+    losses: np.ndarray
+    flops: int | None
+
+
+class Progress(NamedTuple):
+    """What a callback of :func:`fit` is told.
+
+    Attributes:
+      step: updates so far.
+      loss: of the last step, () or (R,).
+      flops: arithmetic operations of one run so far, or None.
+      seconds: since ``fit`` began.
+    """
+
+    step: int
+    loss: np.ndarray
+    flops: int | None
+    seconds: float
 
 
 def fit(
     key: Key,
     encoder: Encoder,
-    signals: ArrayLike,
+    signals: ArrayLike | Callable | Iterator,
     *,
-    num_steps: int,
+    num_steps: int | None = None,
+    max_flops: float | None = None,
     num_atoms: int | None = None,
     dictionary: ArrayLike | None = None,
     true_codes: ArrayLike | None = None,
     params0: Autoencoder | None = None,
+    decoder_bias: bool = False,
+    normalize: bool = False,
     loss: Loss = losses.paper,
     penalty: ArrayLike = 0.01,
+    penalty_schedule: Schedule | None = None,
     optimizer: Optimizer = optax.adam,
     learning_rate: ArrayLike = 1e-3,
+    learning_rate_schedule: Schedule | None = None,
+    max_gradient_norm: float | None = None,
+    average_decay: float | None = None,
     batch_size: int | None = None,
+    unit_atoms: bool = True,
+    project_gradient: bool = False,
+    dead_after: int | None = None,
+    resample_every: int | None = None,
     record: Callable[[Autoencoder], PyTree] | None = None,
     record_steps: Sequence[int] = (),
+    callback: Callable[[Progress], Any] | None = None,
     checkpoint: str | os.PathLike | None = None,
     progress: str | None = "fit",
 ) -> Fit:
     """Train an encoder, and a dictionary if it is learned; a batch of keys trains a batch of runs.
 
-    One program is compiled and run in chunks of about half a second; records, checkpoints and the
-    progress bar live between chunks and do not change a bit of the result. Runs differ by their
-    key and by whatever else has a leading run axis.
+    One program is compiled and run in chunks of about half a second; records, callbacks,
+    checkpoints and the progress bar live between chunks and do not change a bit of the result. Runs
+    differ by their key and by whatever else has a leading run axis.
 
     Args:
       key: one PRNG key, or a vector of R keys for R runs trained together. **Traced**.
       encoder: **Static**.
-      signals: (S, M), or (R, S, M) for data of each run's own. **Traced**.
-      num_steps: gradient steps. **Static**.
+      signals: (S, M), or (R, S, M) for data of each run's own; or a function ``(key, step) ->
+        (B, M)`` that draws a batch on the device; or a host iterator of batches (B, M), shared by
+        all runs (on resume its first batches are skipped). Batches may be ``(signals,
+        true_codes)``. **Traced**.
+      num_steps: gradient steps; None for ``max_flops``, or until an iterator ends. **Static**.
+      max_flops: train as many steps as fit into this many arithmetic operations a run, to compare
+        methods at equal compute. **Static**.
       num_atoms: N, to learn a dictionary from a random start. **Static**.
       dictionary: (N, M) or (R, N, M), to keep one fixed. **Traced**.
       true_codes: (S, N) or (R, S, N), for losses that use them. **Traced**.
       params0: where to start; its dictionary, if there is one, is learned. With R runs its leaves
         have a leading axis R. None draws from the key. **Traced**.
+      decoder_bias: learn a bias of the decoder, from the signals' mean;
+        :func:`~sparsecode_jax.encoders.centered` lets the encoder subtract it. **Static**.
+      normalize: divide the signals by their root mean square entry; the parameters returned and
+        recorded have it folded in. **Static**.
       loss: ``(codes, Batch) -> ()``; see :mod:`~sparsecode_jax.learning.losses`. **Static**.
       penalty: () or (R,). **Traced**.
+      penalty_schedule: ``(step) -> factor``, see :mod:`~sparsecode_jax.learning.schedules`.
+        **Static**.
       optimizer: ``(learning_rate) -> optax.GradientTransformation``, such as ``optax.adam``. Keep
         one function object: a fresh lambda is a new program. **Static**.
       learning_rate: () or (R,). **Traced**.
+      learning_rate_schedule: ``(step) -> factor``. **Static**.
+      max_gradient_norm: clip longer gradients. **Static**.
+      average_decay: return the exponential moving average of the parameters. **Static**.
       batch_size: signals a step; None means all. **Static**.
-      record: ``(Autoencoder) -> pytree``, taken at ``record_steps``. **Static**.
+      unit_atoms: keep learned atoms at unit norm. **Static**.
+      project_gradient: take the part along its atom out of each atom's gradient. **Static**.
+      dead_after: steps without activity after which a latent is dead. **Static**.
+      resample_every: restart the dead latents every so many steps (but not at the last), with
+        their optimizer state reset; needs ``dead_after``. **Static**.
+      record: ``(Autoencoder) -> pytree``, taken at ``record_steps``, such as
+        :func:`~sparsecode_jax.learning.scores`. **Static**.
       record_steps: increasing numbers of updates, from 0 to ``num_steps``. **Static**.
+      callback: told a :class:`Progress` after each chunk; returning True stops the run there.
       checkpoint: a file. If it exists the run continues from it, and ends bit-identical to an
         uninterrupted one; it is rewritten every few seconds. **Static**.
       progress: label of the progress bar, None for no bar. **Static**.
@@ -106,7 +173,8 @@ def fit(
       A :class:`Fit`; with R runs all leaves but ``steps`` have a run axis (after the record axis).
 
     Raises:
-      ValueError: shapes that disagree, non-finite signals, a checkpoint of another run.
+      ValueError: shapes that disagree, non-finite signals, options that contradict each other, a
+        checkpoint of another run.
       FloatingPointError: the loss of a run became non-finite; the last checkpoint is kept.
 
     Example:
@@ -120,22 +188,36 @@ def fit(
       >>> result.params.dictionary.shape
       (3, 16, 8)
     """
-    _checks.count("fit", "num_steps", num_steps, minimum=0)
-    keys, data, params, axes = prepare(
-        key, encoder, signals, num_atoms, dictionary, true_codes, params0, penalty, learning_rate
-    )
-    if batch_size is not None:
-        _checks.count("fit", "batch_size", batch_size)
+    _checks.encoder("fit", encoder)
+    keys = prepare_key(key)
+    source = read(keys, signals, true_codes, batch_size)
+    data, params, axes, num_latents = prepare(
+        keys, encoder, source, num_atoms, dictionary, params0, penalty, learning_rate,
+        decoder_bias, normalize,
+    )  # fmt: skip
+    recipe = Recipe(
+        loss, optimizer, batch_size, source.sampler, penalty_schedule, learning_rate_schedule,
+        max_gradient_norm, average_decay, unit_atoms, project_gradient, dead_after,
+    )  # fmt: skip
+    check_recipe(recipe, resample_every)
+    if resample_every is not None:
+        check_resampling(params)
+    counts = num_latents if dead_after is not None else None
+    state = _init(keys, params, data, recipe=recipe, num_latents=counts, axes=axes)
+    step_flops = _step_flops(state, data, encoder, recipe, axes)
+    num_steps = _num_steps(num_steps, max_flops, step_flops, source.stream)
     steps = check_record_steps(record, record_steps, num_steps)
-    state = _init(keys, params, data, optimizer=optimizer, axes=axes)
-    records = _empty_records(state.params, data, record, len(steps), axes)
+    take = record and functools.partial(
+        _record, record=record, encoder=encoder, recipe=recipe, axes=axes
+    )
+    records = _empty_records(take, state, data, len(steps))
+    seen = np.full((len(steps), *np.shape(state.loss)), np.nan, state.loss.dtype)
     fingerprint = ""
     if checkpoint is not None:
-        functions = (encoder.apply, loss, optimizer)
-        fingerprint = _fingerprint(state, data, steps, functions, batch_size)
+        fingerprint = _fingerprint(state, data, steps, (encoder.apply, *recipe, resample_every))
         if pathlib.Path(checkpoint).exists():
-            like = (state, records)
-            state, records = load_checkpoint(checkpoint, like, fingerprint=fingerprint)
+            like = (state, records, seen)
+            state, records, seen = load_checkpoint(checkpoint, like, fingerprint=fingerprint)
     done = int(np.max(state.step))
     if done > num_steps:
         raise ValueError(
@@ -143,44 +225,139 @@ def fit(
             f">= {done}, or another path."
         )
     taken = sum(step < done for step in steps)  # a record due now is taken again: it is the same
+    began = time.monotonic()
 
-    run = functools.partial(
-        _run, encoder=encoder, loss=loss, optimizer=optimizer, batch_size=batch_size, axes=axes
-    )
-    chunk, saved = 1, time.monotonic()
+    run = functools.partial(_run, encoder=encoder, recipe=recipe, axes=axes)
+    advance = run if source.stream is None else _over_batches(run, source.stream, done)
+    chunk, saved = 1, began
     with tqdm(
-        total=num_steps, initial=done, desc=progress, unit="step",
-        disable=progress is None,
+        total=None if num_steps == _ENDLESS else num_steps, initial=done, desc=progress,
+        unit="step", disable=progress is None,
     ) as bar:  # fmt: skip
         while True:
             if taken < len(steps) and steps[taken] == done:
-                entry = _record(state.params, data, record=record, axes=axes)
+                entry = take(state, data) if take else None
                 for slot, value in zip(
                     jax.tree.leaves(records), jax.tree.leaves(entry), strict=True
                 ):
                     slot[taken] = value
+                seen[taken] = state.loss
                 taken += 1
             finished = done >= num_steps
             if checkpoint is not None and (
                 finished or time.monotonic() - saved > _CHECKPOINT_SECONDS
             ):
-                save_checkpoint(checkpoint, (state, records), fingerprint=fingerprint)
+                save_checkpoint(checkpoint, (state, records, seen), fingerprint=fingerprint)
                 saved = time.monotonic()
             if finished:
                 break
             target = steps[taken] if taken < len(steps) else num_steps
+            if resample_every is not None:
+                target = min(target, (done // resample_every + 1) * resample_every)
+                if done and done % resample_every == 0:
+                    state = _resample(state, data, encoder=encoder, recipe=recipe, axes=axes)
             length = min(chunk, target - done)
             started = time.monotonic()
-            state = jax.block_until_ready(run(state, data, length))
+            state = jax.block_until_ready(advance(state, data, length))
+            ran = int(np.max(state.step)) - done
             if length == chunk:  # aim at _CHUNK_SECONDS; a new length costs no compilation
                 elapsed = max(time.monotonic() - started, 1e-9)
                 chunk = max(1, min(10 * chunk, int(chunk * _CHUNK_SECONDS / elapsed)))
-            done += length
+            done += ran
             _require_finite(state, done, length, checkpoint)
-            bar.update(length)
+            bar.update(ran)
             bar.set_postfix_str(f"loss {float(jnp.mean(state.loss)):.4g}", refresh=False)
-    final = _complete(state.params, data, axes)
-    return Fit(final, np.asarray(steps, dtype=np.int64), records, state)
+            news = Progress(
+                done, np.asarray(state.loss), step_flops and done * step_flops,
+                time.monotonic() - began,
+            )  # fmt: skip
+            stopped = callback is not None and callback(news) is True
+            if stopped or ran < length:
+                if ran < length and num_steps != _ENDLESS:
+                    warnings.warn(
+                        f"fit: the stream of signals ended after {done} of {num_steps} steps; what "
+                        "was trained by then is returned. Pass more batches, or fewer steps.",
+                        stacklevel=2,
+                    )
+                num_steps = done
+    steps = steps[:taken]
+    records = jax.tree.map(lambda x: x[:taken], records)
+    total = None if step_flops is None else done * step_flops
+    final = _complete(state, data, encoder=encoder, recipe=recipe, axes=axes)
+    return Fit(final, np.asarray(steps, dtype=np.int64), records, state, seen[:taken], total)
+
+
+_ENDLESS = 2**31 - 1
+
+
+def _num_steps(
+    num_steps: int | None, max_flops: float | None, step_flops: int | None, stream: Any
+) -> int:
+    """Return the number of steps, from a budget of FLOPs or the length of a stream if need be."""
+    if num_steps is not None and max_flops is not None:
+        raise ValueError("fit: both num_steps and max_flops given; pass one.")
+    if num_steps is not None:
+        return _checks.count("fit", "num_steps", num_steps, minimum=0)
+    if max_flops is None:
+        if stream is None:
+            raise ValueError(
+                "fit: neither num_steps nor max_flops given; pass one (only an iterator of signals "
+                "ends by itself)."
+            )
+        return _ENDLESS
+    if step_flops is None:
+        raise ValueError(
+            "fit: max_flops, but the FLOPs of this training step cannot be counted; pass num_steps."
+        )
+    if not max_flops >= step_flops:
+        raise ValueError(
+            f"fit: max_flops is {max_flops:.3g} and one step takes {step_flops:.3g}; at least one "
+            "step is expected to fit."
+        )
+    return min(int(max_flops // step_flops), _ENDLESS - 1)
+
+
+def _step_flops(
+    state: TrainState, data: TrainData, encoder: Encoder, recipe: Recipe, axes: Axes
+) -> int | None:
+    """Return the arithmetic operations of one step of one run; None if they cannot be counted."""
+
+    def one(tree: Any, has: Any) -> Any:
+        def shape(x: Any, cut: bool) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape[cut:], x.dtype)
+
+        if isinstance(has, bool):
+            return jax.tree.map(lambda x: shape(x, has), tree)
+        return type(tree)(*(one(x, h == 0) for x, h in zip(tree, has, strict=True)))
+
+    step = functools.partial(train_step, encoder=encoder, **recipe._asdict())
+    runs = axes.runs is not None
+    try:
+        count = eval_flops(step, one(state, runs), one(data, axes.data if runs else False))
+        return int(count.total())
+    except FlopCountError:
+        return None
+
+
+def _over_batches(run: Callable, stream: Iterator, done: int) -> Callable:
+    """Return ``advance`` for a host stream: one batch a step, until it ends."""
+    for _ in range(done):  # a resumed run has seen these
+        next(stream, None)
+
+    def advance(state: TrainState, data: TrainData, length: int) -> TrainState:
+        for _ in range(length):
+            batch = next(stream, None)
+            if batch is None:
+                break
+            signals, true_codes = batch if isinstance(batch, tuple) else (batch, None)
+            dtype = data.penalty.dtype
+            signals = jnp.asarray(signals, dtype)
+            _checks.finite("fit", signals=signals)
+            codes = None if true_codes is None else jnp.asarray(true_codes, dtype)
+            state = run(state, data._replace(signals=signals, true_codes=codes), 1)
+        return state
+
+    return advance
 
 
 def _over_runs(fn: Callable, axes: Axes, *leading: int | None) -> Callable:
@@ -188,62 +365,96 @@ def _over_runs(fn: Callable, axes: Axes, *leading: int | None) -> Callable:
     return fn if axes.runs is None else jax.vmap(fn, in_axes=(*leading, axes.data))
 
 
-@functools.partial(jax.jit, static_argnames=("optimizer", "axes"))
+@functools.partial(jax.jit, static_argnames=("recipe", "num_latents", "axes"))
 def _init(
-    key: Key, params: Autoencoder, data: TrainData, *, optimizer: Optimizer, axes: Axes
+    key: Key,
+    params: Autoencoder,
+    data: TrainData,
+    *,
+    recipe: Recipe,
+    num_latents: int | None,
+    axes: Axes,
 ) -> TrainState:
-    return _over_runs(functools.partial(init_state, optimizer=optimizer), axes, 0, 0)(
-        key, params, data
+    start = functools.partial(
+        init_state,
+        optimizer=recipe.optimizer,
+        average=recipe.average_decay is not None,
+        num_latents=num_latents,
     )
+    return _over_runs(start, axes, 0, 0)(key, params, data)
 
 
-@functools.partial(jax.jit, static_argnames=("encoder", "loss", "optimizer", "batch_size", "axes"))
+@functools.partial(jax.jit, static_argnames=("encoder", "recipe", "axes"))
 def _run(
     state: TrainState,
     data: TrainData,
     num_steps: Array,
     *,
     encoder: Encoder,
-    loss: Loss,
-    optimizer: Optimizer,
-    batch_size: int | None,
+    recipe: Recipe,
     axes: Axes,
 ) -> TrainState:
-    step = _over_runs(
-        functools.partial(
-            train_step, encoder=encoder, loss=loss, optimizer=optimizer, batch_size=batch_size
-        ),
-        axes,
-        0,
-    )
+    one = functools.partial(train_step, encoder=encoder, **recipe._asdict())
+    step = _over_runs(one, axes, 0)
     # The trip count is traced: one program for every chunk length, so that where a run was cut
     # into chunks cannot change its bits.
     return jax.lax.fori_loop(0, num_steps, lambda _, state: step(state, data), state)
 
 
-@functools.partial(jax.jit, static_argnames=("record", "axes"))
-def _record(params: Autoencoder, data: TrainData, *, record: Callable, axes: Axes) -> PyTree:
-    return _over_runs(lambda p, d: record(_full(p, d)), axes, 0)(params, data)
+@functools.partial(jax.jit, static_argnames=("encoder", "recipe", "axes"))
+def _resample(
+    state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Recipe, axes: Axes
+) -> TrainState:
+    one = functools.partial(resample, encoder=encoder, recipe=recipe)
+    return _over_runs(one, axes, 0)(state, data)
 
 
-@functools.partial(jax.jit, static_argnames="axes")
-def _complete(params: Autoencoder, data: TrainData, axes: Axes) -> Autoencoder:
-    return _over_runs(_full, axes, 0)(params, data)
+@functools.partial(jax.jit, static_argnames=("encoder", "recipe", "axes"))
+def _complete(
+    state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Recipe, axes: Axes
+) -> Autoencoder:
+    return _over_runs(functools.partial(_full, encoder=encoder, recipe=recipe), axes, 0)(
+        state, data
+    )
 
 
-def _full(params: Autoencoder, data: TrainData) -> Autoencoder:
+def _full(state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Recipe) -> Autoencoder:
+    """Return the parameters for use: averaged, projected, shared parts put in, scale folded in."""
+    params = state.params
+    if state.average is not None and recipe.average_decay is not None:
+        weight = 1 - recipe.average_decay ** jnp.maximum(state.step, 1)
+        mean = jax.tree.map(lambda x: (x / weight).astype(x.dtype), state.average)
+        params = jax.tree.map(lambda p, a: jnp.where(state.step > 0, a, p), params, mean)
     if params.dictionary is None:
-        return params._replace(dictionary=data.dictionary)
-    return project(params)
+        params = params._replace(dictionary=data.dictionary)
+    elif recipe.unit_atoms:
+        params = project(params)
+    params = params._replace(encoder=bound(encoder, params))
+    if data.scale is None or encoder.rescale is None:
+        return params
+    bias = None if params.bias is None else data.scale * params.bias
+    return params._replace(encoder=encoder.rescale(params.encoder, data.scale), bias=bias)
 
 
-def _empty_records(
-    params: Autoencoder, data: TrainData, record: Callable | None, count: int, axes: Axes
+@functools.partial(jax.jit, static_argnames=("record", "encoder", "recipe", "axes"))
+def _record(
+    state: TrainState,
+    data: TrainData,
+    *,
+    record: Callable,
+    encoder: Encoder,
+    recipe: Recipe,
+    axes: Axes,
 ) -> PyTree:
+    full = functools.partial(_full, encoder=encoder, recipe=recipe)
+    return _over_runs(lambda s, d: record(full(s, d)), axes, 0)(state, data)
+
+
+def _empty_records(take: Callable | None, state: TrainState, data: TrainData, count: int) -> PyTree:
     """Allocate one slot a record, on the host."""
-    if record is None:
+    if take is None:
         return None
-    entry = jax.eval_shape(functools.partial(_record, record=record, axes=axes), params, data)
+    entry = jax.eval_shape(take, state, data)
     return jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), entry)
 
 
@@ -255,31 +466,36 @@ def _require_finite(state: TrainState, done: int, length: int, checkpoint: Any) 
         when = f"at step {done}" if length == 1 else f"by step {done}"
         raise FloatingPointError(
             f"fit: the loss of run {bad[0]} (of {np.size(state.loss)}) is not finite {when}; "
-            "a finite loss is expected. Lower the learning rate, or clip gradients with "
-            f"optax.chain.{kept}"
+            "a finite loss is expected. Lower the learning rate, or pass max_gradient_norm=1.0 to "
+            f"clip gradients.{kept}"
         )
 
 
-def _fingerprint(
-    state: TrainState, data: TrainData, steps: list[int], functions: tuple, batch_size: Any
-) -> str:
+def _fingerprint(state: TrainState, data: TrainData, steps: list[int], program: tuple) -> str:
     """Hash what decides a run: data, initial state, record steps, the names of its functions."""
-    digest = hashlib.sha256(f"{steps} {batch_size}".encode())
+    digest = hashlib.sha256(f"{steps}".encode())
     for leaf in jax.tree.leaves((state._replace(key=jax.random.key_data(state.key)), data)):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{array.shape}{array.dtype}".encode())
         digest.update(array.tobytes())
-    for fn in functions:
-        digest.update(_name(fn).encode())
+    for part in program:
+        digest.update(_name(part).encode())
     return digest.hexdigest()
 
 
-def _name(fn: Any) -> str:
-    """Name a function the same way in every process."""
+def _name(fn: Any, depth: int = 4) -> str:
+    """Name a function, with the numbers and functions it closes over, alike in every process."""
     if isinstance(fn, functools.partial):
         args = [_name(arg) for arg in fn.args]
         keywords = [(key, _name(value)) for key, value in sorted(fn.keywords.items())]
         return f"partial({_name(fn.func)}, {args}, {keywords})"
-    if not callable(fn):
+    if fn is None or isinstance(fn, int | float | str):
         return repr(fn)
-    return f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
+    if isinstance(fn, tuple) and depth:
+        return f"({', '.join(_name(part, depth - 1) for part in fn)})"
+    if not callable(fn):
+        return type(fn).__name__
+    cells = getattr(fn, "__closure__", None) or ()
+    held = [_name(cell.cell_contents, depth - 1) for cell in cells] if depth else []
+    name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
+    return f"{name}{held or ''}"

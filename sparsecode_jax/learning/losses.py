@@ -1,15 +1,35 @@
-"""Training losses: ``loss(codes, batch) -> ()``, where the batch is a :class:`Batch`."""
+"""Training losses: ``loss(codes, batch) -> ()``, where the batch is a :class:`Batch`.
+
+All are means over signals. Factories (``elastic_net``, ``aux_k``, ``matryoshka``) are cached, so
+that the same arguments give the same program.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from sparsecode_jax import objectives
-from sparsecode_jax.types import Array
+from sparsecode_jax import _checks
+from sparsecode_jax._sparse import combine_rows
+from sparsecode_jax.types import Array, Aux
 
-__all__ = ["Batch", "cosine", "lasso", "paper"]
+__all__ = [
+    "Batch",
+    "aux_k",
+    "cosine",
+    "elastic_net",
+    "gated",
+    "l0",
+    "l1",
+    "lasso",
+    "matryoshka",
+    "paper",
+    "squared_error",
+]
 
 
 class Batch(NamedTuple):
@@ -20,24 +40,199 @@ class Batch(NamedTuple):
       dictionary: (N, M), fixed or being learned.
       penalty: ().
       true_codes: (B, N), or None where they are unknown.
+      bias: of the decoder, (M,), or None.
+      aux: what the encoder gives besides the codes, or None.
+      dead: which latents have long been inactive, (N,), or None where that is not counted.
     """
 
     signals: Array
     dictionary: Array | None
     penalty: Array
     true_codes: Array | None
+    bias: Array | None = None
+    aux: Aux | None = None
+    dead: Array | None = None
+
+
+Loss = Callable[[Array, Batch], Array]
+
+
+def squared_error(codes: Array, batch: Batch) -> Array:
+    r"""Return half the squared error: :math:`\tfrac12\|x - zD - b\|^2`.
+
+    For encoders that set the sparsity themselves (TopK and its kin, pursuits).
+    """
+    return 0.5 * _mean_square(_residual("squared_error", codes, batch))
+
+
+def lasso(codes: Array, batch: Batch) -> Array:
+    r"""Return the lasso: :math:`\tfrac12\|x - zD - b\|^2 + \lambda\|z\|_1`."""
+    error = 0.5 * _mean_square(_residual("lasso", codes, batch))
+    return error + batch.penalty * _mean_l1(codes)
+
+
+def l1(codes: Array, batch: Batch) -> Array:
+    r"""Return the lasso with each code weighted by its atom's norm.
+
+    .. math:: \tfrac12\|x - zD - b\|^2 + \lambda \sum_j |z_j| \|d_j\|
+
+    For training with atoms of any norm (``fit(unit_atoms=False)``), where a plain l1 penalty could
+    be escaped by small codes of long atoms.
+
+    References:
+      Conerly et al., "Update on how we train SAEs", Transformer Circuits, April 2024.
+    """
+    error = 0.5 * _mean_square(_residual("l1", codes, batch))
+    dictionary = _dictionary("l1", batch)
+    squares = jnp.sum(dictionary * dictionary, axis=-1)
+    norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    return error + batch.penalty * _mean_l1(codes * norms)
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def elastic_net(ratio: float) -> Loss:
+    r"""Build the lasso with a ridge: :math:`+ \lambda(\|z\|_1 + \tfrac{r}{2}\|z\|^2)`.
+
+    Args:
+      ratio: r, at least 0. **Static**.
+    """
+    _checks.nonnegative("losses.elastic_net", ratio=ratio)
+
+    def loss(codes: Array, batch: Batch) -> Array:
+        return lasso(codes, batch) + batch.penalty * ratio * 0.5 * _mean_square(codes)
+
+    return loss
+
+
+def l0(codes: Array, batch: Batch) -> Array:
+    r"""Return half the squared error and :math:`\lambda\|z\|_0`, by the encoder's gates.
+
+    The count has the straight-through gradient of :func:`~sparsecode_jax.encoders.jump_relu`.
+
+    References:
+      Rajamanoharan et al., 2024, "Jumping Ahead", Eq. (10).
+    """
+    gates = _gates("l0", batch)
+    error = 0.5 * _mean_square(_residual("l0", codes, batch))
+    return error + batch.penalty * jnp.mean(jnp.sum(gates, axis=-1))
+
+
+def gated(codes: Array, batch: Batch) -> Array:
+    r"""Return the loss of a gated encoder.
+
+    .. math:: \tfrac12\|x - zD - b\|^2 + \lambda\|g\|_1 + \tfrac12\|x - gD' - b'\|^2
+
+    with g the rectified gate latents, and D', b' the decoder without gradient.
+
+    References:
+      Rajamanoharan et al., 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders",
+      Eq. (10).
+    """
+    gates = _gates("gated", batch)
+    frozen = jax.lax.stop_gradient((_dictionary("gated", batch), batch.bias))
+    by_gates = batch._replace(dictionary=frozen[0], bias=frozen[1], aux=None)
+    error = 0.5 * _mean_square(_residual("gated", codes, batch))
+    auxiliary = 0.5 * _mean_square(_residual("gated", gates, by_gates))
+    return error + batch.penalty * jnp.mean(jnp.sum(gates, axis=-1)) + auxiliary
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def aux_k(loss: Loss = squared_error, *, num_aux: int, weight: float = 1 / 32) -> Loss:
+    r"""Build AuxK: dead latents learn to explain what the others leave.
+
+    .. math:: \ell + \tfrac{w}{2}\|e - \hat e\|^2, \qquad e = x - zD - b
+
+    where :math:`\hat e` decodes each signal's ``num_aux`` largest positive latents among the dead
+    ones, and e has no gradient. Without dead latents the second term has no gradient.
+
+    Args:
+      loss: of the codes themselves. **Static**.
+      num_aux: latents for the residual; the authors take M/2. **Static**.
+      weight: w. **Static**.
+
+    Returns:
+      A loss; pass ``dead_after`` to ``fit``. The encoder must give its latents.
+
+    References:
+      Gao et al., 2024, Appendix A.2.
+    """
+    _checks.count("losses.aux_k", "num_aux", num_aux)
+    _checks.nonnegative("losses.aux_k", weight=weight)
+
+    def auxiliary(codes: Array, batch: Batch) -> Array:
+        if batch.dead is None:
+            raise ValueError(
+                "losses.aux_k: it is not known which latents are dead; pass dead_after= to fit, "
+                "the steps without activity after which a latent is dead."
+            )
+        if batch.aux is None or batch.aux.latents is None:
+            raise ValueError(
+                "losses.aux_k: the encoder gives no latents besides its codes; one such as linear, "
+                "top_k, batch_top_k, jump_relu or gated is expected."
+            )
+        residual = jax.lax.stop_gradient(_residual("aux_k", codes, batch))
+        latents = jnp.where(batch.dead, batch.aux.latents, 0)
+        largest = jax.lax.stop_gradient(latents)
+        _, indices = jax.lax.top_k(largest, min(num_aux, latents.shape[-1]))
+        values = jax.nn.relu(jnp.take_along_axis(latents, indices, axis=-1))
+        rest = residual - combine_rows(values, indices, _dictionary("aux_k", batch))
+        return loss(codes, batch) + weight * 0.5 * _mean_square(rest)
+
+    return auxiliary
+
+
+def matryoshka(sizes: tuple[int, ...], loss: Loss = squared_error) -> Loss:
+    r"""Build the mean of a loss over prefixes of the latents, so that the first learn the most.
+
+    .. math:: \frac1P \sum_p \ell\big(z_{1..m_p}, D_{1..m_p}\big)
+
+    Any encoder becomes a Matryoshka one by this loss.
+
+    Args:
+      sizes: m, increasing; the last is N. **Static**.
+      loss: of each prefix, such as :func:`lasso`. **Static**.
+
+    Returns:
+      A loss that costs ``loss`` on every prefix.
+
+    Raises:
+      TypeError, ValueError: sizes that are not an increasing tuple of integers, or do not end at N.
+
+    References:
+      Bussmann, Nabeshima, Karvonen, Nanda, 2025, "Learning Multi-Level Features with Matryoshka
+      Sparse Autoencoders".
+    """
+    if not isinstance(sizes, tuple):
+        raise TypeError(
+            f"losses.matryoshka: sizes are {sizes!r}; a tuple such as (4, 8, 16) is expected."
+        )
+    for size in sizes:
+        _checks.count("losses.matryoshka", "a size", size)
+    if not sizes or list(sizes) != sorted(set(sizes)):
+        raise ValueError(
+            f"losses.matryoshka: sizes are {sizes}; increasing numbers of latents are expected."
+        )
+    return _matryoshka(sizes, loss)
+
+
+@functools.cache
+def _matryoshka(sizes: tuple[int, ...], loss: Loss) -> Loss:
+    def prefixes(codes: Array, batch: Batch) -> Array:
+        if sizes[-1] != codes.shape[-1]:
+            raise ValueError(
+                f"losses.matryoshka: the last of sizes {sizes} is not the number of latents, "
+                f"{codes.shape[-1]}; all latents are expected to be in the last prefix."
+            )
+        values = [loss(codes[..., :size], _prefix(batch, size)) for size in sizes]
+        return jnp.mean(jnp.stack(values))
+
+    return prefixes
 
 
 def paper(codes: Array, batch: Batch) -> Array:
     """Return the paper's loss: mean squared error + penalty * mean |code|."""
-    dictionary = _dictionary("paper", batch)
-    return objectives.paper_loss(batch.signals, dictionary, codes, batch.penalty)
-
-
-def lasso(codes: Array, batch: Batch) -> Array:
-    """Return the lasso objective averaged over signals."""
-    dictionary = _dictionary("lasso", batch)
-    return jnp.mean(objectives.lasso(batch.signals, dictionary, codes, batch.penalty))
+    error = jnp.mean(jnp.square(_residual("paper", codes, batch)))
+    return error + batch.penalty * jnp.mean(jnp.abs(codes))
 
 
 def cosine(codes: Array, batch: Batch) -> Array:
@@ -52,6 +247,55 @@ def cosine(codes: Array, batch: Batch) -> Array:
     products = jnp.sum(codes * batch.true_codes, axis=0)
     squares = jnp.sum(codes**2, axis=0) * jnp.sum(batch.true_codes**2, axis=0)
     return -jnp.mean(products / jnp.sqrt(jnp.maximum(squares, 1e-16)))
+
+
+def _residual(name: str, codes: Array, batch: Batch) -> Array:
+    """Return x - zD - b, decoding only the active codes where the encoder says which they are."""
+    dictionary = _dictionary(name, batch)
+    if batch.aux is not None and batch.aux.active is not None:
+        decoded = combine_rows(*batch.aux.active, dictionary)
+    else:
+        decoded = codes @ dictionary
+    residual = batch.signals - decoded
+    return residual if batch.bias is None else residual - batch.bias
+
+
+def _prefix(batch: Batch, size: int) -> Batch:
+    """Cut a batch to its first latents."""
+
+    def cut(array: Array | None) -> Array | None:
+        return None if array is None else array[..., :size]
+
+    aux = batch.aux
+    if aux is not None:
+        active = aux.active
+        if active is not None:
+            values, indices = active
+            active = jnp.where(indices < size, values, 0), jnp.minimum(indices, size - 1)
+        aux = Aux(cut(aux.latents), active, cut(aux.gates))
+    return batch._replace(
+        dictionary=_dictionary("matryoshka", batch)[:size],
+        true_codes=cut(batch.true_codes),
+        aux=aux,
+        dead=cut(batch.dead),
+    )
+
+
+def _mean_square(rows: Array) -> Array:
+    return jnp.mean(jnp.sum(rows * rows, axis=-1))
+
+
+def _mean_l1(codes: Array) -> Array:
+    return jnp.mean(jnp.sum(jnp.abs(codes), axis=-1))
+
+
+def _gates(name: str, batch: Batch) -> Array:
+    if batch.aux is None or batch.aux.gates is None:
+        raise ValueError(
+            f"losses.{name}: the encoder has no gates; jump_relu (for l0) or gated (for gated) is "
+            "expected."
+        )
+    return batch.aux.gates
 
 
 def _dictionary(name: str, batch: Batch) -> Array:

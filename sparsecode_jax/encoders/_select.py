@@ -1,0 +1,73 @@
+"""Choose the largest latents: static K by ``top_k``, traced K by bisection on their bits."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from sparsecode_jax._sparse import dot_rows
+from sparsecode_jax.encoders.linear import LinearParams
+from sparsecode_jax.types import Array
+
+__all__ = ["kth_largest", "scatter", "take", "threshold_to"]
+
+
+def kth_largest(values: Array, rank: Array, axis: int | tuple[int, ...] = -1) -> Array:
+    """Return the ``rank``-th largest of non-negative numbers along axes, which are kept.
+
+    Non-negative floats are ordered as their bits are, so bisection on the bits is exact, and the
+    rank may be traced. A rank of more than there are gives 0.
+
+    **Cost**: two operations an entry and bit.
+    """
+    width = 8 * values.dtype.itemsize
+    bits = jax.lax.bitcast_convert_type(values, jnp.dtype(f"uint{width}"))
+
+    def narrow(place: Array, found: Array) -> Array:
+        trial = found | (bits.dtype.type(1) << (width - 2 - place).astype(bits.dtype))
+        enough = jnp.sum(bits >= trial, axis=axis, keepdims=True) >= rank
+        return jnp.where(enough, trial, found)
+
+    start = jnp.zeros_like(jnp.sum(bits, axis=axis, keepdims=True, dtype=bits.dtype))
+    found = jax.lax.fori_loop(0, width - 1, narrow, start)  # the sign bit is 0
+    return jax.lax.bitcast_convert_type(found, values.dtype)
+
+
+def threshold_to(magnitudes: Array, rank: Array, axis: int | tuple[int, ...] = -1) -> Array:
+    """Return 1 at the ``rank`` largest of non-negative numbers (ties included), 0 elsewhere."""
+    least = jax.lax.stop_gradient(kth_largest(magnitudes, rank, axis))
+    return ((magnitudes >= least) & (magnitudes > 0)).astype(magnitudes.dtype)
+
+
+def scatter(values: Array, indices: Array, num_atoms: int) -> Array:
+    """Return codes (..., N) from the values (..., K) at the indices."""
+    codes = jnp.zeros((*values.shape[:-1], num_atoms), values.dtype)
+    return jnp.put_along_axis(codes, indices, values, axis=-1, inplace=False)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=())
+def take(params: LinearParams, signals: Array, latents: Array, indices: Array) -> Array:
+    """Return the latents (..., N) at the indices (..., K), differentiated as their own products.
+
+    The gradient with respect to the weight touches K rows a signal, not N.
+    """
+    return jnp.take_along_axis(latents, indices, axis=-1)
+
+
+def _take_forward(params, signals, latents, indices):  # noqa: ANN001, ANN202
+    return jnp.take_along_axis(latents, indices, axis=-1), (params, signals, latents, indices)
+
+
+def _take_backward(saved, cotangent):  # noqa: ANN001, ANN202
+    params, signals, latents, indices = saved
+    _, pull = jax.vjp(lambda weight, x: dot_rows(x, indices, weight), params.weight, signals)
+    weight, to_signals = pull(cotangent)
+    bias = None
+    if params.bias is not None:
+        bias = jnp.zeros_like(params.bias).at[indices].add(cotangent, mode="promise_in_bounds")
+    return LinearParams(weight, bias), to_signals, jnp.zeros_like(latents), None
+
+
+take.defvjp(_take_forward, _take_backward)

@@ -1,0 +1,134 @@
+"""ALISTA: unrolled ISTA whose weight is computed, and only steps and thresholds are learned."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax.encoders.lista import (
+    Prox,
+    lasso_of,
+    repeat,
+    rescale_thresholds,
+    unrolled_init,
+)
+from sparsecode_jax.prox import nonnegative_soft_threshold
+from sparsecode_jax.types import Array, ArrayLike, Encoder
+
+__all__ = ["AlistaParams", "alista", "alista_params", "alista_weight"]
+
+
+class AlistaParams(NamedTuple):
+    """Dictionary and weight (N, M), which are not trained here; T step sizes and T thresholds."""
+
+    dictionary: Array
+    weight: Array
+    step_sizes: Array
+    thresholds: Array
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def alista(
+    num_measurements: int,
+    num_atoms: int,
+    *,
+    num_layers: int,
+    prox: Prox = nonnegative_soft_threshold,
+) -> Encoder:
+    r"""Build ALISTA: two learned numbers a layer, and a weight of least coherence with the atoms.
+
+    .. math:: z_{t+1} = \mathrm{prox}_{\theta_t}\big(z_t + \gamma_t (x - z_t D) W^\top\big),
+       \qquad z_0 = 0
+
+    Gradients do not reach D and W through the codes. With a learned dictionary
+    :func:`~sparsecode_jax.learning.fit` puts the decoder's dictionary in and computes W from it.
+
+    Args:
+      num_measurements: M. **Static**.
+      num_atoms: N. **Static**.
+      num_layers: T. **Static**.
+      prox: ``(x, threshold) -> x``; ``soft_threshold`` for signed codes. **Static**.
+
+    Returns:
+      An :class:`~sparsecode_jax.types.Encoder` with :class:`AlistaParams`.
+
+    **Cost**: T(4MN + M + 4N) arithmetic operations a signal.
+
+    References:
+      Liu, Chen, Wang, Yin, 2019, Eq. (8) and (16).
+    """
+    init = unrolled_init("alista", num_measurements, num_atoms, num_layers, alista_params)
+
+    def apply(params: AlistaParams, signals: Array) -> Array:
+        dictionary, weight = jax.lax.stop_gradient((params.dictionary, params.weight))
+
+        def layer(codes: Array, now: tuple[Array, Array]) -> tuple[Array, None]:
+            step, threshold = now
+            return prox(codes + step * ((signals - codes @ dictionary) @ weight.T), threshold), None
+
+        start = jnp.zeros((*signals.shape[:-1], num_atoms), signals.dtype)
+        return jax.lax.scan(layer, start, (params.step_sizes, params.thresholds))[0]
+
+    return Encoder(init, apply, tie=_tie, rescale=rescale_thresholds)
+
+
+def alista_weight(dictionary: ArrayLike) -> Array:
+    r"""Return the weight of least generalized coherence with a dictionary, in closed form.
+
+    .. math:: \min_W \|WD^\top\|_F^2 \quad\text{s.t. } \langle w_j, d_j\rangle = 1, \qquad
+       w_j = \frac{G^{-1} d_j}{d_j^\top G^{-1} d_j}, \quad G = D^\top D
+
+    Args:
+      dictionary: (N, M), of rank M. **Traced**.
+
+    Returns:
+      (N, M).
+
+    References:
+      Liu, Chen, Wang, Yin, 2019, Eq. (16).
+    """
+    (dictionary,) = _checks.floating("alista_weight", dictionary)
+    _checks.dictionary_matrix("alista_weight", dictionary)
+    size = dictionary.shape[1]
+    gram = jnp.matmul(dictionary.T, dictionary, precision="highest")
+    ridge = jnp.finfo(gram.dtype).eps * jnp.trace(gram)  # for dictionaries of lower rank
+    factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(size, dtype=gram.dtype))
+    weight = jax.scipy.linalg.cho_solve(factor, dictionary.T).T
+    return weight / jnp.sum(weight * dictionary, axis=1, keepdims=True)
+
+
+def alista_params(dictionary: ArrayLike, penalty: ArrayLike, *, num_layers: int) -> AlistaParams:
+    """Return ALISTA's parameters before training.
+
+    Thresholds are the penalty times the step, which is the largest that is safe for this weight.
+    With ``params._replace(weight=dictionary, step_sizes=..., thresholds=...)`` from ISTA's step
+    size it is ISTA.
+
+    Args:
+      dictionary: (N, M). **Traced**.
+      penalty: (). **Traced**.
+      num_layers: T. **Static**.
+
+    Returns:
+      An :class:`AlistaParams`.
+
+    Raises:
+      ValueError: shapes that disagree, a zero atom, a negative penalty.
+    """
+    dictionary, penalty = lasso_of("alista_params", dictionary, penalty, num_layers)
+    _checks.scalar("alista_params", "penalty", penalty)
+    weight = alista_weight(dictionary)
+    # D^T W has the eigenvalues of W D^T; a norm bounds them
+    step = 1 / dictionaries.spectral_norm(dictionary.T @ weight)
+    return AlistaParams(
+        dictionary, weight, repeat(step, num_layers), repeat(step * penalty, num_layers)
+    )
+
+
+def _tie(params: AlistaParams, dictionary: Array, bias: Array | None) -> AlistaParams:
+    fixed = jax.lax.stop_gradient(dictionary)
+    return params._replace(dictionary=fixed, weight=alista_weight(fixed))

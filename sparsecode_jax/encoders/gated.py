@@ -1,0 +1,73 @@
+"""The encoder of a gated sparse autoencoder."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsecode_jax.encoders.linear import linear_init
+from sparsecode_jax.types import Array, Aux, Encoder, Key
+
+__all__ = ["GatedParams", "gated"]
+
+
+class GatedParams(NamedTuple):
+    """Weight (N, M); gate and magnitude biases (N,); logarithm of the magnitude's scale (N,)."""
+
+    weight: Array
+    gate_bias: Array
+    magnitude_bias: Array
+    log_magnitude: Array
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def gated(num_measurements: int, num_atoms: int) -> Encoder:
+    r"""Build a linear map whose gates say which latents are active and whose magnitudes how much.
+
+    .. math:: z = H(g + b_g) \cdot \max(e^r g + b_m, 0), \qquad g = x W^\top
+
+    The gates have no gradient through the codes; train with
+    :func:`~sparsecode_jax.learning.losses.gated`, whose penalty does not shrink the magnitudes.
+
+    Args:
+      num_measurements: M. **Static**.
+      num_atoms: N. **Static**.
+
+    Returns:
+      An :class:`~sparsecode_jax.types.Encoder` with :class:`GatedParams`; its ``aux`` has the
+      rectified gate latents.
+
+    **Cost**: 2MN + 4N arithmetic operations a signal, and N exponentials.
+
+    References:
+      Rajamanoharan et al., 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders",
+      Eq. (6)-(8).
+    """
+    draw = linear_init("gated", num_measurements, num_atoms, True)
+
+    def init(key: Key) -> GatedParams:
+        weight, bias = draw(key)
+        return GatedParams(weight, bias, bias, jnp.zeros_like(bias))
+
+    return Encoder(init, _apply, _aux, rescale=_rescale)
+
+
+def _aux(params: GatedParams, signals: Array) -> tuple[Array, Aux]:
+    shared = signals @ params.weight.T
+    gate = shared + params.gate_bias
+    magnitude = jax.nn.relu(shared * jnp.exp(params.log_magnitude) + params.magnitude_bias)
+    codes = jnp.where(gate > 0, magnitude, 0)
+    return codes, Aux(latents=gate, gates=jax.nn.relu(gate))
+
+
+def _apply(params: GatedParams, signals: Array) -> Array:
+    return _aux(params, signals)[0]
+
+
+def _rescale(params: GatedParams, scale: Array) -> GatedParams:
+    return params._replace(
+        gate_bias=scale * params.gate_bias, magnitude_bias=scale * params.magnitude_bias
+    )

@@ -1,0 +1,85 @@
+"""The encoder of a JumpReLU sparse autoencoder."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsecode_jax import _checks
+from sparsecode_jax.encoders.linear import affine, linear_init
+from sparsecode_jax.types import Array, Aux, Encoder, Key
+
+__all__ = ["JumpReluParams", "jump_relu"]
+
+
+class JumpReluParams(NamedTuple):
+    """Weight (N, M), bias (N,) or None, and the logarithm of each latent's threshold, (N,)."""
+
+    weight: Array
+    bias: Array | None
+    log_threshold: Array
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def jump_relu(
+    num_measurements: int,
+    num_atoms: int,
+    *,
+    use_bias: bool = True,
+    threshold0: float = 1e-3,
+    bandwidth: float = 1e-3,
+) -> Encoder:
+    r"""Build a linear map that drops latents below a learned threshold of their own.
+
+    .. math:: z = u \cdot H(u - \theta), \qquad u = x W^\top + b
+
+    The gradient with respect to the thresholds is the straight-through estimate: latents within
+    half a bandwidth of their threshold stand for those that cross it. Train it with
+    :func:`~sparsecode_jax.learning.losses.l0`; ``threshold0`` and ``bandwidth`` are in the units of
+    the latents, and their defaults are for signals of about unit entries.
+
+    Args:
+      num_measurements: M. **Static**.
+      num_atoms: N. **Static**.
+      use_bias: whether there is a b. **Static**.
+      threshold0: where every threshold starts. **Static**.
+      bandwidth: of the estimate. **Static**.
+
+    Returns:
+      An :class:`~sparsecode_jax.types.Encoder` with :class:`JumpReluParams`; its ``aux`` has the
+      gates H, whose sum is a signal's number of active latents.
+
+    References:
+      Rajamanoharan et al., 2024, "Jumping Ahead", Eq. (4), (9), (11), (12).
+    """
+    draw = linear_init("jump_relu", num_measurements, num_atoms, use_bias)
+    _checks.positive("jump_relu", threshold0=threshold0, bandwidth=bandwidth)
+
+    def init(key: Key) -> JumpReluParams:
+        params = draw(key)
+        thresholds = jnp.full((num_atoms,), math.log(threshold0), params.weight.dtype)
+        return JumpReluParams(params.weight, params.bias, thresholds)
+
+    def aux(params: JumpReluParams, signals: Array) -> tuple[Array, Aux]:
+        latents = affine(params, signals)  # type: ignore[arg-type]
+        threshold = jnp.exp(params.log_threshold)
+        fixed = jax.lax.stop_gradient(threshold)
+        crossed = (latents > fixed).astype(latents.dtype)
+        near = (jnp.abs(latents - fixed) < bandwidth / 2).astype(latents.dtype) / bandwidth
+        moved = jax.lax.stop_gradient(near) * (threshold - fixed)  # 0, with a gradient
+        codes = latents * crossed - fixed * moved
+        return codes, Aux(latents=latents, gates=crossed - moved)
+
+    def apply(params: JumpReluParams, signals: Array) -> Array:
+        return aux(params, signals)[0]
+
+    return Encoder(init, apply, aux, rescale=_rescale)
+
+
+def _rescale(params: JumpReluParams, scale: Array) -> JumpReluParams:
+    bias = None if params.bias is None else scale * params.bias
+    return JumpReluParams(params.weight, bias, params.log_threshold + jnp.log(scale))

@@ -1,0 +1,139 @@
+"""LISTA: ISTA whose matrices are learned, layer by layer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax.prox import nonnegative_soft_threshold
+from sparsecode_jax.types import Array, ArrayLike, Encoder, Key
+
+__all__ = ["ListaParams", "lista", "lista_params"]
+
+Prox = Callable[[Array, Array], Array]
+PENALTY0 = 0.1
+
+
+class ListaParams(NamedTuple):
+    """Of T layers: from signals (T, N, M), from codes (T - 1, N, N), thresholds (T, N)."""
+
+    weights: Array
+    recurrent: Array
+    thresholds: Array
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def lista(
+    num_measurements: int,
+    num_atoms: int,
+    *,
+    num_layers: int,
+    prox: Prox = nonnegative_soft_threshold,
+) -> Encoder:
+    r"""Build LISTA: T steps of ISTA with matrices and thresholds of their own.
+
+    .. math:: z_{t+1} = \mathrm{prox}_{\theta_t}(x W_t^\top + z_t S_t^\top), \qquad z_0 = 0
+
+    Before training it is T steps of :func:`~sparsecode_jax.solvers.ista` on a random dictionary;
+    :func:`lista_params` starts it on one that is known.
+
+    Args:
+      num_measurements: M. **Static**.
+      num_atoms: N. **Static**.
+      num_layers: T. **Static**.
+      prox: ``(x, threshold) -> x``; ``soft_threshold`` for signed codes. **Static**.
+
+    Returns:
+      An :class:`~sparsecode_jax.types.Encoder` with :class:`ListaParams`.
+
+    **Cost**: 2TMN + 2(T - 1)N^2 + (T - 1)N + 2TN arithmetic operations a signal.
+
+    References:
+      Gregor and LeCun, 2010, Algorithm 3.
+    """
+    init = unrolled_init("lista", num_measurements, num_atoms, num_layers, lista_params)
+
+    def apply(params: ListaParams, signals: Array) -> Array:
+        codes = prox(signals @ params.weights[0].T, params.thresholds[0])
+
+        def layer(codes: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            weight, recurrent, threshold = now
+            return prox(signals @ weight.T + codes @ recurrent.T, threshold), None
+
+        later = params.weights[1:], params.recurrent, params.thresholds[1:]
+        return jax.lax.scan(layer, codes, later)[0]
+
+    return Encoder(init, apply, rescale=rescale_thresholds)
+
+
+def lista_params(dictionary: ArrayLike, penalty: ArrayLike, *, num_layers: int) -> ListaParams:
+    r"""Return the parameters with which :func:`lista` is ``num_layers`` steps of ISTA.
+
+    .. math:: W_t = sD, \qquad S_t = I - sDD^\top, \qquad \theta_t = s\lambda
+
+    Args:
+      dictionary: (N, M). **Traced**.
+      penalty: () or (N,). **Traced**.
+      num_layers: T. **Static**.
+
+    Returns:
+      A :class:`ListaParams`.
+
+    Raises:
+      ValueError: shapes that disagree, a zero atom, a negative penalty.
+    """
+    dictionary, penalty = lasso_of("lista_params", dictionary, penalty, num_layers)
+    num_atoms = dictionary.shape[0]
+    step = dictionaries.step_size(dictionary)
+    gram = jnp.matmul(dictionary, dictionary.T, precision="highest")
+    recurrent = jnp.eye(num_atoms, dtype=dictionary.dtype) - step * gram
+    return ListaParams(
+        repeat(step * dictionary, num_layers),
+        repeat(recurrent, num_layers - 1),
+        repeat(jnp.broadcast_to(step * penalty, (num_atoms,)), num_layers),
+    )
+
+
+def unrolled_init(  # noqa: ANN201
+    name: str, num_measurements: int, num_atoms: int, num_layers: int, params_of: Callable
+):
+    """Check the sizes; return ``(key) -> params`` on a random dictionary."""
+    _checks.count(name, "num_measurements", num_measurements)
+    _checks.count(name, "num_atoms", num_atoms)
+    _checks.count(name, "num_layers", num_layers)
+
+    def init(key: Key):  # noqa: ANN202
+        dictionary = dictionaries.random(
+            key, num_atoms=num_atoms, num_measurements=num_measurements
+        )
+        return params_of(dictionary, PENALTY0, num_layers=num_layers)
+
+    return init
+
+
+def lasso_of(
+    name: str, dictionary: ArrayLike, penalty: ArrayLike, num_layers: int
+) -> tuple[Array, Array]:
+    """Check and cast the dictionary and penalty that an unrolled encoder starts from."""
+    (dictionary,) = _checks.floating(name, dictionary)
+    _checks.dictionary_matrix(name, dictionary)
+    _checks.finite(name, dictionary=dictionary)
+    _checks.count(name, "num_layers", num_layers)
+    penalty = jnp.asarray(penalty, dictionary.dtype)
+    _checks.penalty_values(name, penalty, dictionary.shape[0])
+    return dictionary, penalty
+
+
+def repeat(array: Array, count: int) -> Array:
+    """Stack ``count`` copies."""
+    return jnp.broadcast_to(array, (count, *array.shape))
+
+
+def rescale_thresholds(params, scale: Array):  # noqa: ANN001, ANN201
+    """Return the params for signals that are ``scale`` times larger."""
+    return params._replace(thresholds=scale * params.thresholds)

@@ -1,0 +1,110 @@
+"""A fixed number of a solver's steps as an encoder."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsecode_jax import _checks, dictionaries, solvers
+from sparsecode_jax.encoders.lista import PENALTY0
+from sparsecode_jax.encoders.lista_cp import put_dictionary
+from sparsecode_jax.types import Array, Encoder, Key, Lasso, Solver
+
+__all__ = ["UnrolledParams", "matching_pursuit", "orthogonal_matching_pursuit", "unrolled"]
+
+
+class UnrolledParams(NamedTuple):
+    """The dictionary (N, M) and the logarithm of the penalty, ()."""
+
+    dictionary: Array
+    log_penalty: Array
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def unrolled(
+    solver: Solver,
+    num_measurements: int,
+    num_atoms: int,
+    *,
+    num_steps: int,
+    penalty: float = PENALTY0,
+) -> Encoder:
+    """Build an encoder that is a solver's steps, trained through them.
+
+    Its only weights are the dictionary, which :func:`~sparsecode_jax.learning.fit` ties to the
+    decoder's, and the penalty. The step size follows the dictionary and is not differentiated.
+
+    Args:
+      solver: such as ``fista()``. **Static**.
+      num_measurements: M. **Static**.
+      num_atoms: N. **Static**.
+      num_steps: of the solver. **Static**.
+      penalty: where the penalty starts; pursuits have none. **Static**.
+
+    Returns:
+      An :class:`~sparsecode_jax.types.Encoder` with :class:`UnrolledParams`.
+
+    **Cost**: that of ``solve`` and of the solver's step size.
+    """
+    _checks.solver("unrolled", solver)
+    _checks.count("unrolled", "num_measurements", num_measurements)
+    _checks.count("unrolled", "num_atoms", num_atoms)
+    _checks.count("unrolled", "num_steps", num_steps)
+    _checks.positive("unrolled", penalty=penalty)
+    choose = dictionaries.step_size if solver.step_size is None else solver.step_size
+
+    def init(key: Key) -> UnrolledParams:
+        dictionary = dictionaries.random(
+            key, num_atoms=num_atoms, num_measurements=num_measurements
+        )
+        return UnrolledParams(dictionary, jnp.log(jnp.asarray(penalty, dictionary.dtype)))
+
+    def apply(params: UnrolledParams, signals: Array) -> Array:
+        step = choose(jax.lax.stop_gradient(params.dictionary))
+        problem = Lasso(signals, params.dictionary, jnp.exp(params.log_penalty), step)
+        return solvers.solve(solver, problem, num_steps=num_steps)
+
+    return Encoder(init, apply, tie=put_dictionary, rescale=_rescale)
+
+
+def matching_pursuit(num_measurements: int, num_atoms: int, *, num_active: int) -> Encoder:
+    """Build an encoder of matching pursuit steps: the atoms are its only weights.
+
+    Args:
+      num_measurements: M. **Static**.
+      num_atoms: N. **Static**.
+      num_active: steps, so at most as many active codes. **Static**.
+
+    Returns:
+      ``unrolled(solvers.matching_pursuit(), M, N, num_steps=num_active)``.
+
+    References:
+      Costa et al., 2025, "From Flat to Hierarchical: Extracting Sparse Representations with
+      Matching Pursuit".
+    """
+    return unrolled(solvers.matching_pursuit(), num_measurements, num_atoms, num_steps=num_active)
+
+
+def orthogonal_matching_pursuit(
+    num_measurements: int, num_atoms: int, *, num_active: int
+) -> Encoder:
+    """Build an encoder of orthogonal matching pursuit steps: the atoms are its only weights.
+
+    Args:
+      num_measurements: M. **Static**.
+      num_atoms: N. **Static**.
+      num_active: active codes a signal. **Static**.
+
+    Returns:
+      ``unrolled(solvers.orthogonal_matching_pursuit(num_active=...), M, N,
+      num_steps=num_active)``.
+    """
+    solver = solvers.orthogonal_matching_pursuit(num_active=num_active)
+    return unrolled(solver, num_measurements, num_atoms, num_steps=num_active)
+
+
+def _rescale(params: UnrolledParams, scale: Array) -> UnrolledParams:
+    return params._replace(log_penalty=params.log_penalty + jnp.log(scale))

@@ -1,0 +1,107 @@
+"""Give dead latents a new start at signals that are badly explained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sparsecode_jax import dictionaries
+from sparsecode_jax.learning.step import (
+    Autoencoder,
+    Recipe,
+    TrainData,
+    TrainState,
+    _draw,
+    encode,
+    project,
+)
+from sparsecode_jax.types import Array, Encoder
+
+__all__ = ["check_resampling", "resample"]
+
+_START = 0.2  # of the mean norm of the other latents' weights
+
+
+def resample(state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Recipe) -> TrainState:
+    """Replace the dead latents of one run and reset their optimizer state. Pure.
+
+    Signals are drawn with probability proportional to the square of their squared error; each dead
+    latent's atom becomes one of them, scaled to unit norm, its encoder weight a fifth of the
+    others' mean norm in that direction, its biases 0 and any other parameter of its own the mean
+    of the others'.
+
+    References:
+      Bricken et al., 2023, "Towards Monosemanticity", appendix "Neuron Resampling".
+    """
+    assert state.idle is not None and recipe.dead_after is not None
+    dead = state.idle >= recipe.dead_after
+    params = project(state.params) if recipe.unit_atoms else state.params
+    signals, _ = _draw(state, data, recipe.batch_size, recipe.sampler)
+    dictionary = data.dictionary if params.dictionary is None else params.dictionary
+    assert dictionary is not None
+    codes, _ = encode(encoder, params._replace(dictionary=dictionary), signals)
+    centered = signals if params.bias is None else signals - params.bias
+    error = jnp.sum(jnp.square(centered - codes @ dictionary), axis=-1)
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
+    rows = jax.random.categorical(key, 2 * jnp.log(error + 1e-30), shape=dead.shape)
+    fresh = dictionaries.normalize(centered[rows])
+    replaced = jax.tree_util.tree_map_with_path(
+        lambda path, x: _replace(path, x, dead, fresh), params.encoder
+    )
+    new = params._replace(encoder=replaced)
+    if params.dictionary is not None:
+        atoms = jnp.where(dead[:, None], fresh, params.dictionary)
+        new = new._replace(dictionary=atoms)
+    mask = jax.tree_util.tree_map_with_path(lambda p, x: _mask(p, x, dead), params.encoder)
+    masks = Autoencoder(
+        mask,
+        None if params.dictionary is None else dead[:, None],
+        None if params.bias is None else jnp.asarray(False),
+    )
+    optimizer = optax.tree_utils.tree_map_params(
+        recipe.optimizer(data.learning_rate),
+        lambda x, m: jnp.where(m, 0, x),
+        state.optimizer,
+        masks,
+    )
+    idle = jnp.where(dead, 0, state.idle)
+    return state._replace(params=new, optimizer=optimizer, idle=idle)
+
+
+def check_resampling(params: Any) -> None:
+    """Raise unless the encoder has one weight row a latent."""
+    own = params.encoder
+    while hasattr(own, "encoder"):
+        own = own.encoder
+    if getattr(own, "weight", None) is None:
+        raise ValueError(
+            f"fit: resample_every with an encoder of parameters {type(own).__name__}; one with a "
+            "weight row for each latent is expected, such as linear, top_k, jump_relu or gated."
+        )
+
+
+def _mask(path: Any, leaf: Array, dead: Array) -> Array:
+    """Say which entries of a leaf belong to dead latents."""
+    if leaf.shape[:1] != dead.shape or _name(path) == "center":
+        return jnp.asarray(False)
+    return dead.reshape(-1, *[1] * (leaf.ndim - 1))
+
+
+def _replace(path: Any, leaf: Array, dead: Array, fresh: Array) -> Array:
+    name = _name(path)
+    alive = jnp.maximum(jnp.sum(~dead), 1)
+    if leaf.ndim == 2 and name == "weight":
+        norms = jnp.sqrt(jnp.sum(leaf * leaf, axis=-1))
+        length = _START * jnp.sum(jnp.where(dead, 0, norms)) / alive
+        return jnp.where(dead[:, None], length * fresh, leaf)
+    if leaf.shape == dead.shape and name != "center":
+        mean = jnp.sum(jnp.where(dead, 0, leaf)) / alive
+        return jnp.where(dead, 0 if "bias" in name else mean, leaf)
+    return leaf
+
+
+def _name(path: Any) -> str:
+    return getattr(path[-1], "name", "") if path else ""

@@ -1,0 +1,80 @@
+"""Schedules: ``(step) -> factor`` of a learning rate or penalty, whose peak stays traced.
+
+A schedule is a shape between 0 and 1; ``fit`` multiplies it with the traced learning rate or
+penalty, so one program trains many peaks.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from sparsecode_jax import _checks
+from sparsecode_jax.types import Array
+
+__all__ = ["cosine", "linear_decay", "warmup"]
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def warmup(num_steps: int) -> Callable[[Array], Array]:
+    """Rise linearly from 1/num_steps at step 0 to 1, and stay.
+
+    Args:
+      num_steps: of the rise. **Static**.
+
+    Returns:
+      ``(step) -> factor``, ().
+    """
+    _checks.count("warmup", "num_steps", num_steps)
+    return lambda step: jnp.minimum((step + 1) / num_steps, 1)
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def cosine(num_steps: int, *, num_warmup: int = 0, last: float = 0.0) -> Callable[[Array], Array]:
+    """Rise linearly for ``num_warmup`` steps, then fall to ``last`` along half a cosine.
+
+    Args:
+      num_steps: of the whole, warm-up included. **Static**.
+      num_warmup: **Static**.
+      last: the factor at ``num_steps`` and after. **Static**.
+
+    Returns:
+      ``(step) -> factor``, ().
+    """
+    _checks.count("cosine", "num_steps", num_steps)
+    _checks.count("cosine", "num_warmup", num_warmup, minimum=0)
+
+    def schedule(step: Array) -> Array:
+        done = jnp.clip((step - num_warmup) / max(num_steps - num_warmup, 1), 0, 1)
+        falling = last + (1 - last) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+        return falling * jnp.minimum((step + 1) / max(num_warmup, 1), 1)
+
+    return schedule
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def linear_decay(
+    num_steps: int, *, num_warmup: int = 0, num_decay: int | None = None
+) -> Callable[[Array], Array]:
+    """Rise linearly for ``num_warmup`` steps, hold 1, and fall linearly to 0 at ``num_steps``.
+
+    Args:
+      num_steps: of the whole. **Static**.
+      num_warmup: **Static**.
+      num_decay: steps of the fall; None takes the last fifth. **Static**.
+
+    Returns:
+      ``(step) -> factor``, ().
+    """
+    _checks.count("linear_decay", "num_steps", num_steps)
+    _checks.count("linear_decay", "num_warmup", num_warmup, minimum=0)
+    falling = max(num_steps // 5, 1) if num_decay is None else num_decay
+    _checks.count("linear_decay", "num_decay", falling)
+
+    def schedule(step: Array) -> Array:
+        rising = jnp.minimum((step + 1) / max(num_warmup, 1), 1)
+        return rising * jnp.clip((num_steps - step) / falling, 0, 1)
+
+    return schedule
