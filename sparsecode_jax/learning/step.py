@@ -204,7 +204,7 @@ def train_step(
         slope = slope - along / jnp.where(square > 0, square, 1) * atoms
         gradients = gradients._replace(dictionary=slope)
     if max_gradient_norm is not None:
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         factor = max_gradient_norm / jnp.maximum(norm, max_gradient_norm)
         gradients = jax.tree.map(lambda g: g * factor.astype(g.dtype), gradients)
     rate = data.learning_rate
