@@ -8,6 +8,7 @@ files and a summary to stdout; progress, warnings and errors go to stderr.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -41,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         kept = f"; {stop}" if isinstance(stop, InterruptedRunError) else ""
         print(f"\n{name}: interrupted{kept}", file=sys.stderr)
+        if argv is None:  # a process of its own: do not wait for the computation to end
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(130)
         return 130
     except BrokenPipeError:  # the reader of stdout has gone
         sys.stderr.close()

@@ -191,7 +191,7 @@ def _encode_all(
                 # The last batch is filled up, by less than a row a batch: one program for all.
                 batch = np.pad(batch, ((0, size - rows), (0, 0)), mode="edge")
                 codes, scores, count = encode(batch, *args)
-                wait(codes)
+                wait(codes, bar.refresh)
                 scores = inference.Scores(*(x[:rows] for x in scores))
                 seconds = time.monotonic() - began
                 _save(partial, index, codes[:rows], scores, int(count.total()), seconds)

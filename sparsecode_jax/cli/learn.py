@@ -178,7 +178,7 @@ def _learn_all(
                 found = learn_once(
                     jax.random.fold_in(key, index), device_rows, options.penalty, **sizes
                 )
-                wait((found.dictionary, found.codes, found.objective))
+                wait((found.dictionary, found.codes, found.objective), bar.refresh)
                 values.append(float(found.objective))
                 partial.save(index, _part(rows, found, time.monotonic() - began))
                 done[index] = True

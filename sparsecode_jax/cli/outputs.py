@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,13 +56,17 @@ def _folder(output: pathlib.Path) -> pathlib.Path:
     return output.with_name(output.name + ".partial")
 
 
-def wait(arrays: Any) -> None:
-    """Wait for a computation in short naps, so that Ctrl-C is heard at once."""
+def wait(arrays: Any, show: Callable[[], Any]) -> None:
+    """Wait for a computation in short naps: Ctrl-C is heard at once, and time is shown to pass."""
     import jax
 
+    shown = time.monotonic()
     for leaf in jax.tree.leaves(arrays):
         while not getattr(leaf, "is_ready", lambda: True)():
-            time.sleep(0.02)
+            time.sleep(0.005)
+            if time.monotonic() > shown + 1:
+                show()
+                shown = time.monotonic()
 
 
 class Partial:
