@@ -10,7 +10,7 @@ import pathlib
 import platform
 import subprocess
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,17 +56,22 @@ def save_results(
         for name, value in host.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, value, allow_pickle=False)
+    text = manifest_text(manifest, {name: value.shape for name, value in host.items()})
+    npz = write_bytes(path.with_name(path.name + ".npz"), buffer.getvalue())
+    return npz, write_bytes(path.with_name(path.name + ".json"), text.encode())
+
+
+def manifest_text(manifest: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> str:
+    """Return a manifest as JSON, with versions, device, commit and the shape of every array."""
     full = {
         **manifest,
-        "arrays": {name: list(value.shape) for name, value in host.items()},
+        "arrays": {name: list(shape) for name, shape in shapes.items()},
         "versions": _versions(),
         "device": f"{jax.devices()[0].device_kind} ({jax.default_backend()})",
         "processors": os.cpu_count(),
         "commit": _commit(),
     }
-    text = json.dumps(full, indent=2, sort_keys=True) + "\n"
-    npz = write_bytes(path.with_name(path.name + ".npz"), buffer.getvalue())
-    return npz, write_bytes(path.with_name(path.name + ".json"), text.encode())
+    return json.dumps(full, indent=2, sort_keys=True) + "\n"
 
 
 def load_results(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

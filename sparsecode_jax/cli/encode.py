@@ -1,0 +1,313 @@
+"""``sparsecode-jax encode``: signals of any number, batch by batch, into sparse codes."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from sparsecode_jax import _checks
+from sparsecode_jax.cli import inference
+from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, bad_input
+from sparsecode_jax.cli.inputs import Atoms, Signals, Statistics, open_dictionary, open_signals
+from sparsecode_jax.cli.outputs import (
+    Partial,
+    Stream,
+    output_path,
+    wait,
+    write_dense,
+    write_npz,
+)
+from sparsecode_jax.cli.parser import PURSUITS
+from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.io._atomic import write_bytes
+from sparsecode_jax.io.results import manifest_text
+from sparsecode_jax.types import Lasso
+
+__all__ = ["run"]
+
+_FRACTION = 0.015  # of the root mean square norm: the default penalty, as of learn_dictionary
+_TOLERANCE = 1e-4
+_BATCH, _BATCH_CODES = 4096, 2**25
+
+
+def run(options: argparse.Namespace) -> None:
+    """Encode a file."""
+    started = time.monotonic()
+    signals, atoms = open_signals(options.signals), open_dictionary(options.dictionary)
+    with bad_input():
+        _checks.finite("encode", dictionary=atoms.dictionary)
+        _checks.dictionary_matrix("encode", atoms.dictionary)
+        _checks.same_measurements("encode", signals.rows, atoms.dictionary)
+    suffixes = (".npz", ".npy", ".json", ".png") if options.dense else (".npz", ".json", ".png")
+    inputs = (signals.path, atoms.path)
+    output = output_path(options.output, suffixes, options.overwrite, inputs)
+    num_atoms = len(atoms.dictionary)
+    signed = bool(atoms.signed) if options.signed is None else options.signed
+    method = inference.choose(
+        options.solver, signed=signed, num_active=options.num_active,
+        num_steps=options.num_steps, shape=atoms.dictionary.shape,
+    )  # fmt: skip
+    pursues = method.name in PURSUITS
+    for given, name in ((options.penalty, "penalty"), (options.tolerance, "tolerance")):
+        if pursues and given is not None:
+            raise BadInputError(
+                f"--{name} {given:g} is given, but --solver {method.name} stops at --num-active "
+                f"atoms; no --{name} is expected with it. Leave it out, or choose another solver."
+            )
+    size = options.batch_size or min(_BATCH, max(256, _BATCH_CODES // num_atoms))
+    num_batches = -(-len(signals.rows) // size)
+    size = -(-len(signals.rows) // num_batches)  # as equal as they can be
+    statistics = _look(signals, size, options.quiet)
+    penalty = 0.0 if pursues else _penalty(options, atoms, statistics)
+    tolerance = None if method.num_steps is not None else options.tolerance or _TOLERANCE
+    if tolerance is not None:
+        example = np.full((1, 1), statistics.largest, np.float32)
+        with bad_input():
+            problem = Lasso(*map(jnp.asarray, (example, atoms.dictionary, penalty, 1.0)))
+            _checks.to_tolerance("encode", problem, tolerance, with_penalty=True)
+    config = {
+        "command": "encode",
+        "signals": {
+            "file": str(signals.path), "shape": list(signals.array.shape),
+            "dtype": str(signals.array.dtype), "crc32_in_float32": f"{statistics.checksum:08x}",
+        },
+        "dictionary": {
+            "file": str(atoms.path), "shape": list(atoms.dictionary.shape), "sha256": atoms.sha256,
+        },
+        "penalty": None if pursues else penalty,
+        "signed": signed,
+        "solver": method.name,
+        "num_active": options.num_active,
+        "num_steps": method.num_steps,
+        "tolerance": tolerance,
+        "batch_size": size,
+    }  # fmt: skip
+    partial = Partial(output, config, options.overwrite)
+    _encode_all(signals, atoms, method, (penalty, tolerance), size, partial, options.quiet)
+    result, shapes, files = _assemble(
+        partial, num_batches, output, signals, num_atoms, options.dense
+    )
+    step = jnp.asarray(atoms.dictionary)
+    once = eval_flops(lambda d: inference.step_size(d, method=method), step).total()
+    total = once + result.pop("flops")
+    summary = {
+        **{k: float(v) for k, v in result.items() if np.ndim(v) == 0},
+        "num_signals": len(signals.rows),
+        "r2": 1 - float(result["squared_error"]) / statistics.deviation
+        if statistics.deviation
+        else None,
+        "dead_atoms": int((result["atom_usage"] == 0).sum()),
+        "flops": {
+            "total": total, "per_signal": total / len(signals.rows), "convention": "arithmetic",
+        },
+        "seconds_of_the_last_run": time.monotonic() - started,
+        "codes": "array (..., N) in .npy" if options.dense else "scipy.sparse.load_npz",
+    }  # fmt: skip
+    if options.figure:
+        from sparsecode_jax.cli import plots
+
+        about = f"{signals.path.name}: {len(signals.rows):,} signals, {num_atoms:,} atoms; "
+        about += f"{method.name}, " + (
+            f"{options.num_active} atoms a signal" if pursues else f"λ = {penalty:.4g}"
+        )
+        files.append(plots.encoded(result, size, len(signals.rows), about, f"{output}.png"))
+    text = manifest_text({**config, **summary}, shapes)
+    files.insert(1, write_bytes(f"{output}.json", text.encode()))
+    partial.remove()
+    _report(config, summary, files, num_atoms)
+
+
+def _look(signals: Signals, size: int, quiet: bool) -> Statistics:
+    """Read everything once: scale, checksum, and that all of it is finite."""
+
+    def batches() -> Any:
+        with _bar(len(signals.rows), 0, "reading", quiet) as bar:
+            for start in range(0, len(signals.rows), size):
+                yield signals.batch(slice(start, start + size))
+                bar.update(min(size, len(signals.rows) - start))
+
+    statistics = Statistics.of(batches())
+    if statistics.largest == 0:
+        raise BadInputError(
+            f"{signals.path} holds nothing but zeros; signals with some measurement that is not 0 "
+            "are expected. Check what wrote it."
+        )
+    return statistics
+
+
+def _penalty(options: argparse.Namespace, atoms: Atoms, statistics: Statistics) -> float:
+    if options.penalty is not None:
+        return options.penalty
+    if atoms.penalty is not None and atoms.penalty > 0:
+        print(f"penalty {atoms.penalty:.4g}, which the dictionary was learned with")
+        return atoms.penalty
+    penalty = _FRACTION * statistics.rms
+    print(f"penalty {penalty:.4g}, {_FRACTION} of the signals' root mean square norm")
+    return penalty
+
+
+def _bar(total: int, done: int, what: str, quiet: bool) -> tqdm:
+    return tqdm(total=total, initial=done, desc=what, unit=" signals", unit_scale=True,
+        disable=quiet, file=sys.stderr)  # fmt: skip
+
+
+def _encode_all(
+    signals: Signals, atoms: Atoms, method: inference.Method, numbers: tuple[float, float | None],
+    size: int, partial: Partial, quiet: bool,
+) -> None:  # fmt: skip
+    """Encode and save the batches that are not there yet."""
+    num = len(signals.rows)
+    starts = range(0, num, size)
+    done = [partial.done(index) for index in range(len(starts))]
+    if any(done):
+        print(f"going on: {sum(done)} of {len(done)} batches are in {partial.folder}")
+    if all(done):
+        return
+    dictionary = jnp.asarray(atoms.dictionary)
+    penalty, tolerance = numbers
+    args = (
+        dictionary,
+        jnp.float32(penalty),
+        inference.step_size(dictionary, method=method),
+        None if tolerance is None else jnp.float32(tolerance),
+    )
+    encode = inference.encode_batch(method)
+    try:
+        with _bar(num, sum(min(size, num - i * size) for i, d in enumerate(done) if d),
+                  "encoding", quiet) as bar:  # fmt: skip
+            for index, start in enumerate(starts):
+                if done[index]:
+                    continue
+                began = time.monotonic()
+                batch = signals.batch(slice(start, start + size))
+                rows = len(batch)
+                # The last batch is filled up, by less than a row a batch: one program for all.
+                batch = np.pad(batch, ((0, size - rows), (0, 0)), mode="edge")
+                codes, scores, count = encode(batch, *args)
+                wait(codes, bar.refresh)
+                scores = inference.Scores(*(x[:rows] for x in scores))
+                seconds = time.monotonic() - began
+                _save(partial, index, codes[:rows], scores, int(count.total()), seconds)
+                done[index] = True
+                bar.update(rows)
+                bar.set_postfix_str(f"objective {float(scores.objective.mean()):.4g}")
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"{sum(done)} of {len(done)} batches are kept in {partial.folder}; the same command "
+            "goes on from there."
+        ) from None
+
+
+def _save(
+    partial: Partial, index: int, codes: Any, scores: inference.Scores, flops: int, seconds: float
+) -> None:
+    codes = np.asarray(codes)
+    if not np.isfinite(codes).all():
+        raise FloatingPointError(
+            f"batch {index} has codes that are not finite; scale the signals, or take another "
+            "--solver."
+        )
+    rows, columns = np.nonzero(codes)
+    sums = [np.sum(np.asarray(x), dtype=np.float64) for x in scores]
+    partial.save(
+        index,
+        {
+            "data": codes[rows, columns],
+            "indices": columns.astype(np.int32),
+            "counts": np.bincount(rows, minlength=len(codes)),
+            "sums": np.asarray([*sums, seconds]),
+            "flops": np.asarray(str(flops)),  # an exact integer of any size
+        },
+    )
+
+
+def _assemble(
+    partial: Partial, num: int, output: pathlib.Path, signals: Signals, num_atoms: int, dense: bool
+) -> tuple[dict[str, Any], dict[str, tuple], list[pathlib.Path]]:
+    """Join the parts, one at a time in memory; return statistics, array shapes and files."""
+    rows = len(signals.rows)
+    used, magnitude = np.zeros(num_atoms), np.zeros(num_atoms)
+    active = np.zeros(num_atoms + 1, np.int64)
+    lengths, sizes, flops = [np.zeros(1, np.int64)], [], 0
+    columns = (partial.column(num, name) for name in ("data", "indices", "counts", "flops"))
+    for data, indices, counts, operations in zip(*columns, strict=True):
+        used += np.bincount(indices, minlength=num_atoms)
+        magnitude += np.bincount(indices, np.abs(data), minlength=num_atoms)
+        active += np.bincount(counts, minlength=num_atoms + 1)
+        lengths.append(counts)
+        sizes.append(len(counts))
+        flops += int(operations[()])
+    sums = np.stack(list(partial.column(num, "sums")))
+    indptr = np.cumsum(np.concatenate(lengths))
+    result: dict[str, Any] = {
+        "atom_usage": used / rows,
+        "atom_mean": magnitude / np.maximum(used, 1),
+        "active_atoms": active,
+        "batch_objective": sums[:, 0] / np.asarray(sizes),
+        "objective": sums[:, 0].sum() / rows,
+        "squared_error": sums[:, 1].sum(),
+        "mean_steps": sums[:, 2].sum() / rows,
+        "converged_fraction": sums[:, 3].sum() / rows,
+        "l0": used.sum() / rows,
+        "seconds": sums[:, 4].sum(),
+        "flops": flops,
+    }
+    arrays: dict[str, Any] = {
+        name: result[name]
+        for name in ("atom_usage", "atom_mean", "active_atoms", "batch_objective")
+    }
+    if dense:
+        parts = zip(*(partial.column(num, k) for k in ("data", "indices", "counts")), strict=True)
+        shape = (*signals.array.shape[:-1], num_atoms)
+        write_dense(
+            pathlib.Path(f"{output}.npy"), shape, (_rows(num_atoms, *part) for part in parts)
+        )
+        files = [pathlib.Path(f"{output}.npy")]
+    else:
+        entries = (int(indptr[-1]),)
+        arrays = {  # the names and types of scipy.sparse.save_npz
+            "indices": Stream(entries, np.int32, partial.column(num, "indices")),
+            "indptr": indptr,
+            "format": np.asarray(b"csr"),
+            "shape": np.asarray([rows, num_atoms]),
+            "data": Stream(entries, np.float32, partial.column(num, "data")),
+            **arrays,
+        }
+        files = []
+    write_npz(pathlib.Path(f"{output}.npz"), arrays)
+    shapes = {name: tuple(value.shape) for name, value in arrays.items()}
+    return result, shapes, [pathlib.Path(f"{output}.npz"), *files]
+
+
+def _rows(num_atoms: int, data: np.ndarray, indices: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    out = np.zeros((len(counts), num_atoms), np.float32)
+    out[np.repeat(np.arange(len(counts)), counts), indices] = data
+    return out
+
+
+def _report(config: dict, summary: dict, files: list[pathlib.Path], num_atoms: int) -> None:
+    rate = summary["num_signals"] / max(summary["seconds"], 1e-9)
+    r2 = "undefined" if summary["r2"] is None else f"{summary['r2']:.4f}"
+    print(
+        f"encoded {summary['num_signals']:,} signals in {summary['seconds']:.1f} s "
+        f"({rate:,.0f} signals/s, compilation included)\n"
+        f"mean objective {summary['objective']:.4g}, R² {r2}, active atoms a signal "
+        f"{summary['l0']:.2f} of {num_atoms:,}, atoms never used {summary['dead_atoms']:,}\n"
+        f"FLOPs {summary['flops']['total']:.4g} ({summary['flops']['per_signal']:,.0f} a signal, "
+        "convention arithmetic)\nwrote " + ", ".join(map(str, files))
+    )
+    warn = []
+    if summary["converged_fraction"] < 1:
+        missed = round((1 - summary["converged_fraction"]) * summary["num_signals"])
+        warn.append(f"{missed:,} signals are not within the tolerance {config['tolerance']:g}")
+    if summary["l0"] == 0:
+        warn.append("all codes are 0; a smaller --penalty is needed to explain anything")
+    for text in warn:
+        print(f"sparsecode-jax encode: warning: {text}", file=sys.stderr)

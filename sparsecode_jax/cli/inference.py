@@ -1,0 +1,140 @@
+"""Inference as the commands run and count it: a solver by name, and one batch through it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from sparsecode_jax import dictionaries, objectives, solvers
+from sparsecode_jax.cli.errors import BadInputError
+from sparsecode_jax.cli.parser import PURSUITS
+from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
+from sparsecode_jax.solvers import _core
+from sparsecode_jax.types import Array, Lasso, Solver
+
+__all__ = ["Method", "Scores", "choose", "encode_batch", "step_size"]
+
+
+class Method(NamedTuple):
+    """A solver and when it stops; hashable.
+
+    Attributes:
+      name: of the solver, as on the command line.
+      solver: what runs.
+      num_steps: iterations; None stops by tolerance.
+      max_steps: the most iterations by tolerance.
+      check_every: iterations between two looks at the gap.
+    """
+
+    name: str
+    solver: Solver
+    num_steps: int | None
+    max_steps: int
+    check_every: int
+
+
+class Scores(NamedTuple):
+    """Of each signal (B,): objective, squared error, steps taken, and whether it converged."""
+
+    objective: Array
+    error: Array
+    num_steps: Array
+    converged: Array
+
+
+def choose(
+    name: str | None,
+    *,
+    signed: bool,
+    num_active: int | None,
+    num_steps: int | None,
+    shape: tuple[int, int],
+) -> Method:
+    """Build the method that the options name, with the defaults of ``sparse_encode``."""
+    num_atoms = shape[0]
+    if name is None:
+        large = num_atoms >= _core._MANY_ATOMS and num_steps is None
+        name = "working-set" if large else "fista" if num_steps is not None else "sparsa"
+    if name in PURSUITS:
+        if num_active is None or num_active > num_atoms:
+            given = "is not given" if num_active is None else f"is {num_active}"
+            raise BadInputError(
+                f"--num-active {given}; --solver {name} expects an integer from 1 to {num_atoms}, "
+                "the number of atoms."
+            )
+        score = solvers.signed if signed else solvers.positive
+        build, steps = {
+            "omp": (solvers.orthogonal_matching_pursuit, num_active),
+            "ols": (solvers.orthogonal_least_squares, num_active),
+            "subspace-pursuit": (solvers.subspace_pursuit, 10),
+        }[name]
+        return Method(name, build(num_active, score=score), num_steps or steps, 0, 1)
+    if num_active is not None:
+        raise BadInputError(
+            f"--num-active {num_active} is given, but {name} finds the number of active atoms by "
+            f"its penalty; --solver {', '.join(PURSUITS)} is expected with it."
+        )
+    prox = soft_threshold if signed else nonnegative_soft_threshold
+    if name == "working-set":
+        sizes = _core._set_sizes(min(shape))
+        solver = solvers.working_set(sizes, prox=prox)
+        return Method(name, solver, num_steps, _core._MOST_ROUNDS, 1)
+    solver = {"sparsa": solvers.sparsa, "fista": solvers.fista, "ista": solvers.ista}[name](
+        prox=prox
+    )
+    return Method(name, solver, num_steps, _core._MOST_STEPS, 5 if name == "sparsa" else 1)
+
+
+def step_size(dictionary: Array, *, method: Method) -> Array:
+    """Return the solver's step size, once for all batches."""
+    own = method.solver.step_size
+    return (dictionaries.step_size if own is None else own)(dictionary)
+
+
+def infer(
+    signals: Array,
+    dictionary: Array,
+    penalty: Array,
+    step: Array,
+    tolerance: Array | None = None,
+    *,
+    method: Method,
+) -> tuple[Array, Any]:
+    """Return codes (B, N), and information if the method stops by tolerance."""
+    problem = Lasso(signals, dictionary, penalty, step)
+    if method.num_steps is not None:
+        return solvers.solve(method.solver, problem, num_steps=method.num_steps), None
+    return solvers.solve_to_tolerance(
+        method.solver, problem, tolerance=0.0 if tolerance is None else tolerance,
+        max_steps=method.max_steps, check_every=method.check_every,
+    )  # fmt: skip
+
+
+@functools.cache
+def encode_batch(method: Method) -> Any:
+    """Compile inference of one batch: codes, scores, and the count of the inference alone."""
+    import jax
+
+    from sparsecode_jax.flops import value_and_flops
+
+    @jax.jit
+    def run(
+        signals: Array, dictionary: Array, penalty: Array, step: Array, tolerance: Array | None
+    ) -> Any:
+        inference = functools.partial(infer, method=method)
+        args = (signals, dictionary, penalty, step, tolerance)
+        (codes, info), count = value_and_flops(inference)(*args)
+        rows = signals.shape[:1]
+        scores = Scores(
+            objectives.lasso(signals, dictionary, codes, penalty),
+            2 * objectives.reconstruction_error(signals, dictionary, codes),
+            jnp.broadcast_to(jnp.int32(method.num_steps or 0), rows)
+            if info is None
+            else info.num_steps,
+            jnp.ones(rows, bool) if info is None else info.converged,
+        )
+        return codes, scores, count
+
+    return run

@@ -1,0 +1,234 @@
+"""The options of every command, and their help."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from sparsecode_jax.cli import texts
+
+__all__ = ["LASSO_SOLVERS", "PROGRAM", "PURSUITS", "parse"]
+
+PROGRAM = "sparsecode-jax"
+LASSO_SOLVERS = ("sparsa", "working-set", "fista", "ista")
+PURSUITS = ("omp", "ols", "subspace-pursuit")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like those of the commands."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; try {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read a command line, or stop with SystemExit."""
+    parser = _Parser(
+        PROGRAM,
+        description=texts.MAIN,
+        epilog=texts.FIRST_STEPS,
+        formatter_class=_form,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _learn(_command(commands, "learn", "learn", texts.LEARN, texts.LEARN_END))
+    _encode(_command(commands, "encode", "encode", texts.ENCODE, texts.ENCODE_END))
+    _flops(_command(commands, "flops", "count", texts.FLOPS, texts.FLOPS_END))
+    return parser.parse_args(argv)
+
+
+def _command(
+    commands: argparse._SubParsersAction, name: str, module: str, about: str, end: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=texts.SUMMARIES[name],
+        description=about,
+        epilog=end,
+        formatter_class=_form,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(module=module)
+    parser.add_argument("--debug", action="store_true", help="show the traceback if the run fails")
+    return parser
+
+
+def _learn(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("signals", help=".npy file of numbers, (S, M)")
+    add = parser.add_argument
+    add("--num-atoms", type=count, required=True, metavar="N", help="atoms to learn")
+    add(
+        "--penalty",
+        type=positive,
+        help="the l1 weight; more is sparser (default: .015 of the "
+        "root mean square norm of the signals)",
+    )
+    add(
+        "--signed",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="codes of either sign (default: non-negative)",
+    )
+    add("--num-rounds", type=count, default=400, help="turns of codes and atoms (default: 400)")
+    add("--num-steps", type=count, default=10, help="solver steps a round (default: 10)")
+    add(
+        "--num-restarts",
+        type=count,
+        default=16,
+        help="random starts, one after the other; the "
+        "one with the smallest objective is kept (default: 16)",
+    )
+    add(
+        "--max-signals",
+        type=count,
+        help="learn from at most so many signals, drawn at random "
+        "from the file (default: 100 an atom, at least 10,000, and at most 2^26 / N)",
+    )
+    add("--seed", type=seed, default=0, help="of the random starts and of the draw (default: 0)")
+    _outputs(parser, "learned")
+
+
+def _encode(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("signals", help=".npy file of numbers, (S, M) or (..., M)")
+    add = parser.add_argument
+    add(
+        "--dictionary",
+        required=True,
+        metavar="FILE",
+        help=".npz with an array 'dictionary' (what "
+        "learn writes) or .npy; (N, M), one atom per row",
+    )
+    add(
+        "--penalty",
+        type=positive,
+        help="the l1 weight; more is sparser (default: what the "
+        "dictionary was learned with; else .015 of the root mean square norm of the signals)",
+    )
+    add(
+        "--signed",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="codes of either sign (default: as the dictionary was learned, else non-negative)",
+    )
+    add(
+        "--solver",
+        choices=(*LASSO_SOLVERS, *PURSUITS),
+        help="of the lasso: sparsa (default), "
+        "working-set (default from 1,024 atoms on), fista, ista; with --num-active atoms a signal "
+        "and no penalty: omp and ols (orthogonal matching pursuit, orthogonal least squares), "
+        "subspace-pursuit",
+    )
+    stop = parser.add_mutually_exclusive_group()
+    stop.add_argument(
+        "--tolerance",
+        type=positive,
+        help="stop each signal once its objective is "
+        "known to be so close to the minimum, as a fraction of 1/2 |x|^2 (default: 1e-4)",
+    )
+    stop.add_argument("--num-steps", type=count, help="run so many steps instead")
+    add("--num-active", type=count, metavar="K", help="active atoms a signal, of a pursuit")
+    add(
+        "--batch-size",
+        type=count,
+        help="signals at a time (default: 4,096, fewer above 8,192 atoms)",
+    )
+    add("--dense", action="store_true", help="write the codes as an array of S x N numbers")
+    _outputs(parser, "codes")
+
+
+def _outputs(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--output",
+        default=default,
+        metavar="NAME",
+        help=f"of the files to write, without suffix (default: {default})",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace what an earlier run wrote there, finished or interrupted",
+    )
+    parser.add_argument("--no-figure", dest="figure", action="store_false", help="draw no figure")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+
+
+def _flops(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("program", metavar="PROGRAM", help="encode, learn, or file.py:function")
+    add(
+        "--convention",
+        choices=("matmul", "arithmetic", "all"),
+        default="arithmetic",
+        help="what to count (default: arithmetic)",
+    )
+    add("--json", action="store_true", help="print one JSON object")
+    sizes = parser.add_argument_group("sizes, for encode and learn")
+    sizes.add_argument("--num-measurements", type=count, metavar="M", help="M (required)")
+    sizes.add_argument("--num-atoms", type=count, metavar="N", help="N (required)")
+    sizes.add_argument("--num-signals", type=count, metavar="S", help="S (required)")
+    sizes.add_argument(
+        "--num-steps",
+        type=count,
+        metavar="T",
+        help="solver steps (default: 100 for encode, K for omp and ols; 10 a round for learn)",
+    )
+    sizes.add_argument("--signed", action="store_true", help="codes of either sign")
+    sizes.add_argument(
+        "--solver", choices=(*LASSO_SOLVERS, *PURSUITS), help="encode (default: fista)"
+    )
+    sizes.add_argument("--num-active", type=count, metavar="K", help="encode, of a pursuit")
+    sizes.add_argument("--num-rounds", type=count, help="learn (default: 400)")
+    sizes.add_argument("--num-restarts", type=count, help="learn (default: 16)")
+    own = parser.add_argument_group("shapes, for a function of yours")
+    own.add_argument(
+        "--shapes",
+        nargs="*",
+        metavar="SHAPE",
+        help="one an argument: 1024,16 is float32[1024,16]; int32[8]; float32[] is a scalar",
+    )
+
+
+def _form(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, width=100, max_help_position=28)
+
+
+def _number(text: str, kind: type, expected: str, fits: Callable[[float], bool]) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not fits(value):
+        raise argparse.ArgumentTypeError(f"{text!r} given; {expected} is expected")
+    return value
+
+
+def count(text: str) -> int:
+    """Read an integer >= 1."""
+    return int(_number(text, int, "an integer >= 1", lambda x: x >= 1))
+
+
+def seed(text: str) -> int:
+    """Read an integer from 0 to 2^32 - 1."""
+    return int(_number(text, int, "an integer from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32))
+
+
+def positive(text: str) -> float:
+    """Read a finite number > 0."""
+    fits = lambda x: math.isfinite(x) and x > 0  # noqa: E731
+    return _number(text, float, "a finite number > 0", fits)
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: object) -> NoReturn:
+        """Print the versions, which are looked up only now."""
+        import jax
+
+        import sparsecode_jax
+
+        print(f"{PROGRAM} {sparsecode_jax.__version__} (jax {jax.__version__})")
+        raise SystemExit(0)

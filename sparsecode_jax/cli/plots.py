@@ -1,0 +1,89 @@
+"""Figures of the commands: the one place of the package that imports matplotlib, on use."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = ["encoded", "learned"]
+
+_BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#9a9a9a"  # of Okabe and Ito's safe palette
+
+
+def learned(result: Mapping[str, Any], about: str, path: str) -> pathlib.Path:
+    """Draw the objective of every restart and the usage of the best one's atoms."""
+    figure, (left, right) = _panels(2)
+    values = np.sort(np.asarray(result["objectives"], float))
+    left.plot(np.arange(1, len(values) + 1), values, "o-", color=_GRAY, markersize=5)
+    left.plot(1, values[0], "o", color=_ORANGE, markersize=8, label="kept")
+    left.set_xlabel("restart, from best to worst")
+    left.set_ylabel("mean objective,  ½|x − zD|² + λ|z|₁")
+    left.set_title("Objective of every restart")
+    left.legend()
+    left.locator_params(axis="x", integer=True)
+    _usage(right, result["atom_usage"])
+    return _save(figure, f"{about}; λ = {float(result['penalty']):.4g}", path)
+
+
+def encoded(
+    result: Mapping[str, Any], size: int, num_signals: int, about: str, path: str
+) -> pathlib.Path:
+    """Draw the objective along the file, the active atoms a signal, and the usage of atoms."""
+    figure, (left, middle, right) = _panels(3)
+    edges = np.minimum(size * np.arange(len(result["batch_objective"]) + 1), num_signals)
+    left.stairs(result["batch_objective"], edges, color=_BLUE, linewidth=1.5, baseline=None)
+    left.axhline(
+        result["objective"], color=_ORANGE, linewidth=1, linestyle="--", label="mean of all"
+    )
+    low, high = left.get_ylim()
+    left.set_ylim(min(low, 0.9 * result["objective"]), max(high, 1.1 * result["objective"]))
+    left.set_xlabel("row of the file")
+    left.set_ylabel("mean objective of a batch,  ½|x − zD|² + λ|z|₁")
+    left.set_title("Objective along the file")
+    left.legend()
+    active = np.asarray(result["active_atoms"])
+    last = int(np.flatnonzero(active)[-1])
+    middle.bar(np.arange(last + 1), active[: last + 1] / num_signals, width=1.0, color=_BLUE,
+               edgecolor="white", linewidth=0.5 if last < 60 else 0)  # fmt: skip
+    middle.axvline(result["l0"], color=_ORANGE, linewidth=1, linestyle="--",
+                   label=f"mean, {result['l0']:.2f}")  # fmt: skip
+    middle.set_xlabel("active atoms of a signal")
+    middle.set_ylabel("fraction of signals")
+    middle.set_title("Sparsity")
+    middle.legend()
+    middle.locator_params(axis="x", integer=True)
+    _usage(right, result["atom_usage"])
+    return _save(figure, about, path)
+
+
+def _panels(num: int) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # no pyplot: no display, no global state
+
+    figure = Figure(figsize=(5.2 * num, 4.2), layout="constrained")
+    axes = figure.subplots(1, num)
+    for axis in axes:
+        axis.grid(alpha=0.25)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _usage(axis: Any, usage: np.ndarray) -> None:
+    ordered = np.sort(usage)[::-1]
+    dead = int((ordered == 0).sum())
+    axis.stairs(ordered, np.arange(len(ordered) + 1) + 0.5, fill=True, color=_BLUE, alpha=0.8)
+    axis.set_xlim(0.5, len(ordered) + 0.5)
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("atom, from most to least used")
+    axis.set_ylabel("fraction of signals that use it")
+    axis.set_title(f"Usage of atoms ({dead:,} of {len(ordered):,} never used)")
+    axis.locator_params(axis="x", integer=True)
+
+
+def _save(figure: Any, caption: str, path: str) -> pathlib.Path:
+    figure.supxlabel(caption, fontsize=10, color="#444444")
+    figure.savefig(path, dpi=150)
+    return pathlib.Path(path)

@@ -1,0 +1,85 @@
+"""What --help says."""
+
+__all__ = [
+    "ENCODE",
+    "ENCODE_END",
+    "FIRST_STEPS",
+    "FLOPS",
+    "FLOPS_END",
+    "LEARN",
+    "LEARN_END",
+    "MAIN",
+    "SUMMARIES",
+]
+
+MAIN = """\
+Sparse coding from the shell: write signals as sparse combinations of dictionary atoms.
+
+Signals are a .npy file (numpy.save) of shape (S, M): S signals of M measurements each.
+A dictionary is N atoms as rows, (N, M); codes are (S, N); codes @ dictionary approximates them."""
+
+FIRST_STEPS = """\
+first steps:
+  python -c "import numpy; numpy.save('signals.npy', numpy.random.rand(2000, 16))"
+  sparsecode-jax learn signals.npy --num-atoms 32
+  sparsecode-jax encode signals.npy --dictionary learned.npz
+
+exit codes: 0 done; 1 the run failed; 2 the command or its input is wrong;
+  130 interrupted: what was computed is kept, and the same command goes on from there"""
+
+LEARN = """\
+Learn a dictionary: N unit atoms in which the signals have sparse codes.
+
+Minimizes the mean of 1/2 |x - z D|^2 + penalty * |z|_1 over codes z and atoms D, by turns of solver
+and least squares, from several random starts; the best one is kept."""
+
+LEARN_END = """\
+writes, with --output learned:
+  learned.npz   dictionary (N, M); of each atom atom_usage, the fraction of signals that use it,
+                and atom_mean, its mean magnitude where used; the objectives of all restarts
+  learned.json  the options, what was read, the scores, versions, seconds, FLOPs
+  learned.png   the objective of every restart, and how much each atom is used
+
+An interrupted run keeps the restarts that are done in learned.partial; the same command goes on."""
+
+ENCODE = """\
+Encode signals: find the sparse codes z of each signal x in a dictionary D,
+the minimum of 1/2 |x - z D|^2 + penalty * |z|_1, non-negative unless --signed.
+
+The file is read in batches through a memory map, so it may be larger than the memory."""
+
+ENCODE_END = """\
+writes, with --output codes:
+  codes.npz   the codes as a sparse matrix: scipy.sparse.load_npz("codes.npz") is (S, N);
+              also atom_usage, atom_mean (of each atom) and batch_objective (of each batch)
+  codes.npy   with --dense, the codes as an array: numpy.load("codes.npy", mmap_mode="r")
+  codes.json  the options, what was read, the scores, versions, seconds, FLOPs
+  codes.png   the objective along the file, active atoms a signal, how much each atom is used
+
+An interrupted run keeps its finished batches in codes.partial; the same command goes on.
+
+examples:
+  sparsecode-jax encode signals.npy --dictionary learned.npz
+  sparsecode-jax encode signals.npy --dictionary atoms.npy --penalty 0.05 --signed --dense
+  sparsecode-jax encode signals.npy --dictionary atoms.npy --solver ols --num-active 5"""
+
+FLOPS = """\
+Count floating-point operations without running anything, from shapes alone.
+
+PROGRAM is "encode" (codes in a given dictionary), "learn" (a dictionary), or a JAX function of
+yours: path/to/file.py:function, with the shapes of its arguments in --shapes."""
+
+FLOPS_END = """\
+Conventions: "matmul" counts matrix products and convolutions; "arithmetic" every operation that
+makes a new number (a multiply-add is 2); "all" adds comparisons and sign changes.
+
+examples:
+  sparsecode-jax flops encode --num-measurements 16 --num-atoms 32 --num-signals 1024
+  sparsecode-jax flops learn --num-measurements 16 --num-atoms 32 --num-signals 1024 --json
+  sparsecode-jax flops model.py:apply --shapes 1024,16 float32[32,16]"""
+
+SUMMARIES = {
+    "learn": "find a dictionary for your signals",
+    "encode": "find the sparse codes of signals in a dictionary",
+    "flops": "count floating-point operations, also of your own JAX function",
+}
