@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import pathlib
 import time
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from sparsecode_jax import _checks
 from sparsecode_jax.io.checkpoints import load_checkpoint, save_checkpoint
 from sparsecode_jax.learning import losses
+from sparsecode_jax.learning._fingerprint import fingerprint_of
 from sparsecode_jax.learning._inputs import Axes, check_record_steps, prepare
 from sparsecode_jax.learning.step import (
     Autoencoder,
@@ -132,7 +132,8 @@ def fit(
     fingerprint = ""
     if checkpoint is not None:
         functions = (encoder.apply, loss, optimizer)
-        fingerprint = _fingerprint(state, data, steps, functions, batch_size)
+        arrays = (state._replace(key=jax.random.key_data(state.key)), data)
+        fingerprint = fingerprint_of(f"{steps} {batch_size}", arrays, functions)
         if pathlib.Path(checkpoint).exists():
             like = (state, records)
             state, records = load_checkpoint(checkpoint, like, fingerprint=fingerprint)
@@ -258,28 +259,3 @@ def _require_finite(state: TrainState, done: int, length: int, checkpoint: Any) 
             "a finite loss is expected. Lower the learning rate, or clip gradients with "
             f"optax.chain.{kept}"
         )
-
-
-def _fingerprint(
-    state: TrainState, data: TrainData, steps: list[int], functions: tuple, batch_size: Any
-) -> str:
-    """Hash what decides a run: data, initial state, record steps, the names of its functions."""
-    digest = hashlib.sha256(f"{steps} {batch_size}".encode())
-    for leaf in jax.tree.leaves((state._replace(key=jax.random.key_data(state.key)), data)):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{array.shape}{array.dtype}".encode())
-        digest.update(array.tobytes())
-    for fn in functions:
-        digest.update(_name(fn).encode())
-    return digest.hexdigest()
-
-
-def _name(fn: Any) -> str:
-    """Name a function the same way in every process."""
-    if isinstance(fn, functools.partial):
-        args = [_name(arg) for arg in fn.args]
-        keywords = [(key, _name(value)) for key, value in sorted(fn.keywords.items())]
-        return f"partial({_name(fn.func)}, {args}, {keywords})"
-    if not callable(fn):
-        return repr(fn)
-    return f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__name__)}"

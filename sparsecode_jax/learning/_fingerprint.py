@@ -1,0 +1,38 @@
+"""Say which run a checkpoint belongs to."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from sparsecode_jax.types import PyTree
+
+__all__ = ["fingerprint_of"]
+
+
+def fingerprint_of(settings: str, arrays: PyTree, functions: Iterable[Callable | None]) -> str:
+    """Hash what decides a run: settings, arrays (no PRNG keys) and the names of its functions."""
+    digest = hashlib.sha256(settings.encode())
+    for leaf in jax.tree.leaves(arrays):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(array.tobytes())
+    for fn in functions:
+        digest.update(_name(fn).encode())
+    return digest.hexdigest()
+
+
+def _name(fn: Any) -> str:
+    """Name a function the same way in every process."""
+    if isinstance(fn, functools.partial):
+        args = [_name(arg) for arg in fn.args]
+        keywords = [(key, _name(value)) for key, value in sorted(fn.keywords.items())]
+        return f"partial({_name(fn.func)}, {args}, {keywords})"
+    if not callable(fn):
+        return repr(fn)
+    return f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
