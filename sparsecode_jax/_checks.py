@@ -396,6 +396,15 @@ def iterable_again(name: str, batches: Any, num_epochs: int) -> None:
         )
 
 
+def not_beyond(name: str, path: Any, done: int, available: int) -> None:
+    """Raise if a checkpoint has seen more batches than there are."""
+    if done > available:
+        raise ValueError(
+            f"{name}: {path} has seen {done} batches, but there are {available}; at least as many "
+            "are expected. Pass the same batches, or another path."
+        )
+
+
 def num_rows(name: str, label: str, array: Any, num_atoms: int) -> None:
     """Raise unless a dictionary has N atoms."""
     if array.shape[0] != num_atoms:

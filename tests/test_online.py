@@ -146,6 +146,8 @@ def test_a_checkpoint_of_another_run_is_refused(batches, tmp_path):
     for change in ({"key": jax.random.key(6)}, {"penalty": 0.3}, {"num_steps": 99}):
         with pytest.raises(ValueError, match="belongs to another run"):
             learn(batches[:2], checkpoint=tmp_path / "c", **change)
+    with pytest.raises(ValueError, match="has seen 2 batches, but there are 1;"):
+        learn(batches[:1], checkpoint=tmp_path / "c")
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,7 @@ def learn_dictionary_online(
             if checkpoint is not None and time.monotonic() - saved > _CHECKPOINT_SECONDS:
                 save_checkpoint(checkpoint, (state, np.asarray(values)), fingerprint=fingerprint)
                 saved = time.monotonic()
+    _checks.not_beyond(name, checkpoint, done, sizes.total())
     if checkpoint is not None:
         save_checkpoint(checkpoint, (state, np.asarray(values)), fingerprint=fingerprint)
 
