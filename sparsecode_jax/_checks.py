@@ -183,6 +183,22 @@ def nonnegative(name: str, **values: Any) -> None:
             raise ValueError(f"{name}: {label} is {value}; a finite number >= 0 is expected.")
 
 
+def fraction(name: str, label: str, value: Any, inside: bool = False) -> None:
+    """Raise unless a number is from 0 to 1; strictly between them if it must be inside."""
+    if not (0 < value < 1 if inside else 0 <= value <= 1):
+        expected = "between 0 and 1, both excluded," if inside else "from 0 to 1"
+        raise ValueError(f"{name}: {label} is {value}; a number {expected} is expected.")
+
+
+def full_precision(name: str, label: str, array: Any) -> None:
+    """Raise if an array has half precision, which factorizations do not know."""
+    if jnp.finfo(array.dtype).bits < 32:
+        raise TypeError(
+            f"{name}: {label} have dtype {array.dtype}; float32 or float64 is expected, for the "
+            "atoms are fitted with few digits to spare. Pass signals.astype('float32')."
+        )
+
+
 def groups(name: str, shape: tuple[int, ...], group_size: int) -> None:
     """Raise unless groups of equal size divide the last axis."""
     if not shape or shape[-1] % group_size:
@@ -376,9 +392,74 @@ def scalar(name: str, label: str, value: Any) -> None:
 def enough_signals(name: str, num_signals: int, num_atoms: int) -> None:
     """Raise unless there are at least as many signals as atoms to learn."""
     if num_signals < num_atoms:
+        raise too_few_signals(name, num_signals, num_atoms)
+
+
+def too_few_signals(name: str, num_signals: int, num_atoms: int) -> ValueError:
+    """Return what is raised where signals are fewer than atoms to learn."""
+    return ValueError(
+        f"{name}: {num_signals} signals cannot determine {num_atoms} atoms; at least as many "
+        "signals as atoms are expected. Pass more signals or a smaller num_atoms."
+    )
+
+
+def iterable_again(name: str, batches: Any, num_epochs: int) -> None:
+    """Raise unless batches can be passed over as often as is asked."""
+    if not callable(batches) and num_epochs > 1 and iter(batches) is batches:
         raise ValueError(
-            f"{name}: {num_signals} signals cannot determine {num_atoms} atoms; at least as many "
-            "signals as atoms are expected. Pass more signals or a smaller num_atoms."
+            f"{name}: batches are a generator, which ends after one of {num_epochs} epochs; a list "
+            "or a function (epoch) -> iterable is expected."
+        )
+
+
+def not_beyond(name: str, path: Any, done: int, available: int) -> None:
+    """Raise if a checkpoint has seen more batches than there are."""
+    if done > available:
+        raise ValueError(
+            f"{name}: {path} has seen {done} batches, but there are {available}; at least as many "
+            "are expected. Pass the same batches, or another path."
+        )
+
+
+def num_rows(name: str, label: str, array: Any, num_atoms: int) -> None:
+    """Raise unless a dictionary has N atoms."""
+    if array.shape[0] != num_atoms:
+        raise ValueError(
+            f"{name}: {label} has {array.shape[0]} atoms (shape {array.shape}); num_atoms = "
+            f"{num_atoms} are expected."
+        )
+
+
+def finite_loss(name: str, where: str, value: float) -> None:
+    """Raise if a loss is no longer a finite number."""
+    if not np.isfinite(value):
+        raise FloatingPointError(
+            f"{name}: the objective of {where} is {value}; a finite number is expected. Take a "
+            "solver with a smaller step, or a smaller learning rate."
+        )
+
+
+def rounds(name: str, label: str, values: Any) -> None:
+    """Raise unless values are one number >= 0 a round."""
+    if values.ndim != 1 or not values.shape[0]:
+        raise ValueError(
+            f"{name}: the {label} have shape {values.shape}; (T,), one a round, is expected. For "
+            "several schedules use jax.vmap."
+        )
+    finite(name, **{label: values})
+    if concrete(values) and np.any(np.asarray(values) < 0):
+        raise ValueError(
+            f"{name}: the {label} hold {float(np.min(np.asarray(values))):g}; numbers >= 0 are "
+            "expected."
+        )
+
+
+def update(name: str, value: Any) -> None:
+    """Raise unless a value is a dictionary update."""
+    if not all(hasattr(value, field) for field in ("init", "step", "reset")):
+        raise TypeError(
+            f"{name}: the update is {value!r}; a DictionaryUpdate is expected. Call its factory, "
+            "with parentheses: updates.k_svd()."
         )
 
 

@@ -1,13 +1,15 @@
 """Dictionary learning by turns: recovery, restarts, and what it says of itself."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import sparsecode_jax as sc
-from sparsecode_jax.learning import learn_dictionary
-from sparsecode_jax.learning.alternating import _fit_atoms, _replace
+from sparsecode_jax.learning import alternate, learn_dictionary, updates
+from sparsecode_jax.learning._replacement import replace_atoms
 
 SMALL = {"num_atoms": 12, "num_rounds": 120, "num_restarts": 4}
 
@@ -85,40 +87,89 @@ def test_signed_codes_by_the_solver(problem):
     assert float(jnp.median(cosine)) > 0.99
 
 
-def test_the_update_is_least_squares():
-    rng = np.random.default_rng(0)
-    signals, codes = rng.normal(size=(50, 5)), np.abs(rng.normal(size=(50, 7)))
-    old = rng.normal(size=(7, 5))
-    with jax.enable_x64(True):
-        atoms, moved = _fit_atoms(*map(jnp.asarray, (signals, old, codes)))
-    expected = np.linalg.lstsq(codes, signals, rcond=None)[0]
-    norms = np.linalg.norm(expected, axis=1)
-    np.testing.assert_allclose(atoms, expected / norms[:, None], atol=1e-3)
-    np.testing.assert_allclose(moved, codes * norms, rtol=1e-3)
-
-
-def test_an_unused_atom_stays_in_the_update():
-    rng = np.random.default_rng(1)
-    signals, codes = rng.normal(size=(50, 5)), np.abs(rng.normal(size=(50, 3)))
-    codes[:, 1] = 0
-    old = rng.normal(size=(3, 5))
-    old /= np.linalg.norm(old, axis=1, keepdims=True)
-    with jax.enable_x64(True):
-        atoms, _ = _fit_atoms(*map(jnp.asarray, (signals, old, codes)))
-    np.testing.assert_allclose(atoms[1], old[1], atol=1e-9)
-
-
 def test_unused_atoms_and_twins_are_replaced_by_the_worst_residuals():
     atoms = np.eye(5)[[0, 1, 1, 2]]
     codes = np.zeros((4, 4))
     codes[0, :3] = 1
     signals = codes @ atoms + np.asarray([[0], [3], [2], [0]]) * np.eye(5)[[0, 3, 4, 0]]
-    new, kept = _replace(*map(jnp.asarray, (signals, atoms, codes)), jnp.asarray(True))
+    arrays = [jnp.asarray(x) for x in (signals, atoms, codes)]
+    new, kept, replaced = replace_atoms(*arrays, jnp.asarray(True))
     np.testing.assert_allclose(new, np.eye(5)[[0, 1, 3, 4]], atol=1e-6)
     np.testing.assert_array_equal(kept[:, 2:], 0)
-    same, codes_ = _replace(*map(jnp.asarray, (signals, atoms, codes)), jnp.asarray(False))
+    np.testing.assert_array_equal(replaced, [False, False, True, True])
+    same, codes_, _ = replace_atoms(*arrays, jnp.asarray(False))
     np.testing.assert_array_equal(same, atoms.astype(np.float32))
     np.testing.assert_array_equal(codes_, codes)
+    few, _, replaced = replace_atoms(arrays[0][1:2], arrays[1], arrays[2][1:2], jnp.asarray(True))
+    assert int(replaced.sum()) == 1  # one residual replaces one atom
+    np.testing.assert_allclose(few[jnp.argmax(replaced)], np.eye(5)[3], atol=1e-6)
+
+
+RECOVERING = {
+    "k_svd": (updates.k_svd(), None),
+    "approximate k_svd": (updates.approximate_k_svd(), None),
+    "block coordinate": (updates.block_coordinate(), None),
+    "k_svd, pursuit": (updates.k_svd(), sc.solvers.orthogonal_matching_pursuit(2)),
+}
+
+
+@pytest.mark.parametrize("name", RECOVERING)
+def test_other_updates_and_solvers_recover_too(problem, name):
+    update, solver = RECOVERING[name]
+    steps = {} if solver is None else {"num_steps": 2}
+    learned = learn_dictionary(
+        jax.random.key(0), problem.signals, update=update, solver=solver, **SMALL, **steps
+    )
+    assert sc.metrics.dictionary_mcc(problem.dictionary, learned.dictionary) > 0.97
+    assert float(learned.codes.min()) >= 0
+
+
+def test_rounds_by_themselves_are_mapped_and_go_on(problem, compilations):
+    """Restarts as a vmap of ``alternate``; two halves of a schedule equal the whole."""
+    starts = jax.vmap(lambda key: sc.dictionaries.random(key, num_atoms=12, num_measurements=8))(
+        jax.random.split(jax.random.key(2), 2)
+    )
+    penalties = np.geomspace(0.6, 0.06, 10).astype(np.float32)
+    run = functools.partial(
+        alternate, num_steps=5, update=updates.block_coordinate(), replacing=True
+    )
+    both = jax.vmap(lambda d: run(problem.signals, d, penalties))(starts)
+    one = run(problem.signals, starts[1], penalties)
+    np.testing.assert_allclose(both.dictionary[1], one.dictionary, atol=1e-3)
+    half = run(problem.signals, starts[1], penalties[:5])
+    go_on = functools.partial(
+        run, problem.signals, half.dictionary, codes0=half.codes, state0=half.state
+    )
+    before = compilations.count
+    rest = go_on(penalties[5:])
+    assert compilations.count == before  # the program of the first half
+    np.testing.assert_allclose(rest.dictionary, one.dictionary, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"penalties": 0.1}, r"the penalties have shape \(\); \(T,\), one a round"),
+        ({"penalties": [0.1, -0.1]}, "the penalties hold -0.1; numbers >= 0"),
+        ({"dictionary": np.eye(5)}, "signals have 8 measurements"),
+        ({"codes0": np.zeros((3, 8))}, r"the starting codes have shape \(3, 8\)"),
+        ({"num_steps": 0}, "num_steps is 0; an integer >= 1"),
+    ],
+)
+def test_errors_of_rounds(problem, change, message):
+    arguments = {"dictionary": np.eye(8), "penalties": [0.1], "num_steps": 1, **change}
+    with pytest.raises(ValueError, match=message):
+        alternate(problem.signals, **arguments)
+
+
+def test_what_is_refused_by_type(problem):
+    half = problem.signals.astype(jnp.float16)
+    with pytest.raises(TypeError, match="learn_dictionary: signals have dtype float16; float32"):
+        learn_dictionary(jax.random.key(0), half, **SMALL)
+    with pytest.raises(TypeError, match="alternate: signals have dtype float16; float32"):
+        alternate(half, np.eye(8, dtype=np.float16), [0.1], num_steps=1)
+    with pytest.raises(TypeError, match="a DictionaryUpdate is expected. Call its factory"):
+        learn_dictionary(jax.random.key(0), problem.signals, update=updates.k_svd, **SMALL)
 
 
 @pytest.mark.parametrize(

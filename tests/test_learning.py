@@ -20,7 +20,7 @@ import pytest
 import sparsecode_jax as sc
 from sparsecode_jax import Lasso, encoders, learning, solvers
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.learning import Autoencoder, TrainData, losses
+from sparsecode_jax.learning import Autoencoder, TrainData, _fingerprint, losses
 
 from .contracts import M, N, S, as_numpy, sparse_problem
 
@@ -515,7 +515,7 @@ def test_a_run_is_named_alike_in_every_process():
         functools.partial(losses.lasso, transform=jnp.exp),
         functools.partial(functools.partial(losses.lasso, loss=losses.paper), losses.cosine),
     )
-    names = [fit_module._name(fn) for fn in functions]
+    names = [_fingerprint._name(fn) for fn in functions]
     assert len(set(names)) == len(names)
     assert not [name for name in names if " at 0x" in name]
 

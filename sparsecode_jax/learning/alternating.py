@@ -1,4 +1,4 @@
-"""Dictionary learning by turns: codes by a solver, then atoms by least squares."""
+"""Dictionary learning by turns: codes by a solver, then atoms by an update."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsecode_jax import _checks, dictionaries, objectives
+from sparsecode_jax import _checks, objectives
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.prox import nonnegative_soft_threshold
-from sparsecode_jax.solvers import fista, solve
-from sparsecode_jax.types import Array, ArrayLike, Key, Lasso, Solver
+from sparsecode_jax.learning._replacement import rms_norm, start_from_signals
+from sparsecode_jax.learning.rounds import Alternated, encode, run_rounds
+from sparsecode_jax.learning.updates import DictionaryUpdate, method_of_optimal_directions
+from sparsecode_jax.solvers import fista
+from sparsecode_jax.types import Array, ArrayLike, Key, Solver
 
 __all__ = ["Learned", "learn_dictionary"]
 
 _FIRST, _LAST = 0.2, 0.015  # penalties as fractions of the root mean square norm of the signals
-_DEAD = 1e-3  # an atom used less than this fraction of the mean use
-_TWINS = 0.95  # the cosine from which two atoms are one
 _SETTLING = 0.3  # the last fraction of rounds replaces no atom and keeps the last penalty
-_RIDGE = 1e-5  # of the mean squared code, so that the least squares has one solution
+_POLISHING = 10  # times the steps of a round, for the codes that are returned
 
 
 class Learned(NamedTuple):
@@ -55,6 +55,7 @@ def learn_dictionary(
     num_steps: int = 10,
     num_restarts: int = 16,
     solver: Solver | None = None,
+    update: DictionaryUpdate | None = None,
 ) -> Learned:
     r"""Learn a dictionary and the codes of signals in it, in turns.
 
@@ -62,12 +63,13 @@ def learn_dictionary(
        \qquad \|d_j\| = 1
 
     Each round takes a few steps of the solver on all signals, from the codes of the round before,
-    and then fits all atoms by least squares (the method of optimal directions) and scales them to
-    unit norm. The penalty falls geometrically from a fifth of the signals' root mean square norm to
-    its last value, which holds for the last three tenths of the rounds; before those, atoms that
-    are hardly used, or the second of two that have become one, are replaced by the signals with the
-    largest residuals. Restarts begin at different signals and run as one vmapped program; the one
-    with the smallest objective is returned. No truth is needed or used.
+    and then updates the atoms: by default it fits all of them by least squares (the method of
+    optimal directions) and scales them to unit norm. The penalty falls geometrically from a fifth
+    of the signals' root mean square norm to its last value, which holds for the last three tenths
+    of the rounds; before those, atoms that are hardly used, or the second of two that have become
+    one, are replaced by the signals with the largest residuals. Restarts begin at different signals
+    and run as one vmapped program; the one with the smallest objective is returned. No truth is
+    needed or used.
 
     Args:
       key: PRNG key: which signals the restarts begin with. **Traced**.
@@ -77,8 +79,10 @@ def learn_dictionary(
       num_rounds: **Static**.
       num_steps: solver steps a round. **Static**.
       num_restarts: R. **Static**.
-      solver: of the lasso, and one that takes a warm start; None takes ``fista()``, non-negative.
-        **Static**.
+      solver: of the lasso, or a pursuit, whose codes then begin anew each round; None takes
+        ``fista()``, non-negative. **Static**.
+      update: of the atoms, from :mod:`~sparsecode_jax.learning.updates`; None takes
+        ``method_of_optimal_directions()``. **Static**.
 
     Returns:
       A :class:`Learned`.
@@ -86,10 +90,10 @@ def learn_dictionary(
     Raises:
       ValueError: shapes that disagree, non-finite signals, a count that is not a positive integer,
         fewer signals than atoms.
+      TypeError: half precision, or what is no solver or no update.
 
-    **Cost**: a round and restart: ``num_steps`` solver steps for all B signals, 2BN(N + M) and a
-    solution of N equations for the atoms, 4BM + 2BMN for the residuals, and one
-    ``dictionaries.step_size``; ``flops`` has the count.
+    **Cost**: a restart: ``num_rounds`` of :func:`~sparsecode_jax.learning.alternate`, and ten times
+    ``num_steps`` steps for the codes that are returned; ``flops`` has the count of all restarts.
 
     References:
       Engan, Aase, Husoy, 1999 (method of optimal directions).
@@ -105,6 +109,7 @@ def learn_dictionary(
     """
     name = "learn_dictionary"
     (signals,) = _checks.floating(name, signals)
+    _checks.full_precision(name, "signals", signals)
     _checks.signals_shape(name, signals)
     _checks.finite(name, signals=signals)
     for label, count in (
@@ -118,8 +123,9 @@ def learn_dictionary(
     _checks.enough_signals(name, flat.shape[0], num_atoms)
     solver = fista() if solver is None else solver
     _checks.solver(name, solver)
-    _checks.measurable(name, solver)
-    scale = _rms(flat)  # the learner works on signals of unit root mean square norm
+    update = method_of_optimal_directions() if update is None else update
+    _checks.update(name, update)
+    scale = rms_norm(flat)  # the learner works on signals of unit root mean square norm
     last = jnp.asarray(_LAST if penalty is None else penalty / scale, flat.dtype)
     _checks.scalar(name, "penalty", last)
     _checks.positive(name, penalty=last if penalty is None else penalty)
@@ -130,6 +136,7 @@ def learn_dictionary(
         num_steps=num_steps,
         num_restarts=num_restarts,
         solver=solver,
+        update=update,
     )
     args = (key, flat / scale, jnp.maximum(_FIRST, last), last)
     found, values, codes, best = run(*args)
@@ -145,16 +152,9 @@ def learn_dictionary(
     )
 
 
-def _rms(signals: Array) -> Array:
-    """Return the root mean square norm of signals (B, M), whatever their scale; 1 if all are 0."""
-    largest = jnp.max(jnp.abs(signals))
-    largest = jnp.where(largest > 0, largest, 1)
-    scaled = signals / largest
-    return largest * jnp.maximum(jnp.sqrt(jnp.mean(jnp.sum(scaled * scaled, axis=-1))), 1e-30)
-
-
 @functools.partial(
-    jax.jit, static_argnames=("num_atoms", "num_rounds", "num_steps", "num_restarts", "solver")
+    jax.jit,
+    static_argnames=("num_atoms", "num_rounds", "num_steps", "num_restarts", "solver", "update"),
 )
 def _restarts(
     key: Key,
@@ -167,84 +167,35 @@ def _restarts(
     num_steps: int,
     num_restarts: int,
     solver: Solver,
+    update: DictionaryUpdate,
 ) -> tuple[Array, Array, Array, Array]:
     """Return the dictionaries and objectives of all restarts, the best's codes, and which it is."""
-    signed = solver.prox is not nonnegative_soft_threshold
-    settling = round(_SETTLING * num_rounds)
-    falling = max(num_rounds - settling - 1, 1)
-    turns = jnp.arange(num_rounds)
-    fraction = jnp.minimum(turns / falling, 1).astype(signals.dtype)
-    penalties = first * (last / first) ** fraction
+    schedule = _schedule(first, last, num_rounds)
 
     def one(key: Key) -> tuple[Array, Array, Array]:
-        places = jax.random.choice(key, signals.shape[0], (num_atoms,), replace=False)
-        start = dictionaries.normalize(_spread(signals[places], key))
+        dictionary = start_from_signals(key, signals, num_atoms)
         codes = jnp.zeros((signals.shape[0], num_atoms), signals.dtype)
-
-        def turn(carry: tuple[Array, Array], now: tuple[Array, Array]) -> tuple:
-            dictionary, codes = carry
-            penalty, replaces = now
-            codes = _encode(solver, signals, dictionary, penalty, codes, num_steps)
-            dictionary, codes = _fit_atoms(signals, dictionary, codes)
-            dictionary, codes = _replace(signals, dictionary, codes, replaces, signed=signed)
-            return (dictionary, codes), None
-
-        schedule = (penalties, turns < num_rounds - settling)
-        (dictionary, codes), _ = jax.lax.scan(turn, (start, codes), schedule)
-        codes = _encode(solver, signals, dictionary, last, codes, 10 * num_steps)
+        start = Alternated(dictionary, codes, update.init(dictionary))
+        found = run_rounds(signals, start, schedule, solver, update, num_steps)
+        dictionary, steps = found.dictionary, _POLISHING * num_steps
+        codes = encode(solver, signals, dictionary, last, steps, found.codes)
         value = jnp.mean(objectives.lasso(signals, dictionary, codes, last))
         return dictionary, value, codes
 
     found, values, codes = jax.vmap(one)(jax.random.split(key, num_restarts))
-    best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
+    best = _select(values)
     return found, values, codes[best], best
 
 
-def _spread(atoms: Array, key: Key) -> Array:
-    """Replace zero signals by noise, so that every atom has a direction."""
-    zero = jnp.sum(atoms * atoms, axis=-1, keepdims=True) == 0
-    return jnp.where(zero, jax.random.normal(key, atoms.shape, atoms.dtype), atoms)
+def _schedule(first: Array, last: Array, num_rounds: int) -> tuple[Array, Array]:
+    """Return the penalty of each round, (T,), and whether it replaces atoms, (T,)."""
+    settling = round(_SETTLING * num_rounds)
+    falling = max(num_rounds - settling - 1, 1)
+    turns = jnp.arange(num_rounds)
+    fraction = jnp.minimum(turns / falling, 1).astype(last.dtype)
+    return first * (last / first) ** fraction, turns < num_rounds - settling
 
 
-def _encode(
-    solver: Solver, signals: Array, dictionary: Array, penalty: Array, codes: Array, num_steps: int
-) -> Array:
-    choose = dictionaries.step_size if solver.step_size is None else solver.step_size
-    step = choose(dictionary)
-    lasso = Lasso(signals, dictionary, penalty, step)
-    return solve(solver, lasso, num_steps=num_steps, codes0=codes)
-
-
-def _fit_atoms(signals: Array, dictionary: Array, codes: Array) -> tuple[Array, Array]:
-    """Fit all atoms by least squares; the codes take over their norms."""
-    gram = jnp.matmul(codes.T, codes, precision="highest")
-    right = jnp.matmul(codes.T, signals, precision="highest")
-    size = gram.shape[0]
-    # Signals have unit norm: the last term counts only where all codes are zero.
-    ridge = _RIDGE * jnp.trace(gram) / size + jnp.finfo(gram.dtype).eps
-    # Towards the atoms there are, so that an unused atom stays where it is.
-    factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(size, dtype=gram.dtype))
-    atoms = jax.scipy.linalg.cho_solve(factor, right + ridge * dictionary)
-    norms = jnp.sqrt(jnp.sum(atoms * atoms, axis=-1))
-    norms = jnp.where(norms > 0, norms, 1)
-    return atoms / norms[:, None], codes * norms
-
-
-def _replace(
-    signals: Array, dictionary: Array, codes: Array, allowed: Array, *, signed: bool = False
-) -> tuple[Array, Array]:
-    """Put signals with large residuals in the place of unused atoms and of second twins."""
-    num_atoms = dictionary.shape[0]
-    use = jnp.mean(jnp.abs(codes), axis=0)
-    cosines = jnp.matmul(dictionary, dictionary.T, precision="highest")
-    cosines = jnp.abs(cosines) if signed else cosines
-    earlier = jnp.tril(jnp.ones((num_atoms, num_atoms), bool), -1)
-    twin = jnp.any((cosines > _TWINS) & earlier, axis=1)
-    out = allowed & ((use <= _DEAD * jnp.mean(use)) | twin)
-    residual = signals - dictionaries.reconstruct(codes, dictionary)
-    _, worst = jax.lax.top_k(jnp.sum(residual * residual, axis=-1), num_atoms)
-    rank = jnp.maximum(jnp.cumsum(out) - 1, 0)
-    fresh = dictionaries.normalize(residual[worst][rank])
-    dead = jnp.sum(fresh * fresh, axis=-1, keepdims=True) == 0
-    fresh = jnp.where(dead, dictionary, fresh)
-    return jnp.where(out[:, None], fresh, dictionary), jnp.where(out, 0, codes)
+def _select(values: Array) -> Array:
+    """Return the restart with the smallest objective; one that is not finite is never chosen."""
+    return jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import pathlib
 import time
@@ -21,6 +20,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax.flops import FlopCountError, eval_flops
 from sparsecode_jax.io.checkpoints import load_checkpoint, save_checkpoint
 from sparsecode_jax.learning import losses
+from sparsecode_jax.learning._fingerprint import fingerprint_of
 from sparsecode_jax.learning._inputs import (
     Axes,
     check_recipe,
@@ -214,7 +214,9 @@ def fit(
     seen = np.full((len(steps), *np.shape(state.loss)), np.nan, state.loss.dtype)
     fingerprint = ""
     if checkpoint is not None:
-        fingerprint = _fingerprint(state, data, steps, (encoder.apply, *recipe, resample_every))
+        arrays = (state._replace(key=jax.random.key_data(state.key)), data)
+        program = (encoder.apply, *recipe, resample_every)
+        fingerprint = fingerprint_of(f"{steps}", arrays, program)
         if pathlib.Path(checkpoint).exists():
             like = (state, records, seen)
             state, records, seen = load_checkpoint(checkpoint, like, fingerprint=fingerprint)
@@ -469,33 +471,3 @@ def _require_finite(state: TrainState, done: int, length: int, checkpoint: Any) 
             "a finite loss is expected. Lower the learning rate, or pass max_gradient_norm=1.0 to "
             f"clip gradients.{kept}"
         )
-
-
-def _fingerprint(state: TrainState, data: TrainData, steps: list[int], program: tuple) -> str:
-    """Hash what decides a run: data, initial state, record steps, the names of its functions."""
-    digest = hashlib.sha256(f"{steps}".encode())
-    for leaf in jax.tree.leaves((state._replace(key=jax.random.key_data(state.key)), data)):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{array.shape}{array.dtype}".encode())
-        digest.update(array.tobytes())
-    for part in program:
-        digest.update(_name(part).encode())
-    return digest.hexdigest()
-
-
-def _name(fn: Any, depth: int = 4) -> str:
-    """Name a function, with the numbers and functions it closes over, alike in every process."""
-    if isinstance(fn, functools.partial):
-        args = [_name(arg) for arg in fn.args]
-        keywords = [(key, _name(value)) for key, value in sorted(fn.keywords.items())]
-        return f"partial({_name(fn.func)}, {args}, {keywords})"
-    if fn is None or isinstance(fn, int | float | str):
-        return repr(fn)
-    if isinstance(fn, tuple) and depth:
-        return f"({', '.join(_name(part, depth - 1) for part in fn)})"
-    if not callable(fn):
-        return type(fn).__name__
-    cells = getattr(fn, "__closure__", None) or ()
-    held = [_name(cell.cell_contents, depth - 1) for cell in cells] if depth else []
-    name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
-    return f"{name}{held or ''}"

@@ -9,7 +9,15 @@ import optax
 import pytest
 
 import sparsecode_jax as sc
-from sparsecode_jax.learning import Autoencoder, TrainData, init_state, losses, train_step
+from sparsecode_jax.learning import (
+    Autoencoder,
+    TrainData,
+    alternate,
+    init_state,
+    losses,
+    train_step,
+    updates,
+)
 
 from .test_oracle import check
 
@@ -19,6 +27,8 @@ D = jnp.asarray(sc.dictionaries.normalize(_rng.normal(size=(N, M)).astype(np.flo
 X = jnp.asarray(_rng.normal(size=(S, M)).astype(np.float32))
 CODES = jnp.asarray(np.abs(_rng.normal(size=(S, N))).astype(np.float32))
 KEY = jax.random.key(0)
+MORE_X = jnp.asarray(_rng.normal(size=(4 * N, M)).astype(np.float32))  # least squares needs many
+MORE_CODES = jnp.asarray(np.abs(_rng.normal(size=(4 * N, N))).astype(np.float32))
 
 SOLVERS = {
     "ista": sc.solvers.ista(),
@@ -47,6 +57,17 @@ ENCODERS = {
     "mlp": sc.encoders.mlp(M, N, hidden=(4,)),
     "mlp, deep": sc.encoders.mlp(M, N, hidden=(4, 3), use_bias=False),
     "free codes": sc.encoders.free_codes(S, N),
+}
+UPDATES = {  # K-SVD takes an eigendecomposition, which is charged by formula: nothing to count
+    "method of optimal directions": updates.method_of_optimal_directions(),
+    "approximate k_svd": updates.approximate_k_svd(),
+    "block coordinate": updates.block_coordinate(),
+    "projected gradient": updates.projected_gradient(learning_rate=0.5),
+    "projected gradient, 1/L": updates.projected_gradient(),
+    "neural": updates.neural_update(learning_rate=0.5),
+    "decorrelated": updates.decorrelated(
+        updates.neural_update(learning_rate=0.5), max_coherence=0.5, num_rotations=2
+    ),
 }
 
 
@@ -89,3 +110,16 @@ def test_training_steps(name, loss):
         return after.params, after.loss
 
     check(step, params, state.optimizer)
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_dictionary_updates(name):
+    update = UPDATES[name]
+    check(update.step, update.init(D), MORE_X, D, MORE_CODES)
+
+
+def test_alternating_rounds():
+    run = functools.partial(
+        alternate, num_steps=1, update=updates.block_coordinate(), replacing=True
+    )
+    check(run, X, D, jnp.full(2, 0.1))

@@ -1,0 +1,45 @@
+"""Say which run a checkpoint belongs to."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from sparsecode_jax.types import PyTree
+
+__all__ = ["fingerprint_of"]
+
+
+def fingerprint_of(settings: str, arrays: PyTree, functions: Iterable[Any]) -> str:
+    """Hash what decides a run: settings, arrays (no PRNG keys) and the names of its functions."""
+    digest = hashlib.sha256(settings.encode())
+    for leaf in jax.tree.leaves(arrays):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(array.tobytes())
+    for fn in functions:
+        digest.update(_name(fn).encode())
+    return digest.hexdigest()
+
+
+def _name(fn: Any, depth: int = 4) -> str:
+    """Name a function, with the numbers and functions it closes over, alike in every process."""
+    if isinstance(fn, functools.partial):
+        args = [_name(arg) for arg in fn.args]
+        keywords = [(key, _name(value)) for key, value in sorted(fn.keywords.items())]
+        return f"partial({_name(fn.func)}, {args}, {keywords})"
+    if fn is None or isinstance(fn, int | float | str):
+        return repr(fn)
+    if isinstance(fn, tuple) and depth:
+        return f"({', '.join(_name(part, depth - 1) for part in fn)})"
+    if not callable(fn):
+        return type(fn).__name__
+    cells = getattr(fn, "__closure__", None) or ()
+    held = [_name(cell.cell_contents, depth - 1) for cell in cells] if depth else []
+    name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
+    return f"{name}{held or ''}"

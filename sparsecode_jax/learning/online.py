@@ -1,0 +1,271 @@
+"""Dictionary learning from batches, for data that do not fit in memory."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import itertools
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from sparsecode_jax import _checks, dictionaries, objectives
+from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.io.checkpoints import load_checkpoint, save_checkpoint
+from sparsecode_jax.learning._fingerprint import fingerprint_of
+from sparsecode_jax.learning._replacement import (
+    is_signed,
+    mean_use,
+    replace_atoms,
+    rms_norm,
+    start_from_signals,
+)
+from sparsecode_jax.learning.rounds import encode
+from sparsecode_jax.learning.updates import DictionaryUpdate, block_coordinate
+from sparsecode_jax.solvers import fista
+from sparsecode_jax.types import Array, ArrayLike, Key, PyTree, Solver
+
+__all__ = ["LearnedOnline", "learn_dictionary_online"]
+
+_PENALTY = 0.1  # as a fraction of the root mean square norm of the first signals
+_MEMORY = 2.0  # signals an atom over which its use is averaged
+_CHECKPOINT_SECONDS = 5.0
+
+
+class LearnedOnline(NamedTuple):
+    """What :func:`learn_dictionary_online` found.
+
+    Attributes:
+      dictionary: unit atoms, (N, M).
+      penalty: the l1 weight, in the units of the signals.
+      objectives: the mean lasso objective of each batch when it came, before its update, (T,).
+      num_signals: how many were seen.
+      flops: arithmetic operations of all batches.
+    """
+
+    dictionary: Array
+    penalty: Array
+    objectives: np.ndarray
+    num_signals: int
+    flops: int
+
+
+class _State(NamedTuple):
+    dictionary: Array
+    update: PyTree
+    use: Array  # of each atom, averaged over the last batches
+
+
+Batches = Iterable[ArrayLike] | Callable[[int], Iterable[ArrayLike]]
+
+
+def learn_dictionary_online(
+    key: Key,
+    batches: Batches,
+    *,
+    num_atoms: int,
+    penalty: ArrayLike | None = None,
+    num_steps: int = 100,
+    num_epochs: int = 1,
+    solver: Solver | None = None,
+    update: DictionaryUpdate | None = None,
+    dictionary0: ArrayLike | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    progress: str | None = "learn_dictionary_online",
+) -> LearnedOnline:
+    r"""Learn a dictionary from batches of signals, each in memory only while it is used.
+
+    .. math:: \min_{D}\ \mathrm{E}_x \min_{z \ge 0} \tfrac12\|x - zD\|^2 + \lambda\|z\|_1,
+       \qquad \|d_j\| = 1
+
+    For each batch: codes by the solver, from zero; one update of the atoms; atoms hardly used for
+    long, and the second of two that have become one, give way to the batch's largest residuals.
+    The first atoms are drawn from the signals of as many batches as it takes to have N. One
+    program is compiled for each batch size.
+
+    Args:
+      key: PRNG key: which signals the atoms begin as. **Traced**.
+      batches: of host arrays (B, M), of any sizes B: an iterable, or ``(epoch) -> iterable``, which
+        may shuffle each epoch in its own, repeatable, order. **Traced** one by one.
+      num_atoms: N. **Static**.
+      penalty: the l1 weight, (); None takes .1 of the root mean square norm of the first signals,
+        those the atoms are drawn from. **Traced**.
+      num_steps: solver steps a batch. **Static**.
+      num_epochs: passes over the batches. **Static**.
+      solver: None takes ``fista()``, non-negative. **Static**.
+      update: from :mod:`~sparsecode_jax.learning.updates`; None takes ``block_coordinate()``, which
+        remembers all batches in (N, N + M) numbers. **Static**.
+      dictionary0: atoms to begin with, (N, M), scaled to unit norm. **Traced**.
+      checkpoint: a file. If it exists the run passes over the batches it has seen, and ends
+        bit-identical to an uninterrupted one; it is rewritten every few seconds. **Static**.
+      progress: label of the progress bar, None for no bar. **Static**.
+
+    Returns:
+      A :class:`LearnedOnline`; codes are had by ``sparse_encode(signals, dictionary, penalty)``.
+
+    Raises:
+      ValueError: a batch of another shape, or with non-finite numbers, fewer signals than atoms, a
+        generator with several epochs, a checkpoint of another run.
+      TypeError: half precision, or what is no solver or no update.
+
+    **Cost**: a batch: ``num_steps`` solver steps and their start, one ``dictionaries.step_size``,
+    4BMN for objective and residuals, the update, 2MN^2 for cosines; ``flops`` has the count.
+
+    References:
+      Mairal, Bach, Ponce, Sapiro, 2010, Algorithm 1.
+
+    Example:
+      >>> import jax, sparsecode_jax as sc
+      >>> problem = sc.synthetic.sample_problem(
+      ...     jax.random.key(0), 2, num_samples=2000, num_measurements=8, num_atoms=12)
+      >>> found = sc.learning.learn_dictionary_online(
+      ...     jax.random.key(1), problem.signals.reshape(20, 100, 8), num_atoms=12, progress=None)
+      >>> found.dictionary.shape, found.num_signals
+      ((12, 8), 2000)
+    """
+    name = "learn_dictionary_online"
+    for label, count in (
+        ("num_atoms", num_atoms),
+        ("num_steps", num_steps),
+        ("num_epochs", num_epochs),
+    ):
+        _checks.count(name, label, count)
+    solver = fista() if solver is None else solver
+    _checks.solver(name, solver)
+    update = block_coordinate() if update is None else update
+    _checks.update(name, update)
+    _checks.iterable_again(name, batches, num_epochs)
+    stream = _epochs(batches, num_epochs)
+    first, stream = _first_signals(name, stream, 1 if dictionary0 is not None else num_atoms)
+    scale = rms_norm(first)  # the learner works on signals of unit root mean square norm
+    relative = jnp.asarray(_PENALTY if penalty is None else penalty / scale, first.dtype)
+    _checks.scalar(name, "penalty", relative)
+    _checks.positive(name, penalty=relative if penalty is None else penalty)
+    if dictionary0 is None:
+        dictionary = start_from_signals(key, first / scale, num_atoms)
+    else:
+        dictionary = _given(name, dictionary0, first, num_atoms)
+    use = jnp.full(num_atoms, 1 / num_atoms, first.dtype)
+    state = _State(dictionary, update.init(dictionary), use)
+    run = functools.partial(_step, solver=solver, update=update, num_steps=num_steps)
+
+    values: list[float] = []
+    fingerprint = ""
+    if checkpoint is not None:
+        fingerprint = fingerprint_of(f"{num_steps}", (state, first, relative), (*solver, *update))
+        if pathlib.Path(checkpoint).exists():
+            like = (state, np.zeros(0))
+            state, loaded = load_checkpoint(checkpoint, like, fingerprint=fingerprint)
+            values = loaded.tolist()
+    done, saved = len(values), time.monotonic()
+    sizes: collections.Counter[int] = collections.Counter()
+    with tqdm(
+        total=_length(batches, num_epochs), desc=progress, unit="batch", disable=progress is None
+    ) as bar:
+        for index, batch in enumerate(stream):
+            if index >= done:
+                signals = _signals(name, f"batch {index}", batch, first)
+                state, value = run(state, signals, scale, relative)
+                values.append(float(value))
+                _checks.finite_loss(name, f"batch {index}", values[-1])
+            sizes[np.shape(batch)[0]] += 1
+            bar.update()
+            bar.set_postfix_str(f"objective {np.mean(values[-100:]):.4g}", refresh=False)
+            if checkpoint is not None and time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                save_checkpoint(checkpoint, (state, np.asarray(values)), fingerprint=fingerprint)
+                saved = time.monotonic()
+    _checks.not_beyond(name, checkpoint, done, sizes.total())
+    if checkpoint is not None:
+        save_checkpoint(checkpoint, (state, np.asarray(values)), fingerprint=fingerprint)
+
+    def cost(size: int) -> int:
+        signals = jax.ShapeDtypeStruct((size, first.shape[-1]), first.dtype)
+        return int(eval_flops(run, state, signals, scale, relative).total())
+
+    return LearnedOnline(
+        dictionary=jnp.asarray(state.dictionary),
+        penalty=scale * relative,
+        objectives=np.asarray(values),
+        num_signals=sum(size * count for size, count in sizes.items()),
+        flops=sum(cost(size) * count for size, count in sizes.items()),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("solver", "update", "num_steps"))
+def _step(
+    state: _State,
+    signals: Array,
+    scale: Array,
+    penalty: Array,
+    *,
+    solver: Solver,
+    update: DictionaryUpdate,
+    num_steps: int,
+) -> tuple[_State, Array]:
+    """Learn from one batch; the objective is that before the atoms are updated."""
+    signals = signals / scale
+    dictionary, update_state, use = state
+    codes = encode(solver, signals, dictionary, penalty, num_steps)
+    value = scale**2 * jnp.mean(objectives.lasso(signals, dictionary, codes, penalty))
+    update_state, dictionary, codes = update.step(update_state, signals, dictionary, codes)
+    kept = math.exp(-signals.shape[0] / (_MEMORY * dictionary.shape[0]))
+    use = kept * use + (1 - kept) * mean_use(codes)
+    dictionary, _, replaced = replace_atoms(
+        signals, dictionary, codes, jnp.asarray(True), use=use, signed=is_signed(solver)
+    )
+    if update.reset is not None:
+        update_state = update.reset(update_state, replaced)
+    use = jnp.where(replaced, jnp.mean(use), use)  # a new atom has time to prove itself
+    return _State(dictionary, update_state, use), value
+
+
+def _epochs(batches: Batches, num_epochs: int) -> Iterator[ArrayLike]:
+    for epoch in range(num_epochs):
+        yield from batches(epoch) if callable(batches) else batches
+
+
+def _length(batches: Any, num_epochs: int) -> int | None:
+    return num_epochs * len(batches) if hasattr(batches, "__len__") else None
+
+
+def _first_signals(name: str, stream: Iterator, needed: int) -> tuple[Array, Iterator]:
+    """Read as many batches as have the signals needed, and put them back in front."""
+    read: list[ArrayLike] = []
+    first: list[Array] = []
+    while (found := sum(map(len, first))) < needed:
+        batch = next(stream, None)
+        if batch is None:
+            raise _checks.too_few_signals(name, found, needed)
+        read.append(batch)
+        like = first[0] if first else None
+        first.append(_signals(name, f"batch {len(first)}", batch, like))
+    return jnp.concatenate(first), itertools.chain(read, stream)
+
+
+def _signals(name: str, label: str, batch: ArrayLike, like: Array | None) -> Array:
+    """Check a batch and put it on the device, in the dtype of the first."""
+    (signals,) = _checks.floating(name, batch)
+    _checks.samples(name, label, signals)
+    _checks.full_precision(name, label, signals)
+    _checks.finite(name, **{label: signals})
+    if like is None:
+        return signals
+    _checks.same_measurements(name, signals, like)
+    return signals.astype(like.dtype)
+
+
+def _given(name: str, dictionary: ArrayLike, signals: Array, num_atoms: int) -> Array:
+    dictionary = jnp.asarray(dictionary, signals.dtype)
+    _checks.dictionary_matrix(name, dictionary)
+    _checks.same_measurements(name, signals, dictionary)
+    _checks.num_rows(name, "dictionary0", dictionary, num_atoms)
+    _checks.finite(name, dictionary0=dictionary)
+    return dictionaries.normalize(dictionary)

@@ -1,0 +1,152 @@
+"""Rounds of codes and atoms in turn: what every dictionary learner here repeats."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax.learning._replacement import is_signed, replace_atoms
+from sparsecode_jax.learning.updates import DictionaryUpdate, method_of_optimal_directions
+from sparsecode_jax.solvers import fista, solve
+from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
+
+__all__ = ["Alternated", "alternate", "encode", "run_rounds"]
+
+
+class Alternated(NamedTuple):
+    """What :func:`alternate` returns.
+
+    Attributes:
+      dictionary: unit atoms, (N, M).
+      codes: (B, N), as the last round's update left them.
+      state: the update's.
+    """
+
+    dictionary: Array
+    codes: Array
+    state: PyTree
+
+
+def alternate(
+    signals: ArrayLike,
+    dictionary: ArrayLike,
+    penalties: ArrayLike,
+    *,
+    num_steps: int,
+    solver: Solver | None = None,
+    update: DictionaryUpdate | None = None,
+    replacing: ArrayLike = False,
+    codes0: ArrayLike | None = None,
+    state0: PyTree = None,
+) -> Alternated:
+    """Improve codes and dictionary in turns: the rounds of :func:`learn_dictionary`, by themselves.
+
+    A round takes ``num_steps`` of the solver at its penalty, from the codes of the round before (a
+    pursuit, which refuses a warm start, begins anew), updates the atoms, and puts the largest
+    residuals in the places of unused atoms and of the second of two whose cosine is above .95.
+    Pure: jit it, vmap it over dictionaries, penalties or states, scan it.
+
+    Args:
+      signals: (B, M). **Traced**.
+      dictionary: to begin with, (N, M), used as it is. **Traced**.
+      penalties: of each of T rounds, (T,). **Traced**.
+      num_steps: solver steps a round. **Static**.
+      solver: of the codes; None takes ``fista()``, non-negative. **Static**.
+      update: of the atoms, from :mod:`~sparsecode_jax.learning.updates`; None takes
+        ``method_of_optimal_directions()``. **Static**.
+      replacing: whether rounds replace atoms, () or (T,). **Traced**.
+      codes0: to begin with, (B, N); None takes zeros. **Traced**.
+      state0: of the update, with numbers of one's own or to go on; None takes its ``init``.
+        **Traced**.
+
+    Returns:
+      An :class:`Alternated`.
+
+    Raises:
+      ValueError: shapes that disagree, non-finite numbers, a zero atom, a negative penalty.
+      TypeError: half precision, or what is no solver or no update.
+
+    **Cost**: a round: ``num_steps`` solver steps and its start for all B signals, one
+    ``dictionaries.step_size``, the update, 2BMN + 3BM for residuals and 2MN^2 for cosines.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, sparsecode_jax as sc
+      >>> problem = sc.synthetic.sample_problem(
+      ...     jax.random.key(0), 2, num_samples=200, num_measurements=8, num_atoms=12)
+      >>> start = sc.dictionaries.random(jax.random.key(1), num_atoms=12, num_measurements=8)
+      >>> found = sc.learning.alternate(
+      ...     problem.signals, start, jnp.geomspace(0.3, 0.03, 50), num_steps=10,
+      ...     update=sc.learning.updates.approximate_k_svd())
+      >>> found.dictionary.shape
+      (12, 8)
+    """
+    name = "alternate"
+    signals, dictionary = _checks.floating(name, signals, dictionary)
+    _checks.samples(name, "signals", signals)
+    _checks.full_precision(name, "signals", signals)
+    _checks.dictionary_matrix(name, dictionary)
+    _checks.same_measurements(name, signals, dictionary)
+    shape = (signals.shape[0], dictionary.shape[0])
+    codes = jnp.zeros(shape, signals.dtype) if codes0 is None else codes0
+    codes = jnp.asarray(codes, signals.dtype)
+    _checks.codes_shape(name, "the starting codes", codes, shape)
+    penalties = jnp.asarray(penalties, signals.dtype)
+    _checks.rounds(name, "penalties", penalties)
+    _checks.finite(name, signals=signals, dictionary=dictionary, codes0=codes)
+    _checks.count(name, "num_steps", num_steps)
+    solver = fista() if solver is None else solver
+    _checks.solver(name, solver)
+    update = method_of_optimal_directions() if update is None else update
+    _checks.update(name, update)
+    state = update.init(dictionary) if state0 is None else state0
+    replacing = jnp.broadcast_to(jnp.asarray(replacing, bool), penalties.shape)
+    start = Alternated(dictionary, codes, state)
+    return run_rounds(signals, start, (penalties, replacing), solver, update, num_steps)
+
+
+@functools.partial(jax.jit, static_argnames=("solver", "update", "num_steps"))
+def run_rounds(
+    signals: Array,
+    start: Alternated,
+    schedule: tuple[Array, Array],
+    solver: Solver,
+    update: DictionaryUpdate,
+    num_steps: int,
+) -> Alternated:
+    """Scan the rounds of a schedule: penalties (T,) and whether atoms are replaced (T,)."""
+
+    def turn(now: Alternated, scheduled: tuple[Array, Array]) -> tuple[Alternated, None]:
+        penalty, replaces = scheduled
+        dictionary, codes, state = now
+        codes = encode(solver, signals, dictionary, penalty, num_steps, codes)
+        state, dictionary, codes = update.step(state, signals, dictionary, codes)
+        dictionary, codes, replaced = replace_atoms(
+            signals, dictionary, codes, replaces, signed=is_signed(solver)
+        )
+        if update.reset is not None:
+            state = update.reset(state, replaced)
+        return Alternated(dictionary, codes, state), None
+
+    return jax.lax.scan(turn, start, schedule)[0]
+
+
+def encode(
+    solver: Solver,
+    signals: Array,
+    dictionary: Array,
+    penalty: Array,
+    num_steps: int,
+    codes0: Array | None = None,
+) -> Array:
+    """Run a solver with its own step size, from a warm start if it takes one."""
+    choose = dictionaries.step_size if solver.step_size is None else solver.step_size
+    problem = Lasso(signals, dictionary, penalty, choose(dictionary))
+    try:
+        jax.eval_shape(solver.init, problem, codes0)
+    except ValueError:  # how pursuits refuse a warm start
+        codes0 = None
+    return solve(solver, problem, num_steps=num_steps, codes0=codes0)

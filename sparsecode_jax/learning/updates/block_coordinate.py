@@ -1,0 +1,106 @@
+"""Block coordinate descent on running statistics: Mairal's online dictionary learning."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparsecode_jax import _checks
+from sparsecode_jax.learning.updates._core import DictionaryUpdate, matmul, unit
+from sparsecode_jax.types import Array
+
+__all__ = ["BlockCoordinateState", "block_coordinate"]
+
+
+class BlockCoordinateState(NamedTuple):
+    """Weighted means over all signals seen.
+
+    Attributes:
+      gram: of the products of codes, (N, N).
+      products: of codes and signals, (N, M).
+      weight: how many signals they are worth, ().
+      seen: signals, ().
+      forgetting: the exponent rho, ().
+    """
+
+    gram: Array
+    products: Array
+    weight: Array
+    seen: Array
+    forgetting: Array
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def block_coordinate(*, forgetting: float = 10.0) -> DictionaryUpdate:
+    r"""Build block coordinate descent: each atom in turn at its best for all signals seen.
+
+    .. math:: A \leftarrow \beta A + \textstyle\sum_b z_b z_b^\top,\quad
+       C \leftarrow \beta C + \sum_b z_b x_b,\qquad
+       d_j \leftarrow \frac{u_j}{\|u_j\|},\quad u_j = d_j + \frac{C_j - A_j D}{A_{jj}}
+
+    with :math:`\beta = (1 - B/t)^\rho` after t signals, the B of this batch among them. One pass
+    over the atoms. On the unit sphere :math:`u_j / \|u_j\|` is the exact minimiser of the
+    quadratic in atom j. Codes are left as they are. The sums are kept as means, so that they
+    neither grow nor lose digits.
+
+    Args:
+      forgetting: rho >= 0. With 0 every signal counts the same, those that were coded in early, bad
+        dictionaries too; with rho the last t/(rho + 1) count, whatever the size of batches. Kept in
+        the state, where a traced number may replace it.
+
+    Returns:
+      A :class:`DictionaryUpdate` with state :class:`BlockCoordinateState`.
+
+    Raises:
+      ValueError: a number that is negative or not finite.
+
+    **Cost**: 2BN(N + M) for the statistics, 2MN^2 + 6MN for the pass.
+
+    References:
+      Mairal, Bach, Ponce, Sapiro, 2010, Algorithm 2 and Sec. 3.4.2 (forgetting).
+    """
+    _checks.nonnegative("block_coordinate", forgetting=forgetting)
+    return DictionaryUpdate(functools.partial(_init, forgetting), _step, _reset)
+
+
+def _init(forgetting: float, dictionary: Array) -> BlockCoordinateState:
+    num_atoms, dtype = dictionary.shape[0], dictionary.dtype
+    return BlockCoordinateState(
+        gram=jnp.zeros((num_atoms, num_atoms), dtype),
+        products=jnp.zeros_like(dictionary),
+        weight=jnp.zeros((), dtype),
+        seen=jnp.zeros((), dtype),
+        forgetting=jnp.asarray(forgetting, dtype),
+    )
+
+
+def _step(state: BlockCoordinateState, signals: Array, dictionary: Array, codes: Array) -> tuple:
+    count = signals.shape[0]
+    fading = (1 - count / (state.seen + count)) ** state.forgetting
+    old, weight = fading * state.weight, fading * state.weight + count
+    gram = (old * state.gram + matmul(codes.T, codes)) / weight
+    products = (old * state.products + matmul(codes.T, signals)) / weight
+
+    def improve(dictionary: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        index, row, product = now
+        atom, curvature = dictionary[index], row[index]
+        used = curvature > 0
+        step = (product - matmul(row, dictionary)) / jnp.where(used, curvature, 1)
+        atom = jnp.where(used, unit(atom + step, atom), atom)
+        return jax.lax.dynamic_update_index_in_dim(dictionary, atom, index, 0), None
+
+    order = jnp.arange(dictionary.shape[0])
+    dictionary, _ = jax.lax.scan(improve, dictionary, (order, gram, products))
+    state = state._replace(gram=gram, products=products, weight=weight, seen=state.seen + count)
+    return state, dictionary, codes
+
+
+def _reset(state: BlockCoordinateState, replaced: Array) -> BlockCoordinateState:
+    pairs = replaced[:, None] | replaced
+    return state._replace(
+        gram=jnp.where(pairs, 0, state.gram),
+        products=jnp.where(replaced[:, None], 0, state.products),
+    )

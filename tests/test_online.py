@@ -1,0 +1,228 @@
+"""Dictionary learning from batches: recovery, resume, and what it is charged."""
+
+import functools
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import make_sparse_coded_signal
+from sklearn.decomposition import DictionaryLearning, MiniBatchDictionaryLearning
+from sklearn.decomposition import sparse_encode as sklearn_encode
+
+import sparsecode_jax as sc
+from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.learning import learn_dictionary, updates
+
+online = importlib.import_module("sparsecode_jax.learning.online")
+KEY = jax.random.key(5)
+N, M = 20, 12
+
+
+def learn(batches, key=KEY, **kwargs):
+    kwargs = {"num_atoms": N, "progress": None, **kwargs}
+    return sc.learning.learn_dictionary_online(key, batches, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return sc.synthetic.sample_problem(
+        jax.random.key(0), 2, num_samples=4000, num_measurements=M, num_atoms=N
+    )
+
+
+@pytest.fixture(scope="module")
+def batches(problem):
+    return list(np.asarray(problem.signals).reshape(40, 100, M))
+
+
+@pytest.fixture(scope="module")
+def found(batches):
+    return learn(batches, num_epochs=3)
+
+
+def test_recovers_the_dictionary(problem, found):
+    assert sc.metrics.dictionary_mcc(problem.dictionary, found.dictionary) > 0.98
+    np.testing.assert_allclose(jnp.linalg.norm(found.dictionary, axis=1), 1, atol=1e-5)
+    assert found.objectives.shape == (120,) and found.num_signals == 12_000
+    assert found.objectives[-20:].mean() < 0.8 * found.objectives[:5].mean()
+
+
+def test_objectives_are_those_of_the_batches_when_they_came(batches, found):
+    start = found.dictionary
+    one = learn(batches[:1], dictionary0=start, penalty=found.penalty, num_steps=300)
+    codes = sc.sparse_encode(batches[0], start, found.penalty, tolerance=1e-5)
+    value = sc.objectives.lasso(batches[0], start, codes, found.penalty).mean()
+    np.testing.assert_allclose(one.objectives, [value], rtol=1e-3)
+
+
+def test_scaling_the_signals_changes_nothing_but_units(batches):
+    some = batches[:6]
+    one, eight = learn(some), learn([8 * batch for batch in some])
+    np.testing.assert_allclose(eight.dictionary, one.dictionary, atol=1e-4)
+    np.testing.assert_allclose(eight.penalty, 8 * one.penalty, rtol=1e-5)
+    np.testing.assert_allclose(eight.objectives, 64 * one.objectives, rtol=1e-3)
+
+
+def test_batches_may_differ_in_size_and_come_from_a_function(batches, compilations):
+    ragged = [*batches[:5], batches[5][:30]]
+    listed = learn(ragged, num_epochs=2)
+    assert listed.num_signals == 2 * 530
+    before = compilations.count
+    epochs = []
+
+    def stream(epoch):
+        epochs.append(epoch)
+        return iter(ragged)
+
+    called = learn(stream, num_epochs=2)
+    assert epochs == [0, 1]
+    assert compilations.count == before  # one program a batch size, and none again
+    np.testing.assert_array_equal(called.dictionary, listed.dictionary)
+    np.testing.assert_array_equal(learn(iter(ragged)).objectives, listed.objectives[:6])
+
+
+def test_atoms_may_begin_in_batches_smaller_than_their_number(batches):
+    small = [batch[:7] for batch in batches]
+    result = learn(small, num_steps=20)
+    assert bool(jnp.all(jnp.isfinite(result.dictionary)))
+    assert result.objectives[-10:].mean() < result.objectives[:5].mean()
+
+
+def test_every_batch_is_charged(batches):
+    run = functools.partial(
+        online._step,
+        solver=sc.solvers.fista(),
+        update=updates.block_coordinate(),
+        num_steps=100,
+    )
+    state = online._State(
+        jnp.ones((N, M)), updates.block_coordinate().init(jnp.ones((N, M))), jnp.ones(N)
+    )
+    costs = [
+        int(eval_flops(run, state, jnp.ones((size, M)), jnp.ones(()), jnp.ones(())).total())
+        for size in (100, 30)
+    ]
+    assert learn([*batches[:3], batches[3][:30]]).flops == 3 * costs[0] + costs[1]
+    assert costs[0] > 100 * 100 * 4 * M * N  # at least its FISTA steps
+
+
+def test_dead_atoms_and_twins_are_replaced(batches):
+    start = np.tile(np.eye(M)[:1], (N, 1))  # one atom N times: all but the first are twins
+    result = learn(batches[:10], dictionary0=start)
+    assert sc.dictionaries.coherence(result.dictionary) < 0.96
+    use = jnp.abs(sc.sparse_encode(batches[0], result.dictionary, result.penalty, num_steps=200))
+    assert float((use.mean(axis=0) > 1e-3 * use.mean()).mean()) > 0.8
+
+
+class Killed(Exception):
+    """What stops a run in these tests."""
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_a_killed_run_resumes_to_the_same_bits(batches, tmp_path, monkeypatch, stop):
+    monkeypatch.setattr(online, "_CHECKPOINT_SECONDS", -1.0)
+    data = [*batches[:5], batches[5][:30]]
+    whole = learn(data, num_epochs=2)
+
+    def broken(epoch):
+        for index, batch in enumerate(data):
+            if epoch * len(data) + index == stop:
+                raise Killed
+            yield batch
+
+    with pytest.raises(Killed):
+        learn(broken, num_epochs=2, checkpoint=tmp_path / "c")
+    resumed = learn(data, num_epochs=2, checkpoint=tmp_path / "c")
+    for a, b in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(a, b)
+    again = learn(data, num_epochs=2, checkpoint=tmp_path / "c")  # nothing is left to do
+    np.testing.assert_array_equal(again.dictionary, whole.dictionary)
+
+
+def test_a_checkpoint_of_another_run_is_refused(batches, tmp_path):
+    learn(batches[:2], checkpoint=tmp_path / "c")
+    for change in ({"key": jax.random.key(6)}, {"penalty": 0.3}, {"num_steps": 99}):
+        with pytest.raises(ValueError, match="belongs to another run"):
+            learn(batches[:2], checkpoint=tmp_path / "c", **change)
+    with pytest.raises(ValueError, match="has seen 2 batches, but there are 1;"):
+        learn(batches[:1], checkpoint=tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_atoms": 0}, "num_atoms is 0; an integer >= 1"),
+        ({"num_epochs": 0}, "num_epochs is 0; an integer >= 1"),
+        ({"num_atoms": 500}, "200 signals cannot determine 500 atoms"),
+        ({"penalty": -1.0}, "penalty is -1.0; a finite number > 0"),
+        ({"penalty": np.ones(N)}, "the penalty has shape \\(20,\\); one number"),
+        ({"dictionary0": np.ones((3, M))}, "dictionary0 has 3 atoms"),
+        ({"dictionary0": np.ones((N, 5))}, "signals have 12 measurements"),
+    ],
+)
+def test_errors(batches, change, message):
+    with pytest.raises(ValueError, match=message):
+        learn(batches[:2], **change)
+
+
+def test_errors_of_batches(batches):
+    with pytest.raises(ValueError, match="batches are a generator, which ends after one of 2"):
+        learn(iter(batches), num_epochs=2)
+    with pytest.raises(ValueError, match="batch 1 holds 1 non-finite numbers"):
+        learn([batches[0], _nan()])
+    with pytest.raises(ValueError, match="signals have 3 measurements"):
+        learn([batches[0], batches[1][:, :3]])
+    with pytest.raises(ValueError, match="the batch 1 have shape \\(12,\\)"):
+        learn([batches[0], batches[1][0]])
+    with pytest.raises(ValueError, match="0 signals cannot determine 20 atoms"):
+        learn([])
+    with pytest.raises(TypeError, match="float16; float32 or float64 is expected"):
+        learn([batches[0].astype(np.float16)])
+    with pytest.raises(TypeError, match="Call its factory, with parentheses: updates.k_svd"):
+        learn(batches, update=updates.k_svd)
+
+
+def _nan():
+    batch = np.ones((100, M))
+    batch[3, 4] = np.nan
+    return batch
+
+
+# --- scikit-learn -----------------------------------------------------------------------------
+
+
+def objective(signals, dictionary, penalty):
+    """The mean signed lasso objective, its codes by scikit-learn."""
+    dictionary = np.asarray(dictionary, np.float64)
+    codes = sklearn_encode(signals, dictionary, algorithm="lasso_lars", alpha=penalty)
+    error = 0.5 * np.sum((signals - codes @ dictionary) ** 2, axis=1)
+    return np.mean(error + penalty * np.abs(codes).sum(axis=1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_objective_is_as_low_as_scikit_learns():
+    signals, _, _ = make_sparse_coded_signal(
+        n_samples=600, n_components=16, n_features=10, n_nonzero_coefs=2, random_state=0
+    )
+    penalty = 0.15
+    solver = sc.solvers.fista(prox=sc.prox.soft_threshold)
+    batch = DictionaryLearning(
+        16, alpha=penalty, max_iter=50, fit_algorithm="cd", random_state=0
+    ).fit(signals)
+    stream = MiniBatchDictionaryLearning(
+        16, alpha=penalty, max_iter=20, batch_size=100, random_state=0
+    ).fit(signals)
+    whole = learn_dictionary(
+        KEY, signals, num_atoms=16, penalty=penalty, num_rounds=100, num_restarts=2, solver=solver
+    )
+    ours = learn(
+        signals.reshape(6, 100, 10), num_atoms=16, penalty=penalty, num_epochs=10, solver=solver
+    )
+    theirs = [objective(signals, x.components_, penalty) for x in (batch, stream)]
+    assert objective(signals, whole.dictionary, penalty) < 1.01 * theirs[0]
+    assert objective(signals, ours.dictionary, penalty) < 1.01 * theirs[1]
+    np.testing.assert_allclose(
+        whole.objective, objective(signals, whole.dictionary, penalty), rtol=1e-3
+    )
