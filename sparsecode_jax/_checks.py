@@ -463,6 +463,15 @@ def update(name: str, value: Any) -> None:
         )
 
 
+def dictionary_shape(name: str, dictionary: Any, expected: tuple[int, int]) -> None:
+    """Raise unless a starting dictionary has one row an atom to learn."""
+    if dictionary.shape != expected:
+        raise ValueError(
+            f"{name}: dictionary0 has shape {dictionary.shape}; {expected}, num_atoms rows of as "
+            "many measurements as the signals have, is expected."
+        )
+
+
 def same_tree(name: str, label: str, tree: Any, expected: Any) -> None:
     """Raise unless two pytrees have equal structure, shapes and dtypes."""
     try:
