@@ -24,7 +24,7 @@ def concrete(x: Any) -> bool:
 def real(name: str, *arrays: Any) -> None:
     """Raise if an array holds complex numbers."""
     for array in arrays:
-        dtype = jnp.asarray(array).dtype
+        dtype = array.dtype if hasattr(array, "dtype") else jnp.asarray(array).dtype
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
                 f"{name}: got {dtype} numbers; real numbers are expected. "
@@ -278,6 +278,15 @@ def encoder(name: str, value: Any) -> None:
         raise TypeError(
             f"{name}: got {what} ({value!r}); an encoder is expected, such as linear(M, N), or "
             "from_flax(module, M) for a Flax module."
+        )
+
+
+def optimizer(name: str, value: Any) -> None:
+    """Raise unless an optimizer is a function of the learning rate."""
+    if not callable(value):
+        raise TypeError(
+            f"{name}: the optimizer is {type(value).__name__}; a function of the learning rate is "
+            "expected, such as optax.adam itself, with learning_rate= beside it."
         )
 
 

@@ -10,26 +10,40 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from sparsecode_jax._sharding import varying_like
 from sparsecode_jax.types import Array
 
 __all__ = ["combine_rows", "dot_rows"]
 
 
-@jax.custom_vjp
 def combine_rows(values: Array, indices: Array, matrix: Array) -> Array:
     """Return sum_k values[..., k] * matrix[indices[..., k]]: (..., K), (N, M) to (..., M).
 
     **Cost**: 2KM arithmetic operations a signal.
     """
-    return _combine(values, indices, matrix)
+    return _combine_rows(*_alike(values, indices, matrix))
 
 
-@jax.custom_vjp
 def dot_rows(signals: Array, indices: Array, matrix: Array) -> Array:
     """Return <signals, matrix[indices[..., k]]> for each k: (..., M), (N, M) to (..., K).
 
     **Cost**: 2KM arithmetic operations a signal.
     """
+    return _dot_rows(*_alike(signals, indices, matrix))
+
+
+def _alike(*arrays: Array) -> tuple[Array, ...]:
+    """Let all vary over the devices that one does, so that their gradients are summed there."""
+    return tuple(varying_like(array, *arrays) for array in arrays)
+
+
+@jax.custom_vjp
+def _combine_rows(values: Array, indices: Array, matrix: Array) -> Array:
+    return _combine(values, indices, matrix)
+
+
+@jax.custom_vjp
+def _dot_rows(signals: Array, indices: Array, matrix: Array) -> Array:
     return _dot(signals, indices, matrix)
 
 
@@ -45,6 +59,7 @@ def add_rows(values: Array, indices: Array, signals: Array, num_rows: int) -> Ar
         return total.at[row].add(update, mode="promise_in_bounds"), None
 
     start = jnp.zeros((num_rows, flat.shape[1]), jnp.result_type(values, signals))
+    start = varying_like(start, weights, flat)
     return jax.lax.scan(step, start, (weights, rows))[0]
 
 
@@ -55,6 +70,7 @@ def _combine(values: Array, indices: Array, matrix: Array) -> Array:
 
     shape = (*values.shape[:-1], matrix.shape[1])
     start = jnp.zeros(shape, jnp.result_type(values, matrix))
+    start = varying_like(start, values, matrix)
     slots = jnp.moveaxis(values, -1, 0), jnp.moveaxis(indices, -1, 0)
     return jax.lax.scan(step, start, slots)[0]
 
@@ -91,5 +107,5 @@ def _dot_backward(saved, cotangent):  # noqa: ANN001, ANN202
     return _combine(cotangent, indices, matrix), None, to_matrix.astype(matrix.dtype)
 
 
-combine_rows.defvjp(_combine_forward, _combine_backward)
-dot_rows.defvjp(_dot_forward, _dot_backward)
+_combine_rows.defvjp(_combine_forward, _combine_backward)
+_dot_rows.defvjp(_dot_forward, _dot_backward)

@@ -68,13 +68,14 @@ class Aux(NamedTuple):
       latents: before the non-linearity, (..., N).
       active: the codes that are not zero as ``(values, indices)``, (..., K) each, so that a loss
         can decode K atoms a signal and not all N.
-      gates: what a penalty on activity adds up, (..., N): 0 or 1 with a straight-through gradient
-        (JumpReLU), the rectified gate latents (gated).
+      gates: whether each latent is active, (..., N): 0 or 1 with a straight-through gradient.
+      gate_latents: the rectified latents of gates, (..., N).
     """
 
     latents: Array | None = None
     active: tuple[Array, Array] | None = None
     gates: Array | None = None
+    gate_latents: Array | None = None
 
 
 class Encoder(NamedTuple):

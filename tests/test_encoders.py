@@ -60,7 +60,10 @@ def test_aux_has_the_same_codes(case):
         np.put_along_axis(dense, np.asarray(indices), np.asarray(values), -1)
         np.testing.assert_allclose(dense, codes, atol=1e-6)
     if aux.gates is not None:
-        np.testing.assert_array_equal(np.asarray(aux.gates) > 0, np.asarray(codes) > 0)
+        np.testing.assert_array_equal(np.asarray(aux.gates), np.asarray(codes) > 0)
+    if aux.gate_latents is not None:
+        active = (np.asarray(aux.gate_latents) > 0) >= (np.asarray(codes) > 0)
+        assert active.all()
 
 
 @each_encoder
@@ -283,6 +286,17 @@ def test_the_threshold_of_batch_top_k_gives_the_same_codes_and_needs_no_batch():
     np.testing.assert_allclose(codes, encoder.apply(params, signals), atol=1e-6)
     assert int(jnp.sum(codes != 0)) == 600
     np.testing.assert_allclose(inference.apply(frozen, signals[7]), codes[7], atol=1e-6)
+
+
+def test_the_threshold_of_a_centered_encoder_is_found_behind_its_center():
+    inner = encoders.batch_top_k(M, N, num_active=3)
+    encoder, inference = encoders.centered(inner, M), encoders.centered(encoders.jump_relu(M, N), M)
+    params = encoder.init(jax.random.key(0))._replace(center=jnp.linspace(-1, 1, M))
+    signals = signals_of((50,))
+    frozen = encoders.batch_top_k_threshold(params, signals, num_active=3)
+    np.testing.assert_allclose(
+        inference.apply(frozen, signals), encoder.apply(params, signals), atol=1e-6
+    )
 
 
 def test_jump_relu_thresholds_have_the_straight_through_gradient():

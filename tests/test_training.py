@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 import warnings
 
 import chex
@@ -52,6 +53,9 @@ def by_hand(num_steps, *, params, update, loss=losses.paper, encoder=LINEAR):
 
 def start():
     return fit(num_steps=0).params
+
+
+PARAMS = Autoencoder(LINEAR.init(KEY), jnp.asarray(DICTIONARY))
 
 
 def unit(params):
@@ -301,14 +305,60 @@ def test_resampling_restarts_dead_latents_alone_and_resets_their_optimizer():
     assert float(jnp.abs(moments[~dead] - fresh[~dead]).max()) > 1e-4
 
 
-def test_badly_explained_signals_are_the_ones_drawn():
-    signals = np.concatenate([SIGNALS * 1e-3, 10 * SIGNALS[:1]])  # one with nearly all the error
+def all_dead():
     params = fit(num_steps=0).params
-    dead = params._replace(encoder=jax.tree.map(lambda x: 0 * x - 9, params.encoder))
-    got = fit(signals=signals, params0=dead, dead_after=1, resample_every=2, num_steps=3,
+    return params._replace(encoder=params.encoder._replace(bias=jnp.full(N, -100.0)))
+
+
+def test_badly_explained_signals_are_the_first_drawn_and_none_twice():
+    signals = np.concatenate([SIGNALS * 1e-3, 10 * SIGNALS[:1]])  # one with nearly all the error
+    got = fit(signals=signals, params0=all_dead(), dead_after=1, resample_every=2, num_steps=3,
               learning_rate=1e-12)  # fmt: skip
     direction = SIGNALS[0] / np.linalg.norm(SIGNALS[0])
-    np.testing.assert_allclose(got.params.dictionary @ direction, 1, atol=1e-5)
+    np.testing.assert_allclose(got.params.dictionary[0] @ direction, 1, atol=1e-5)
+    rows = signals / np.linalg.norm(signals, axis=1, keepdims=True)
+    drawn = np.argmax(np.asarray(got.params.dictionary) @ rows[1:].T, axis=1)
+    assert len(np.unique(drawn)) >= N - 1  # signal 0 is there twice
+
+
+def test_where_all_latents_are_dead_training_goes_on():
+    options = {"params0": all_dead(), "dead_after": 1, "resample_every": 4}
+    assert float(jnp.max(LINEAR.apply(fit(num_steps=4, **options).params.encoder, SIGNALS))) == 0
+    got = fit(num_steps=60, **options)
+    assert float(jnp.mean(LINEAR.apply(got.params.encoder, SIGNALS) > 0)) > 0.05
+
+
+def test_a_small_batch_restarts_as_many_latents_as_it_has_signals():
+    options = {"dead_after": 1, "resample_every": 4, "batch_size": 3, "learning_rate": 1e-12}
+    before = fit(params0=all_dead(), num_steps=4, **options).params
+    after = fit(params0=all_dead(), num_steps=5, **options).params
+    moved = np.abs(np.asarray(after.dictionary - before.dictionary)).max(axis=1) > 1e-3
+    assert moved.sum() == 3
+    rows = np.asarray(after.encoder.weight)[moved]
+    assert len(np.unique(rows.round(6), axis=0)) == 3
+
+
+def test_averages_of_restarted_latents_start_anew():
+    options = {"params0": dead_start(), "dead_after": 3, "resample_every": 6, "num_steps": 7}
+    plain = fit(learning_rate=1e-9, **options).params
+    mean = fit(learning_rate=1e-9, average_decay=0.99, **options).params
+    np.testing.assert_allclose(mean.encoder.bias[:5], plain.encoder.bias[:5], atol=1e-4)
+    np.testing.assert_allclose(mean.dictionary[:5], plain.dictionary[:5], atol=1e-4)
+
+
+def test_a_stream_restarts_latents_at_its_next_batch():
+    first, later = np.zeros((2, 20, M), np.float32)
+    first[:, 0], later[:, 1] = 1, np.arange(1, 21)
+    got = fit(
+        signals=iter([first] + [later] * 7), params0=all_dead(), dead_after=1, resample_every=6,
+        num_steps=7, learning_rate=1e-12,
+    )  # fmt: skip
+    np.testing.assert_allclose(got.params.dictionary[:, 1], 1, atol=1e-5)
+
+
+def test_optimizers_with_factored_state_survive_resampling():
+    got = fit(params0=dead_start(), dead_after=3, resample_every=6, optimizer=optax.adafactor)
+    assert bool(jnp.all(jnp.isfinite(got.params.dictionary)))
 
 
 @pytest.mark.parametrize("runs", [None, 2], ids=["one_run", "runs"])
@@ -369,6 +419,13 @@ def test_a_callback_is_told_and_may_stop(monkeypatch):
         )
     assert int(cut.state.step) == 4 and cut.steps.tolist() in ([], [4])
     chex.assert_trees_all_equal(cut.params, fit(num_steps=4).params)
+
+
+def test_a_callback_may_stop_on_the_loss():
+    assert int(fit(callback=lambda n: n.loss < 1e9).state.step) < 12
+    keys = jax.random.split(KEY, 2)
+    assert fit(keys, callback=lambda n: n.loss < 1e9).state.step.tolist() < [12, 12]
+    assert int(fit(callback=lambda n: None).state.step) == 12
 
 
 def test_losses_are_kept_at_the_records():
@@ -481,6 +538,98 @@ def test_a_top_k_step_decodes_and_updates_k_atoms_a_signal():
     assert products(encoders.top_k(64, 256, num_active=4)) < 1.7 * dense
 
 
+# --- numbers ---------------------------------------------------------------------------------
+
+
+def test_k_is_neither_averaged_away_nor_decayed():
+    encoder = encoders.variable_top_k(M, N, num_active=3)
+    decaying = functools.partial(optax.adamw, weight_decay=0.5)
+    got = fit(encoder=encoder, average_decay=0.999, num_steps=40, optimizer=decaying)
+    codes = encoder.apply(got.params.encoder, SIGNALS)
+    assert int(jnp.max(jnp.sum(codes != 0, axis=1))) == 3
+
+
+@pytest.mark.parametrize(
+    "encoder", [LINEAR, FOLDING["lista"], encoders.lista_cp(M, N, num_layers=2)]
+)
+def test_half_precision_signals_train_full_precision_parameters(encoder):
+    signals = jnp.asarray(SIGNALS + 3, jnp.bfloat16)
+    options = {"encoder": encoder, "decoder_bias": True, "num_steps": 30}
+    begun = fit(signals=signals, **{**options, "num_steps": 0}).params
+    got = fit(signals=signals, **options).params
+    exact = fit(signals=signals.astype(jnp.float32), **options).params
+    assert {x.dtype for x in jax.tree.leaves(got)} == {jnp.dtype("float32")}
+    assert float(jnp.abs(got.bias - begun.bias).max()) > 1e-2
+    chex.assert_trees_all_close(got, exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+def test_normalization_of_extreme_signals(scale):
+    plain = fit(normalize=True, loss=losses.lasso).params
+    got = fit(signals=SIGNALS * scale, normalize=True, loss=losses.lasso).params
+    np.testing.assert_allclose(got.dictionary, plain.dictionary, atol=1e-3)
+    np.testing.assert_allclose(got.encoder.bias / scale, plain.encoder.bias, atol=1e-3)
+
+
+def test_schedules_and_losses_may_return_python_numbers():
+    got = fit(learning_rate_schedule=optax.constant_schedule(0.5), optimizer=optax.sgd)
+    same = fit(learning_rate=0.005, optimizer=optax.sgd)
+    chex.assert_trees_all_close(got.params, same.params, atol=1e-7)
+    fit(loss=lambda codes, batch: 0.0)
+
+
+def test_batches_may_be_problems_and_must_be_alike():
+    problem = sc.synthetic.SparseProblem(SIGNALS, DICTIONARY, CODES)
+    options = {"dictionary": DICTIONARY, "loss": losses.cosine}
+    expected = fit(true_codes=CODES, **options)
+    got = fit(signals=iter([problem] * 12), **options)
+    chex.assert_trees_all_equal(got.params, expected.params)
+    for second, shape in ((SIGNALS[:, :5], "(20, 5)"), (SIGNALS[None], "(1, 20, 8)")):
+        with pytest.raises(ValueError, match=f"has shape {re.escape(shape)}; (.*), as the first"):
+            fit(signals=iter([SIGNALS, second]))
+
+    class Loader:
+        def __iter__(self):
+            return iter([SIGNALS])
+
+    with pytest.raises(TypeError, match="pass iter"):
+        fit(signals=Loader())
+
+
+def test_a_known_encoder_may_learn_a_new_dictionary():
+    start = Autoencoder(encoders.lista_params(DICTIONARY, 0.05, num_layers=3), None)
+    got = fit(encoder=FOLDING["lista"], params0=start, num_atoms=N, loss=losses.lasso)
+    assert got.params.dictionary.shape == (N, M)
+
+
+@pytest.mark.parametrize("name", ["top_k", "aux_k", "lista_cp", "alista"])
+def test_losses_are_sharded_with_the_check_of_varying_types(name):
+    encoder = {"top_k": TOP_K, "aux_k": TOP_K}.get(name) or getattr(encoders, name)(
+        M, N, num_layers=2
+    )
+    loss = losses.aux_k(num_aux=2) if name == "aux_k" else losses.squared_error
+    params = encoder.init(KEY)
+
+    def value(params, dictionary, signals):
+        codes, aux = (
+            encoder.aux(params, signals) if encoder.aux else (encoder.apply(params, signals), None)
+        )
+        batch = losses.Batch(signals, dictionary, 0.1, None, None, aux, jnp.arange(N) < 9)
+        return loss(codes, batch)
+
+    def gradient(params, dictionary, signals):
+        slopes = jax.grad(value, argnums=(0, 1))(params, dictionary, signals)
+        return jax.lax.pmean(slopes, "b")
+
+    mesh = jax.make_mesh((1,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec
+    sharded = jax.jit(jax.shard_map(
+        gradient, mesh=mesh, in_specs=(spec(), spec(), spec("b")), out_specs=spec()
+    ))(params, DICTIONARY, SIGNALS)  # fmt: skip
+    expected = jax.grad(value, argnums=(0, 1))(params, jnp.asarray(DICTIONARY), SIGNALS)
+    chex.assert_trees_all_close(sharded, expected, atol=1e-6)
+
+
 # --- on disk, and errors ---------------------------------------------------------------------
 
 
@@ -516,11 +665,22 @@ def test_saved_parameters_are_named_and_refuse_another_encoder(tmp_path):
         ({"signals": iter([SIGNALS]), "batch_size": 4}, "stream of batches"),
         ({"signals": 0 * SIGNALS, "normalize": True}, "all signals are zero"),
         ({"loss": losses.aux_k(num_aux=2)}, "pass dead_after="),
+        ({"dictionary": DICTIONARY, "project_gradient": True}, "a dictionary that is not learned"),
+        ({"unit_atoms": False, "project_gradient": True}, "unit_atoms=False"),
+        ({"params0": PARAMS._replace(bias=jnp.zeros(1))}, r"bias in params0 has shape \(1,\)"),
+        ({"params0": PARAMS, "num_atoms": 5}, r"shape \(16, 8\); \(5, 8\)"),
+        ({"params0": PARAMS._replace(dictionary=0 * DICTIONARY)}, "16 zero atoms"),
+        ({"key": jax.random.split(KEY, 0)}, "keys of shape"),
     ],
 )
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         fit(**{"num_steps": 3, **options} if "max_flops" not in options else options)
+
+
+def test_an_optimizer_that_was_built_already():
+    with pytest.raises(TypeError, match="such as optax.adam itself"):
+        fit(optimizer=optax.adam(1e-3))
 
 
 def test_a_factory_that_was_not_called():
@@ -537,6 +697,16 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match="belongs to another run"):
             fit(checkpoint=tmp_path / "run", **other)
+    fit(checkpoint=tmp_path / "plain")
+    with pytest.raises(ValueError, match="belongs to another run"):
+        fit(encoder=encoders.tied(LINEAR), checkpoint=tmp_path / "plain")
+
+    def sampler(signals):
+        return lambda key, step: signals
+
+    fit(signals=sampler(SIGNALS), checkpoint=tmp_path / "drawn")
+    with pytest.raises(ValueError, match="belongs to another run"):
+        fit(signals=sampler(2 * SIGNALS), checkpoint=tmp_path / "drawn")
     fit(encoder=TOP_K, learning_rate_schedule=schedules.warmup(3), checkpoint=tmp_path / "warm")
     with pytest.raises(ValueError, match="belongs to another run"):
         fit(encoder=TOP_K, learning_rate_schedule=schedules.warmup(4), checkpoint=tmp_path / "warm")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
+from sparsecode_jax._sharding import varying_like
 from sparsecode_jax._sparse import dot_rows
 from sparsecode_jax.encoders.linear import LinearParams
 from sparsecode_jax.types import Array
@@ -47,12 +46,16 @@ def scatter(values: Array, indices: Array, num_atoms: int) -> Array:
     return jnp.put_along_axis(codes, indices, values, axis=-1, inplace=False)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=())
 def take(params: LinearParams, signals: Array, latents: Array, indices: Array) -> Array:
     """Return the latents (..., N) at the indices (..., K), differentiated as their own products.
 
     The gradient with respect to the weight touches K rows a signal, not N.
     """
+    return _take(varying_like(params, signals, latents), signals, latents, indices)
+
+
+@jax.custom_vjp
+def _take(params: LinearParams, signals: Array, latents: Array, indices: Array) -> Array:
     return jnp.take_along_axis(latents, indices, axis=-1)
 
 
@@ -70,4 +73,4 @@ def _take_backward(saved, cotangent):  # noqa: ANN001, ANN202
     return LinearParams(weight, bias), to_signals, jnp.zeros_like(latents), None
 
 
-take.defvjp(_take_forward, _take_backward)
+_take.defvjp(_take_forward, _take_backward)

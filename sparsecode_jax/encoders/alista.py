@@ -12,6 +12,7 @@ from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax.encoders.lista import (
     Prox,
     lasso_of,
+    no_codes,
     repeat,
     rescale_thresholds,
     unrolled_init,
@@ -44,8 +45,9 @@ def alista(
     .. math:: z_{t+1} = \mathrm{prox}_{\theta_t}\big(z_t + \gamma_t (x - z_t D) W^\top\big),
        \qquad z_0 = 0
 
-    Gradients do not reach D and W through the codes. With a learned dictionary
-    :func:`~sparsecode_jax.learning.fit` puts the decoder's dictionary in and computes W from it.
+    Gradients do not reach D and W through the codes.
+    :func:`~sparsecode_jax.learning.fit` puts the decoder's dictionary in, learned or fixed, and
+    computes W from it in every step.
 
     Args:
       num_measurements: M. **Static**.
@@ -70,7 +72,7 @@ def alista(
             step, threshold = now
             return prox(codes + step * ((signals - codes @ dictionary) @ weight.T), threshold), None
 
-        start = jnp.zeros((*signals.shape[:-1], num_atoms), signals.dtype)
+        start = no_codes(signals, dictionary)
         return jax.lax.scan(layer, start, (params.step_sizes, params.thresholds))[0]
 
     return Encoder(init, apply, tie=_tie, rescale=rescale_thresholds)

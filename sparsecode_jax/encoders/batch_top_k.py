@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax.encoders._select import kth_largest, threshold_to
 from sparsecode_jax.encoders.jump_relu import JumpReluParams
 from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init, rescale_bias
+from sparsecode_jax.encoders.shared import CenteredParams
 from sparsecode_jax.types import Array, ArrayLike, Aux, Encoder
 
 __all__ = ["batch_top_k", "batch_top_k_threshold"]
@@ -26,9 +28,9 @@ def batch_top_k(
     .. math:: z = u \cdot 1[u \ge \tau], \qquad u = \max(x W^\top + b, 0)
 
     with :math:`\tau` the (BK)-th largest of all u: K codes a signal on average, more for some and
-    fewer for others. All leading axes are one batch, so a signal's codes depend on the others. For
-    inference turn the parameters into those of :func:`jump_relu` by
-    :func:`batch_top_k_threshold`.
+    fewer for others. All leading axes are one batch, so a signal's codes depend on the others
+    (under shard_map, on those of its device). For inference turn the parameters into those of
+    :func:`jump_relu` by :func:`batch_top_k_threshold`.
 
     Args:
       num_measurements: M. **Static**.
@@ -58,9 +60,7 @@ def batch_top_k(
     return Encoder(init, apply, aux, rescale=rescale_bias)
 
 
-def batch_top_k_threshold(
-    params: LinearParams, signals: ArrayLike, *, num_active: int
-) -> JumpReluParams:
+def batch_top_k_threshold(params: Any, signals: ArrayLike, *, num_active: int) -> Any:
     """Turn the parameters of :func:`batch_top_k` into those of :func:`jump_relu`, for inference.
 
     The threshold, one for all latents, is midway between the last latent kept and the first one
@@ -68,18 +68,24 @@ def batch_top_k_threshold(
     latents are positive), and codes of other signals do not depend on their batch.
 
     Args:
-      params: trained. **Traced**.
+      params: trained; of ``centered(batch_top_k(...))`` too. **Traced**.
       signals: (..., M), the more the better: of the training distribution. **Traced**.
       num_active: K. **Static**.
 
     Returns:
-      Parameters of ``jump_relu(M, N)`` that give the same codes on these signals.
+      Parameters of ``jump_relu(M, N)`` that give the same codes on these signals; centered as the
+      ones given.
 
     Raises:
       ValueError: shapes that disagree.
     """
     name = "batch_top_k_threshold"
     signals = jnp.asarray(signals)
+    if isinstance(params, CenteredParams):
+        inner = batch_top_k_threshold(
+            params.encoder, signals - params.center, num_active=num_active
+        )
+        return CenteredParams(params.center, inner)
     _checks.signals_shape(name, signals)
     _checks.same_measurements(name, signals, params.weight)
     _checks.static_active(name, num_active, params.weight.shape[0])

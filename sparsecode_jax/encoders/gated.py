@@ -60,7 +60,7 @@ def _aux(params: GatedParams, signals: Array) -> tuple[Array, Aux]:
     gate = shared + params.gate_bias
     magnitude = jax.nn.relu(shared * jnp.exp(params.log_magnitude) + params.magnitude_bias)
     codes = jnp.where(gate > 0, magnitude, 0)
-    return codes, Aux(latents=gate, gates=jax.nn.relu(gate))
+    return codes, Aux(latents=gate, gate_latents=jax.nn.relu(gate))
 
 
 def _apply(params: GatedParams, signals: Array) -> Array:

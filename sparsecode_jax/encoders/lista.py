@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax._sharding import varying_like
 from sparsecode_jax.prox import nonnegative_soft_threshold
 from sparsecode_jax.types import Array, ArrayLike, Encoder, Key
 
@@ -39,8 +40,9 @@ def lista(
 
     .. math:: z_{t+1} = \mathrm{prox}_{\theta_t}(x W_t^\top + z_t S_t^\top), \qquad z_0 = 0
 
-    Before training it is T steps of :func:`~sparsecode_jax.solvers.ista` on a random dictionary;
-    :func:`lista_params` starts it on one that is known.
+    Every layer has matrices of its own (the original shares them). Before training it is T steps of
+    :func:`~sparsecode_jax.solvers.ista` on a random dictionary; :func:`lista_params` starts it on
+    one that is known.
 
     Args:
       num_measurements: M. **Static**.
@@ -127,6 +129,13 @@ def lasso_of(
     penalty = jnp.asarray(penalty, dictionary.dtype)
     _checks.penalty_values(name, penalty, dictionary.shape[0])
     return dictionary, penalty
+
+
+def no_codes(signals: Array, dictionary: Array) -> Array:
+    """Return zeros (..., N) that vary over devices, and have the dtype, as codes will."""
+    shape = (*signals.shape[:-1], dictionary.shape[0])
+    start = jnp.zeros(shape, jnp.result_type(signals, dictionary))
+    return varying_like(start, signals, dictionary)
 
 
 def repeat(array: Array, count: int) -> Array:

@@ -11,6 +11,7 @@ from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax.encoders.lista import (
     Prox,
     lasso_of,
+    no_codes,
     repeat,
     rescale_thresholds,
     unrolled_init,
@@ -66,7 +67,7 @@ def lista_cp(
             residual = signals - codes @ params.dictionary
             return prox(codes + residual @ weight.T, threshold), None
 
-        start = jax.numpy.zeros((*signals.shape[:-1], num_atoms), signals.dtype)
+        start = no_codes(signals, params.dictionary)
         return jax.lax.scan(layer, start, (params.weights, params.thresholds))[0]
 
     return Encoder(init, apply, tie=put_dictionary, rescale=rescale_thresholds)

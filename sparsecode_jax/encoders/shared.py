@@ -31,6 +31,7 @@ def tied(encoder: Encoder) -> Encoder:
     Raises:
       TypeError: the encoder has no weight of its own.
     """
+    _checks.encoder("tied", encoder)
     params = jax.eval_shape(encoder.init, jax.random.key(0))
     if getattr(params, "weight", None) is None:
         raise TypeError(
@@ -69,6 +70,7 @@ def centered(encoder: Encoder, num_measurements: int, *, tie: bool = True) -> En
 
     **Cost**: M arithmetic operations a signal more than the encoder.
     """
+    _checks.encoder("centered", encoder)
     _checks.count("centered", "num_measurements", num_measurements)
 
     def init(key: Key) -> CenteredParams:

@@ -25,6 +25,7 @@ def top_k(
     .. math:: z = \max(\mathrm{TopK}(x W^\top + b), 0)
 
     Training decodes K atoms a signal, and its gradients touch K rows of W and of the dictionary.
+    Differentiable in reverse mode only.
 
     Args:
       num_measurements: M. **Static**.
@@ -107,7 +108,7 @@ def variable_top_k(
 def _aux(params: VariableTopKParams, signals: Array) -> tuple[Array, Aux]:
     latents = affine(params, signals)  # type: ignore[arg-type]
     positive = jax.nn.relu(latents)
-    kept = threshold_to(positive, jax.lax.stop_gradient(params.num_active))
+    kept = threshold_to(positive, jnp.round(jax.lax.stop_gradient(params.num_active)))
     return positive * kept, Aux(latents=latents)
 
 

@@ -21,13 +21,13 @@ def fingerprint_of(settings: str, arrays: PyTree, functions: Iterable[Any]) -> s
     for leaf in jax.tree.leaves(arrays):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{array.shape}{array.dtype}".encode())
-        digest.update(array.tobytes())
+        digest.update(array.reshape(-1).view(np.uint8).data)  # no copy
     for fn in functions:
         digest.update(_name(fn).encode())
     return digest.hexdigest()
 
 
-def _name(fn: Any, depth: int = 4) -> str:
+def _name(fn: Any, depth: int = 6) -> str:
     """Name a function, with the numbers and functions it closes over, alike in every process."""
     if isinstance(fn, functools.partial):
         args = [_name(arg) for arg in fn.args]
@@ -37,9 +37,19 @@ def _name(fn: Any, depth: int = 4) -> str:
         return repr(fn)
     if isinstance(fn, tuple) and depth:
         return f"({', '.join(_name(part, depth - 1) for part in fn)})"
+    if isinstance(fn, np.ndarray | jax.Array) and not isinstance(fn, jax.core.Tracer):
+        return hashlib.sha256(np.asarray(fn).tobytes()).hexdigest()
     if not callable(fn):
         return type(fn).__name__
-    cells = getattr(fn, "__closure__", None) or ()
-    held = [_name(cell.cell_contents, depth - 1) for cell in cells] if depth else []
+    held: list[str] = []
+    if depth:
+        values = [cell.cell_contents for cell in getattr(fn, "__closure__", None) or ()]
+        code = getattr(fn, "__code__", None)
+        if code is not None:
+            numbers = [x for x in code.co_consts if isinstance(x, int | float)]
+            values += [*numbers, *(getattr(fn, "__defaults__", None) or ())]
+        elif not isinstance(fn, type):
+            values += [v for _, v in sorted(getattr(fn, "__dict__", {}).items())]
+        held = [_name(value, depth - 1) for value in values]
     name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
     return f"{name}{held or ''}"

@@ -11,10 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax.learning.step import Autoencoder, Recipe, TrainData, bound
-from sparsecode_jax.types import ArrayLike, Encoder, Key
+from sparsecode_jax.learning._replacement import rms_norm
+from sparsecode_jax.learning.step import Autoencoder, Recipe, TrainData, bound, split_batch
+from sparsecode_jax.types import Array, ArrayLike, Encoder, Key
 
-__all__ = ["Axes", "Source", "check_recipe", "check_record_steps", "prepare", "prepare_key", "read"]
+__all__ = [
+    "Axes",
+    "Batches",
+    "Source",
+    "check_recipe",
+    "check_record_steps",
+    "prepare",
+    "prepare_key",
+    "read",
+]
 
 
 class Axes(NamedTuple):
@@ -48,7 +58,7 @@ def prepare_key(key: Key) -> Key:
         )
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
-    if key.ndim > 1:
+    if key.ndim > 1 or 0 in key.shape:
         raise ValueError(
             f"fit: keys of shape {key.shape}; one key, or a vector of keys is expected."
         )
@@ -60,6 +70,13 @@ def read(key: Key, signals: Any, true_codes: Any, batch_size: int | None) -> Sou
     sampler = signals if callable(signals) else None
     stream = signals if sampler is None and hasattr(signals, "__next__") else None
     if sampler is None and stream is None:
+        array = hasattr(signals, "dtype") or isinstance(signals, list | tuple)
+        if hasattr(signals, "__iter__") and not array:
+            raise TypeError(
+                f"fit: signals are a {type(signals).__name__}; an array, a function (key, step) or "
+                "an iterator is expected. For a loader that starts anew each time pass "
+                "iter(loader)."
+            )
         return Source(signals, true_codes, None, None)
     if batch_size is not None or true_codes is not None:
         raise ValueError(
@@ -76,12 +93,49 @@ def read(key: Key, signals: Any, true_codes: Any, batch_size: int | None) -> Sou
                 "fit: the stream of signals is empty; an iterator of arrays (B, M) is expected."
             )
         stream = itertools.chain([first], stream)
-    batch, codes = first if isinstance(first, tuple) else (first, None)
+    batch, codes = split_batch(first)
     if np.ndim(batch) != 2:
         raise ValueError(
             f"fit: the first batch of the stream has shape {np.shape(batch)}; (B, M) is expected."
         )
     return Source(batch, codes, sampler, stream)
+
+
+class Batches:
+    """The batches of a host iterator, one a step, from where a run stands."""
+
+    def __init__(self, stream: Iterator, done: int, data: TrainData):
+        for _ in range(done):  # a resumed run has seen these
+            next(stream, None)
+        self._stream = stream
+        self._dtype = data.penalty.dtype
+        assert data.signals is not None
+        self._shape = data.signals.shape
+
+    def upcoming(self, data: TrainData) -> TrainData:
+        """Return the next batch, and leave it."""
+        batch = next(self._stream, None)
+        if batch is None:
+            return data
+        self._stream = itertools.chain([batch], self._stream)
+        return self._put(batch, data)
+
+    def take(self, count: int, data: TrainData) -> Iterator[TrainData]:
+        """Give so many batches, or as many as there are."""
+        for batch in itertools.islice(self._stream, count):
+            yield self._put(batch, data)
+
+    def _put(self, batch: Any, data: TrainData) -> TrainData:
+        signals, true_codes = split_batch(batch)
+        if np.ndim(signals) != 2 or np.shape(signals)[1] != self._shape[1]:
+            raise ValueError(
+                f"fit: a batch of the stream has shape {np.shape(signals)}; (B, {self._shape[1]}), "
+                "as the first, is expected."
+            )
+        signals = jnp.asarray(signals, self._dtype)
+        _checks.finite("fit", signals=signals)
+        codes = None if true_codes is None else jnp.asarray(true_codes, self._dtype)
+        return data._replace(signals=signals, true_codes=codes)
 
 
 def prepare(
@@ -113,12 +167,14 @@ def prepare(
             )
         return 0
 
+    dtype = jnp.promote_types(signals.dtype, jnp.float32)  # half precision would lose digits
+
     def cast(array: Any) -> Any:
-        return None if array is None else jnp.asarray(array, signals.dtype)
+        return None if array is None else jnp.asarray(array, dtype)
 
     data = TrainData(
         signals, cast(source.true_codes), cast(dictionary), cast(penalty), cast(learning_rate),
-        jnp.sqrt(jnp.mean(jnp.square(signals), axis=(-2, -1))) if normalize else None,
+        _scale(signals) if normalize else None,
     )  # fmt: skip
     ndims = {"signals": 2, "true_codes": 2, "dictionary": 2, "penalty": 0, "learning_rate": 0}
     ndims["scale"] = 0
@@ -176,6 +232,10 @@ def _start(
             raise ValueError(
                 "fit: both a fixed dictionary= and a dictionary to learn in params0; pass one."
             )
+        if params.dictionary is None and num_atoms is not None:
+            drawn = _draw(key, encoder, num_atoms, data.signals.shape[-1])
+            params = params._replace(dictionary=drawn.dictionary)
+        _check_decoder(params, num_atoms, data.signals.shape[-1], runs)
         expected = jax.eval_shape(lambda k: _draw(k, encoder, None, 0).encoder, key)
         _checks.same_tree("fit", "the encoder's params0", params.encoder, expected)
         if data.scale is not None:
@@ -186,10 +246,34 @@ def _start(
             if params.bias is not None:
                 params = params._replace(bias=params.bias * inverse[..., None])
     if decoder_bias and params.bias is None:
-        mean = jnp.mean(data.signals, axis=-2)
+        mean = jnp.mean(data.signals, axis=-2, dtype=data.penalty.dtype)
         mean = mean if data.scale is None else mean / data.scale[..., None]
         params = params._replace(bias=jnp.broadcast_to(mean, (*key.shape, mean.shape[-1])))
     return params
+
+
+def _check_decoder(
+    params: Autoencoder, num_atoms: int | None, num_measurements: int, runs: int | None
+) -> None:
+    """Check the shapes and values of a given dictionary and bias."""
+    leading = () if runs is None else (runs,)
+    dictionary, bias = params.dictionary, params.bias
+    if dictionary is not None:
+        rows = dictionary.shape[-2] if num_atoms is None and dictionary.ndim > 1 else num_atoms
+        expected = (*leading, rows, num_measurements)
+        if dictionary.shape != expected:
+            raise ValueError(
+                f"fit: the dictionary in params0 has shape {dictionary.shape}; {expected} is "
+                "expected (runs, atoms, measurements)."
+            )
+        _checks.finite("fit", dictionary=dictionary)
+        for one in dictionary if runs is not None else (dictionary,):
+            _checks.dictionary_matrix("fit", one)
+    if bias is not None and bias.shape != (*leading, num_measurements):
+        raise ValueError(
+            f"fit: the bias in params0 has shape {bias.shape}; {(*leading, num_measurements)} is "
+            "expected."
+        )
 
 
 def _check_widths(encoder: Encoder, data: TrainData, params: Autoencoder, runs: int | None) -> int:
@@ -202,7 +286,7 @@ def _check_widths(encoder: Encoder, data: TrainData, params: Autoencoder, runs: 
     one = shape(params, runs is not None)
     if one.dictionary is None and data.dictionary is not None:
         one = one._replace(dictionary=shape(data.dictionary, data.dictionary.ndim == 3))
-    signals = jax.ShapeDtypeStruct(data.signals.shape[-2:], data.signals.dtype)
+    signals = jax.ShapeDtypeStruct(data.signals.shape[-2:], data.penalty.dtype)
     try:
         codes: Any = jax.eval_shape(lambda p, x: encoder.apply(bound(encoder, p), x), one, signals)
     except TypeError as error:  # from JAX: shapes that cannot be multiplied
@@ -222,6 +306,16 @@ def _check_widths(encoder: Encoder, data: TrainData, params: Autoencoder, runs: 
             f"{data.true_codes.shape[-1]}; they must agree."
         )
     return codes.shape[-1]
+
+
+@jax.jit
+def _scale(signals: Array) -> Array:
+    """Return the root mean square entry, of each run if there are several; 0 if all are 0."""
+    one = signals.reshape(-1, *signals.shape[-2:])
+    one = one.astype(jnp.promote_types(one.dtype, jnp.float32))
+    largest = jnp.max(jnp.abs(one), axis=(-2, -1))
+    scale = jax.vmap(rms_norm)(one) / signals.shape[-1] ** 0.5
+    return jnp.where(largest > 0, scale, 0).reshape(signals.shape[:-2])
 
 
 def _check_normalizable(encoder: Encoder, scale: Any) -> None:
@@ -249,8 +343,18 @@ def _draw(key: Key, encoder: Encoder, num_atoms: int | None, num_measurements: i
     return jax.vmap(one)(key) if key.ndim else one(key)
 
 
-def check_recipe(recipe: Recipe, resample_every: int | None) -> None:
+def check_recipe(recipe: Recipe, resample_every: int | None, params: Autoencoder) -> None:
     """Raise where a static option of the training step has no meaning."""
+    if params.dictionary is None and (recipe.project_gradient or not recipe.unit_atoms):
+        raise ValueError(
+            "fit: project_gradient or unit_atoms=False with a dictionary that is not learned; they "
+            "are about learned atoms. Pass num_atoms=, or leave them out."
+        )
+    if recipe.unit_atoms is False and recipe.project_gradient:
+        raise ValueError(
+            "fit: project_gradient with unit_atoms=False; it is about atoms of unit "
+            "norm. Pass one of them."
+        )
     for label, value in (("batch_size", recipe.batch_size), ("dead_after", recipe.dead_after),
                          ("resample_every", resample_every)):  # fmt: skip
         if value is not None:

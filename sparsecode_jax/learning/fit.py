@@ -23,6 +23,7 @@ from sparsecode_jax.learning import losses
 from sparsecode_jax.learning._fingerprint import fingerprint_of
 from sparsecode_jax.learning._inputs import (
     Axes,
+    Batches,
     check_recipe,
     check_record_steps,
     prepare,
@@ -132,7 +133,8 @@ def fit(
       signals: (S, M), or (R, S, M) for data of each run's own; or a function ``(key, step) ->
         (B, M)`` that draws a batch on the device; or a host iterator of batches (B, M), shared by
         all runs (on resume its first batches are skipped). Batches may be ``(signals,
-        true_codes)``. **Traced**.
+        true_codes)`` or a ``SparseProblem``. The scale of ``normalize``, the start of
+        ``decoder_bias`` and the FLOPs of a step are those of the first batch. **Traced**.
       num_steps: gradient steps; None for ``max_flops``, or until an iterator ends. **Static**.
       max_flops: train as many steps as fit into this many arithmetic operations a run, to compare
         methods at equal compute. **Static**.
@@ -152,7 +154,8 @@ def fit(
       optimizer: ``(learning_rate) -> optax.GradientTransformation``, such as ``optax.adam``. Keep
         one function object: a fresh lambda is a new program. **Static**.
       learning_rate: () or (R,). **Traced**.
-      learning_rate_schedule: ``(step) -> factor``. **Static**.
+      learning_rate_schedule: ``(step) -> factor``; the optimizer is rebuilt with each rate, so one
+        that keeps the rate in its state (``optax.inject_hyperparams``) does not see it. **Static**.
       max_gradient_norm: clip longer gradients. **Static**.
       average_decay: return the exponential moving average of the parameters. **Static**.
       batch_size: signals a step; None means all. **Static**.
@@ -164,7 +167,8 @@ def fit(
       record: ``(Autoencoder) -> pytree``, taken at ``record_steps``, such as
         :func:`~sparsecode_jax.learning.scores`. **Static**.
       record_steps: increasing numbers of updates, from 0 to ``num_steps``. **Static**.
-      callback: told a :class:`Progress` after each chunk; returning True stops the run there.
+      callback: told a :class:`Progress` after each chunk; the run stops there if it returns True
+        (for several runs: all of them True).
       checkpoint: a file. If it exists the run continues from it, and ends bit-identical to an
         uninterrupted one; it is rewritten every few seconds. **Static**.
       progress: label of the progress bar, None for no bar. **Static**.
@@ -189,6 +193,7 @@ def fit(
       (3, 16, 8)
     """
     _checks.encoder("fit", encoder)
+    _checks.optimizer("fit", optimizer)
     keys = prepare_key(key)
     source = read(keys, signals, true_codes, batch_size)
     data, params, axes, num_latents = prepare(
@@ -199,7 +204,7 @@ def fit(
         loss, optimizer, batch_size, source.sampler, penalty_schedule, learning_rate_schedule,
         max_gradient_norm, average_decay, unit_atoms, project_gradient, dead_after,
     )  # fmt: skip
-    check_recipe(recipe, resample_every)
+    check_recipe(recipe, resample_every, params)
     if resample_every is not None:
         check_resampling(params)
     counts = num_latents if dead_after is not None else None
@@ -215,7 +220,7 @@ def fit(
     fingerprint = ""
     if checkpoint is not None:
         arrays = (state._replace(key=jax.random.key_data(state.key)), data)
-        program = (encoder.apply, *recipe, resample_every)
+        program = (encoder, *recipe, resample_every)
         fingerprint = fingerprint_of(f"{steps}", arrays, program)
         if pathlib.Path(checkpoint).exists():
             like = (state, records, seen)
@@ -230,7 +235,7 @@ def fit(
     began = time.monotonic()
 
     run = functools.partial(_run, encoder=encoder, recipe=recipe, axes=axes)
-    advance = run if source.stream is None else _over_batches(run, source.stream, done)
+    batches = None if source.stream is None else Batches(source.stream, done, data)
     chunk, saved = 1, began
     with tqdm(
         total=None if num_steps == _ENDLESS else num_steps, initial=done, desc=progress,
@@ -257,10 +262,16 @@ def fit(
             if resample_every is not None:
                 target = min(target, (done // resample_every + 1) * resample_every)
                 if done and done % resample_every == 0:
-                    state = _resample(state, data, encoder=encoder, recipe=recipe, axes=axes)
+                    here = data if batches is None else batches.upcoming(data)
+                    state = _resample(state, here, encoder=encoder, recipe=recipe, axes=axes)
             length = min(chunk, target - done)
             started = time.monotonic()
-            state = jax.block_until_ready(advance(state, data, length))
+            if batches is None:
+                state = run(state, data, length)
+            else:
+                for batch in batches.take(length, data):
+                    state = run(state, batch, 1)
+            state = jax.block_until_ready(state)
             ran = int(np.max(state.step)) - done
             if length == chunk:  # aim at _CHUNK_SECONDS; a new length costs no compilation
                 elapsed = max(time.monotonic() - started, 1e-9)
@@ -273,7 +284,8 @@ def fit(
                 done, np.asarray(state.loss), step_flops and done * step_flops,
                 time.monotonic() - began,
             )  # fmt: skip
-            stopped = callback is not None and callback(news) is True
+            answer = None if callback is None else callback(news)
+            stopped = answer is not None and bool(np.all(answer))
             if stopped or ran < length:
                 if ran < length and num_steps != _ENDLESS:
                     warnings.warn(
@@ -339,27 +351,6 @@ def _step_flops(
         return int(count.total())
     except FlopCountError:
         return None
-
-
-def _over_batches(run: Callable, stream: Iterator, done: int) -> Callable:
-    """Return ``advance`` for a host stream: one batch a step, until it ends."""
-    for _ in range(done):  # a resumed run has seen these
-        next(stream, None)
-
-    def advance(state: TrainState, data: TrainData, length: int) -> TrainState:
-        for _ in range(length):
-            batch = next(stream, None)
-            if batch is None:
-                break
-            signals, true_codes = batch if isinstance(batch, tuple) else (batch, None)
-            dtype = data.penalty.dtype
-            signals = jnp.asarray(signals, dtype)
-            _checks.finite("fit", signals=signals)
-            codes = None if true_codes is None else jnp.asarray(true_codes, dtype)
-            state = run(state, data._replace(signals=signals, true_codes=codes), 1)
-        return state
-
-    return advance
 
 
 def _over_runs(fn: Callable, axes: Axes, *leading: int | None) -> Callable:

@@ -112,7 +112,7 @@ def l0(codes: Array, batch: Batch) -> Array:
     References:
       Rajamanoharan et al., 2024, "Jumping Ahead", Eq. (10).
     """
-    gates = _gates("l0", batch)
+    gates = _gates("l0", batch, "gates", "jump_relu")
     error = 0.5 * _mean_square(_residual("l0", codes, batch))
     return error + batch.penalty * jnp.mean(jnp.sum(gates, axis=-1))
 
@@ -128,7 +128,7 @@ def gated(codes: Array, batch: Batch) -> Array:
       Rajamanoharan et al., 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders",
       Eq. (10).
     """
-    gates = _gates("gated", batch)
+    gates = _gates("gated", batch, "gate_latents", "gated")
     frozen = jax.lax.stop_gradient((_dictionary("gated", batch), batch.bias))
     by_gates = batch._replace(dictionary=frozen[0], bias=frozen[1], aux=None)
     error = 0.5 * _mean_square(_residual("gated", codes, batch))
@@ -272,7 +272,7 @@ def _prefix(batch: Batch, size: int) -> Batch:
         if active is not None:
             values, indices = active
             active = jnp.where(indices < size, values, 0), jnp.minimum(indices, size - 1)
-        aux = Aux(cut(aux.latents), active, cut(aux.gates))
+        aux = Aux(cut(aux.latents), active, cut(aux.gates), cut(aux.gate_latents))
     return batch._replace(
         dictionary=_dictionary("matryoshka", batch)[:size],
         true_codes=cut(batch.true_codes),
@@ -289,13 +289,14 @@ def _mean_l1(codes: Array) -> Array:
     return jnp.mean(jnp.sum(jnp.abs(codes), axis=-1))
 
 
-def _gates(name: str, batch: Batch) -> Array:
-    if batch.aux is None or batch.aux.gates is None:
+def _gates(name: str, batch: Batch, field: str, expected: str) -> Array:
+    found = getattr(batch.aux, field, None)
+    if found is None:
         raise ValueError(
-            f"losses.{name}: the encoder has no gates; jump_relu (for l0) or gated (for gated) is "
-            "expected."
+            f"losses.{name}: the encoder has no {field.replace('_', ' ')}; one such as {expected} "
+            "is expected."
         )
-    return batch.aux.gates
+    return found
 
 
 def _dictionary(name: str, batch: Batch) -> Array:

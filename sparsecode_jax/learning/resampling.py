@@ -28,8 +28,9 @@ _START = 0.2  # of the mean norm of the other latents' weights
 def resample(state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Recipe) -> TrainState:
     """Replace the dead latents of one run and reset their optimizer state. Pure.
 
-    Signals are drawn with probability proportional to the square of their squared error; each dead
-    latent's atom becomes one of them, scaled to unit norm, its encoder weight a fifth of the
+    Signals are drawn without replacement, with probability proportional to the square of their
+    squared error, from those that the next step would train on; each dead latent's atom becomes one
+    of them, scaled to unit norm, its encoder weight a fifth of the
     others' mean norm in that direction, its biases 0 and any other parameter of its own the mean
     of the others'.
 
@@ -46,8 +47,12 @@ def resample(state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Re
     centered = signals if params.bias is None else signals - params.bias
     error = jnp.sum(jnp.square(centered - codes @ dictionary), axis=-1)
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
-    rows = jax.random.categorical(key, 2 * jnp.log(error + 1e-30), shape=dead.shape)
-    fresh = dictionaries.normalize(centered[rows])
+    chance = 2 * jnp.log(error + 1e-30) + jax.random.gumbel(key, error.shape, error.dtype)
+    count = min(dead.shape[0], error.shape[0])
+    _, rows = jax.lax.top_k(chance, count)  # without replacement: equal latents would stay equal
+    nth = jnp.maximum(jnp.cumsum(dead) - 1, 0)
+    dead = dead & (nth < count)  # the rest wait for the next time
+    fresh = dictionaries.normalize(centered[rows[jnp.minimum(nth, count - 1)]])
     replaced = jax.tree_util.tree_map_with_path(
         lambda path, x: _replace(path, x, dead, fresh), params.encoder
     )
@@ -63,12 +68,17 @@ def resample(state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Re
     )
     optimizer = optax.tree_utils.tree_map_params(
         recipe.optimizer(data.learning_rate),
-        lambda x, m: jnp.where(m, 0, x),
+        lambda x, m, p: jnp.where(m, 0, x) if x.shape == p.shape else x,
         state.optimizer,
         masks,
+        params,
     )
+    average = state.average
+    if average is not None and recipe.average_decay is not None:
+        weight = 1 - recipe.average_decay**state.step  # what the running sum is divided by
+        average = jax.tree.map(lambda a, m, p: jnp.where(m, weight * p, a), average, masks, new)
     idle = jnp.where(dead, 0, state.idle)
-    return state._replace(params=new, optimizer=optimizer, idle=idle)
+    return state._replace(params=new, optimizer=optimizer, average=average, idle=idle)
 
 
 def check_resampling(params: Any) -> None:
@@ -95,7 +105,8 @@ def _replace(path: Any, leaf: Array, dead: Array, fresh: Array) -> Array:
     alive = jnp.maximum(jnp.sum(~dead), 1)
     if leaf.ndim == 2 and name == "weight":
         norms = jnp.sqrt(jnp.sum(leaf * leaf, axis=-1))
-        length = _START * jnp.sum(jnp.where(dead, 0, norms)) / alive
+        others = jnp.sum(jnp.where(dead, 0, norms)) / alive
+        length = _START * jnp.where(jnp.all(dead), 1, others)
         return jnp.where(dead[:, None], length * fresh, leaf)
     if leaf.shape == dead.shape and name != "center":
         mean = jnp.sum(jnp.where(dead, 0, leaf)) / alive

@@ -44,6 +44,10 @@ def scores(
     _checks.samples("scores", "signals", signals, minimum=2)
     _checks.finite("scores", signals=signals)
 
+    if true_codes is not None:
+        _checks.samples("scores", "true codes", true_codes, minimum=2)
+        _checks.finite("scores", true_codes=true_codes)
+
     def record(params: Autoencoder) -> dict[str, Any]:
         codes = encoder.apply(params.encoder, signals)
         found = {"l0": jnp.mean(metrics.l0(codes)), "dead": metrics.dead_fraction(codes)}

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sparsecode_jax import dictionaries
@@ -24,6 +25,7 @@ __all__ = [
     "encode",
     "init_state",
     "project",
+    "split_batch",
     "train_step",
 ]
 
@@ -187,14 +189,14 @@ def train_step(
     params = project(state.params) if unit_atoms else state.params
     penalty = data.penalty
     if penalty_schedule is not None:
-        penalty = penalty * penalty_schedule(state.step).astype(penalty.dtype)
+        penalty = penalty * jnp.asarray(penalty_schedule(state.step), penalty.dtype)
     dead = None if dead_after is None or state.idle is None else state.idle >= dead_after
 
     def objective(params: Autoencoder) -> tuple[Array, Array | None]:
         dictionary = data.dictionary if params.dictionary is None else params.dictionary
         codes, aux = encode(encoder, params._replace(dictionary=dictionary), signals)
         batch = losses.Batch(signals, dictionary, penalty, true_codes, params.bias, aux, dead)
-        return loss(codes, batch), codes if dead_after is not None else None
+        return jnp.asarray(loss(codes, batch)), codes if dead_after is not None else None
 
     (value, codes), gradients = jax.value_and_grad(objective, has_aux=True)(params)
     if project_gradient and params.dictionary is not None:
@@ -209,9 +211,9 @@ def train_step(
         gradients = jax.tree.map(lambda g: g * factor.astype(g.dtype), gradients)
     rate = data.learning_rate
     if learning_rate_schedule is not None:
-        rate = rate * learning_rate_schedule(state.step).astype(rate.dtype)
+        rate = rate * jnp.asarray(learning_rate_schedule(state.step), rate.dtype)
     updates, optimizer_state = optimizer(rate).update(gradients, state.optimizer, params)
-    params = optax.apply_updates(params, updates)
+    params = _keep_counts(params, optax.apply_updates(params, updates))
     average, idle = state.average, state.idle
     if average is not None and average_decay is not None:
         average = jax.tree.map(
@@ -220,7 +222,7 @@ def train_step(
     if idle is not None and codes is not None:
         active = jnp.any(codes != 0, axis=tuple(range(codes.ndim - 1)))
         idle = jnp.where(active, 0, idle + 1)
-    value = value.astype(state.loss.dtype)
+    value = jnp.asarray(value, state.loss.dtype)
     return TrainState(state.step + 1, state.key, params, optimizer_state, value, average, idle)
 
 
@@ -246,6 +248,24 @@ def project(params: Autoencoder) -> Autoencoder:
     return params._replace(dictionary=dictionaries.normalize(params.dictionary))
 
 
+def split_batch(batch: Any) -> tuple[Any, Any]:
+    """Return the signals of a batch and their true codes, or None."""
+    if hasattr(batch, "signals"):
+        return batch.signals, getattr(batch, "codes", None)
+    if isinstance(batch, tuple | list) and len(batch) == 2 and np.ndim(batch[0]) == 2:
+        return batch[0], batch[1]
+    return batch, None
+
+
+def _keep_counts(before: Autoencoder, after: Autoencoder) -> Autoencoder:
+    """Put back what is counted, not trained, and which weight decay would move."""
+
+    def kept(path: Any, old: Array, new: Array) -> Array:
+        return old if getattr(path[-1], "name", "") == "num_active" else new
+
+    return jax.tree_util.tree_map_with_path(kept, before, after)
+
+
 def _draw(
     state: TrainState,
     data: TrainData,
@@ -256,7 +276,7 @@ def _draw(
     signals, true_codes = data.signals, data.true_codes
     if sampler is not None:
         drawn = sampler(jax.random.fold_in(state.key, state.step), state.step)
-        signals, true_codes = drawn if isinstance(drawn, tuple) else (drawn, None)
+        signals, true_codes = split_batch(drawn)
     elif batch_size is not None:
         assert signals is not None
         key = jax.random.fold_in(state.key, state.step)
@@ -264,6 +284,7 @@ def _draw(
         signals = signals[rows]
         true_codes = None if true_codes is None else true_codes[rows]
     assert signals is not None
+    signals = signals.astype(jnp.promote_types(signals.dtype, data.penalty.dtype))
     if data.scale is not None:
         signals = signals / data.scale
         true_codes = None if true_codes is None else true_codes / data.scale

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax.solvers._sharding import varying_like
+from sparsecode_jax._sharding import varying_like
 from sparsecode_jax.solvers._tolerance import solve_to_tolerance
 from sparsecode_jax.solvers.fista import fista
 from sparsecode_jax.solvers.sparsa import sparsa

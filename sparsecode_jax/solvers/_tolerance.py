@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from sparsecode_jax import _checks
+from sparsecode_jax._sharding import varying_like
 from sparsecode_jax.objectives import duality_gap
 from sparsecode_jax.prox import separable
 from sparsecode_jax.solvers._implicit import with_implicit_gradient
-from sparsecode_jax.solvers._sharding import varying_like
 from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
 
 __all__ = ["ToleranceInfo", "solve_to_tolerance"]

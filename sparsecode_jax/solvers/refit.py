@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._sharding import varying_like
 from sparsecode_jax.solvers import _support
-from sparsecode_jax.solvers._sharding import varying_like
 from sparsecode_jax.types import Array, ArrayLike
 
 __all__ = ["refit"]

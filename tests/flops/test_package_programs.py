@@ -58,6 +58,30 @@ ENCODERS = {
     "mlp, deep": sc.encoders.mlp(M, N, hidden=(4, 3), use_bias=False),
     "free codes": sc.encoders.free_codes(S, N),
 }
+TRAINED = {  # the bisection of variable_top_k and batch_top_k is on bits, which scalars have not
+    "top_k": (sc.encoders.top_k(M, N, num_active=2), losses.squared_error),
+    "abs_top_k, matryoshka": (
+        sc.encoders.abs_top_k(M, N, num_active=2),
+        losses.matryoshka((2, N), losses.squared_error),
+    ),
+    "linear, aux_k": (
+        sc.encoders.linear(M, N),
+        losses.aux_k(losses.squared_error, num_aux=2),
+    ),
+    "jump_relu": (sc.encoders.jump_relu(M, N, threshold0=0.1, bandwidth=0.5), losses.l0),
+    "gated": (sc.encoders.gated(M, N), losses.gated),
+    "residual_mlp": (sc.encoders.residual_mlp(M, N, width=4, num_blocks=2), losses.lasso),
+    "lista": (sc.encoders.lista(M, N, num_layers=3), losses.lasso),
+    "lista_cp": (sc.encoders.lista_cp(M, N, num_layers=2), losses.lasso),
+    "matching_pursuit": (
+        sc.encoders.matching_pursuit(M, N, num_active=2),
+        losses.squared_error,
+    ),
+    "centered, tied": (
+        sc.encoders.centered(sc.encoders.tied(sc.encoders.linear(M, N)), M),
+        losses.l1,
+    ),
+}
 UPDATES = {  # K-SVD takes an eigendecomposition, which is charged by formula: nothing to count
     "method of optimal directions": updates.method_of_optimal_directions(),
     "approximate k_svd": updates.approximate_k_svd(),
@@ -110,6 +134,24 @@ def test_training_steps(name, loss):
         return after.params, after.loss
 
     check(step, params, state.optimizer)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_steps_of_every_architecture(name):
+    """Plain gradient descent: Adam's first step divides gradients of 0 by their own size."""
+    encoder, loss = TRAINED[name]
+    params = Autoencoder(encoder.init(KEY), D, jnp.zeros(M))
+    data = TrainData(X, CODES, None, jnp.float32(0.01), jnp.float32(0.001))
+    state = init_state(KEY, params, data, optimizer=optax.sgd, num_latents=N)
+
+    def step(params):
+        after = train_step(
+            state._replace(params=params), data, encoder=encoder, loss=loss,
+            optimizer=optax.sgd, dead_after=0 if "aux" in name else None,
+        )  # fmt: skip
+        return after.params, after.loss
+
+    check(step, params)
 
 
 @pytest.mark.parametrize("name", UPDATES)
