@@ -79,7 +79,7 @@ def _learn(parser: argparse.ArgumentParser) -> None:
         "--num-rounds",
         type=count,
         default=NUM_ROUNDS,
-        help="turns of codes and atoms, of a restart; a hop has six tenths of them "
+        help="turns of codes and atoms, of a restart; the copies of a hop have six tenths of them "
         "(default: %(default)s)",
     )
     add(
@@ -99,8 +99,8 @@ def _learn(parser: argparse.ArgumentParser) -> None:
         "--num-hops",
         type=count_or_zero,
         metavar="H",
-        help="then, so many times: R copies of the best dictionary at once, each with two atoms "
-        "replaced by signals, are learned on (default: 6, or 0 if R is 1)",
+        help="then, so many times: learn on from the best dictionary, and from R copies of it at "
+        "once, each with two atoms replaced by signals (default: 6, or 0 if R is 1)",
     )
     add(
         "--max-signals",
