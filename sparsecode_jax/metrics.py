@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.optimize
 
 from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax.types import Array, ArrayLike, Key
@@ -303,6 +302,8 @@ def _absolute_cosines(
 def _matched_mean(scores: Array) -> Array:
     """Mean over true rows of the best one-to-one assignment of (..., N, N') scores."""
     if _checks.concrete(scores):
+        import scipy.optimize  # on use: it is slow to load
+
         host = np.asarray(scores)
         flat = host.reshape((-1,) + host.shape[-2:])
         totals = []

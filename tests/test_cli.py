@@ -1,5 +1,6 @@
 """The command line: its results equal the library's, runs go on, and errors are ones to rely on."""
 
+import inspect
 import json
 import os
 import pathlib
@@ -15,13 +16,15 @@ import pytest
 import scipy.sparse
 
 import sparsecode_jax as sc
-from sparsecode_jax.cli import encode, learn, main
+from sparsecode_jax.cli import encode, learn, main, parser
 from sparsecode_jax.cli.inputs import Statistics, open_signals
 
 ROOT = pathlib.Path(__file__).parents[1]
 M, N, S = 8, 12, 500
 PENALTY = 0.05
-SMALL_LEARN = ["--num-atoms", str(N), "--num-rounds", "150", "--num-restarts", "3", "--quiet"]
+ROUNDS, HOPS = 60, 5
+SMALL_LEARN = ["--num-atoms", N, "--num-rounds", ROUNDS, "--num-restarts", 3, "--num-hops", HOPS,
+               "--quiet"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -203,15 +206,24 @@ def test_learn_recovers_the_dictionary_and_encode_takes_it(files, capsys):
     assert run("learn", "signals.npy", *SMALL_LEARN) == 0
     arrays, manifest = sc.io.load_results("learned")
     assert sc.metrics.dictionary_mcc(files.dictionary, arrays["dictionary"]) > 0.95
-    found = [
-        sc.learning.learn_dictionary(
-            jax.random.fold_in(jax.random.key(0), i), files.signals, num_atoms=N, num_rounds=150,
-            num_restarts=1,
+
+    def part(index, **options):
+        key = jax.random.fold_in(jax.random.key(0), index)
+        return sc.learning.learn_dictionary(
+            key, files.signals, num_atoms=N, num_rounds=ROUNDS, **options
         )
-        for i in range(3)
-    ]  # fmt: skip
+
+    found = [part(i, num_restarts=1) for i in range(3)]
     np.testing.assert_array_equal(arrays["objectives"], [f.objective for f in found])
-    best = found[int(np.argmin(arrays["objectives"]))]
+    best = found[manifest["best_restart"]]
+    assert best.objective == min(arrays["objectives"])
+    for hop, after in enumerate(arrays["hops"]):
+        options = {"num_restarts": 3, "num_hops": 1, "dictionary0": best.dictionary}
+        found.append(part(3 + hop, **options))
+        best = min(best, found[-1], key=lambda f: f.objective)
+        assert after == best.objective
+    assert len(arrays["hops"]) == HOPS and best.objective < min(arrays["objectives"])
+    assert best is found[3 + manifest["best_hop"]]
     np.testing.assert_array_equal(arrays["dictionary"], best.dictionary)
     np.testing.assert_allclose(arrays["atom_usage"], (np.asarray(best.codes) != 0).mean(axis=0))
     assert manifest["signals"]["drawn_at_random"] is False and "rows" not in arrays
@@ -219,9 +231,12 @@ def test_learn_recovers_the_dictionary_and_encode_takes_it(files, capsys):
 
     capsys.readouterr()
     sizes = ["--num-measurements", M, "--num-atoms", N, "--num-signals", S]
-    assert run("flops", "learn", *sizes, "--num-rounds", 150, "--num-restarts", 3, "--json") == 0
-    counted = json.loads(capsys.readouterr().out)["total"]
+    words = ["--num-rounds", ROUNDS, "--num-restarts", 3, "--num-hops", HOPS, "--json"]
+    assert run("flops", "learn", *sizes, *words) == 0
+    result = json.loads(capsys.readouterr().out)
+    counted = result["total"]
     assert counted == manifest["flops"]["total"]
+    assert counted == 3 * result["per_restart"] + HOPS * result["per_hop"]
     assert counted == pytest.approx(sum(f.flops for f in found), rel=1e-3)  # and scaling
 
     words = ["encode", "signals.npy", "--dictionary", "learned.npz", "--quiet"]
@@ -234,23 +249,85 @@ def test_learn_recovers_the_dictionary_and_encode_takes_it(files, capsys):
 
 
 def test_an_interrupted_learn_goes_on(files, monkeypatch, capsys):
+    monkeypatch.setattr(learn, "count_parts", lambda *_: [])
     assert run("learn", "signals.npy", *SMALL_LEARN, "--output", "whole", "--no-figure") == 0
-    original, keys = learn.learn_once, []
+    original, copies = learn.learn_once, []
 
-    def stop_at_the_second(key, *rest, **options):
-        keys.append(key)
-        if len(keys) == 2:
+    def stop_twice(*words, num_copies=1, **options):
+        copies.append(num_copies)
+        if len(copies) in (2, 6):  # the second restart, and the second hop after going on
             raise KeyboardInterrupt
-        return original(key, *rest, **options)
+        return original(*words, num_copies=num_copies, **options)
 
-    monkeypatch.setattr(learn, "learn_once", stop_at_the_second)
-    assert run("learn", "signals.npy", *SMALL_LEARN, "--no-figure") == 130
-    assert "1 of 3 restarts are kept in learned.partial" in capsys.readouterr().err
-    monkeypatch.setattr(learn, "count_restart", lambda *_, **__: learn.eval_flops(lambda: 0.0))
-    assert run("learn", "signals.npy", *SMALL_LEARN, "--no-figure") == 0
-    assert len(keys) == 4
+    monkeypatch.setattr(learn, "learn_once", stop_twice)
+    command = ["learn", "signals.npy", *SMALL_LEARN, "--no-figure"]
+    assert run(*command) == 130
+    kept = f"1 of 3 restarts and 0 of {HOPS} hops"
+    assert f"{kept} are kept in learned.partial" in capsys.readouterr().err
+    assert run(*command) == 130
+    out, err = capsys.readouterr()
+    assert f"going on: {kept} are in learned.partial" in out
+    assert f"3 of 3 restarts and 1 of {HOPS} hops are kept" in err
+    hop = pathlib.Path("learned.partial/00000003.npz")
+    before = hop.stat(), hop.read_bytes()
+    saved = {}
+    monkeypatch.setattr(learn.Partial, "remove", lambda p: saved.update(
+        {f.name: f.read_bytes() for f in p.folder.iterdir()}, stat=hop.stat()))  # fmt: skip
+    assert run(*command) == 0
+    assert (saved["stat"], saved[hop.name]) == before
+    assert copies == [1, 1, 1, 1, 3, 3, *[3] * (HOPS - 1)]  # nothing twice
     whole, resumed = (sc.io.load_results(name)[0] for name in ("whole", "learned"))
+    assert len(whole["hops"]) == HOPS and whole["hops"][-1] < whole["objectives"].min()
+    assert whole.keys() == resumed.keys()
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_hops_begin_at_the_best_so_far_and_a_worse_one_is_not_kept(files, monkeypatch, capsys):
+    values, starts = iter(np.float32([3, np.nan, 2, 4, 1, np.nan])), []
+
+    def learn_once(key, signals, penalty, best=None, *, num_copies=1, **_):
+        starts.append(None if best is None else (best[0, 0], num_copies))
+        value, codes = next(values), np.zeros((S, N))
+        dictionary = np.full((N, M), value)
+        return sc.learning.Learned(dictionary, codes, value, 0.1, None, None, None, 0)
+
+    monkeypatch.setattr(learn, "count_parts", lambda *_: [])
+    monkeypatch.setattr(learn, "learn_once", learn_once)
+    words = ["learn", "signals.npy", "--num-atoms", N, "--num-restarts", 3, "--num-hops", 3]
+    assert run(*words) == 0
+    assert starts == [None, None, None, (2, 3), (2, 3), (1, 3)]
+    arrays, manifest = sc.io.load_results("learned")
+    np.testing.assert_array_equal(arrays["objectives"], [3, np.nan, 2])
+    np.testing.assert_array_equal(arrays["hops"], [2, 1, 1])
+    assert arrays["dictionaries"].shape == (3, N, M) and np.all(arrays["dictionary"] == 1)
+    assert manifest["objective"] == 1
+    assert manifest["best_restart"] == 2 and manifest["best_hop"] == 1
+    err = capsys.readouterr().err
+    assert "3/3" in err and "restarts/s" in err and "hops/s" in err
+
+
+def test_counts_not_given_are_those_of_the_library(capsys):
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(sc.learning.learn_dictionary).parameters.items()
+    }
+    options = parser.parse(["learn", "x.npy", "--num-atoms", "4"])
+    for name in ("num_rounds", "num_steps", "num_restarts", "num_hops"):
+        assert getattr(options, name) == defaults[name]
+    words = ["--num-measurements", 3, "--num-atoms", 600, "--num-signals", 700]
+    assert run("flops", "learn", *words, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["num_restarts"], result["num_hops"]) == (1, 0) and "per_hop" not in result
+    assert (result["num_rounds"], result["num_steps"]) == (100, 10)
+    key, signals = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((700, 3), "float32")
+    expected = sc.flops.eval_flops(
+        lambda k, x: sc.learning.learn_dictionary(k, x, num_atoms=600)[:3], key, signals
+    )
+    assert result["total"] == expected.total() and result["by_class"] == expected.by("class")
+    small = ["--num-measurements", 3, "--num-atoms", 100, "--num-signals", 200, "--num-rounds", 2]
+    assert run("flops", "learn", *small, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["num_restarts"], result["num_hops"]) == (10, 6)
 
 
 def test_learn_draws_rows_and_reads_no_others(files, capsys):
@@ -408,6 +485,7 @@ def test_bad_input_is_said_in_one_line(files, capsys, case):
         ([], "--num-atoms"),
         (["--num-atoms", "0"], "'0' given; an integer >= 1 is expected"),
         (["--num-atoms", "501"], "500 signals cannot determine 501 atoms"),
+        (["--num-atoms", "3", "--num-hops", "-1"], "'-1' given; an integer >= 0 is expected"),
         (["--num-atoms", "3", "--seed", "-1"], "an integer from 0 to 2^32 - 1"),
         (["--num-atoms", "3", "--output", "d"], "d.npz there already"),
     ],
@@ -464,7 +542,8 @@ def test_the_module_runs_and_its_help_loads_no_plots():
         "import runpy, sys; sys.argv = ['x', '--help']\n"
         "try: runpy.run_module('sparsecode_jax', run_name='__main__')\n"
         "except SystemExit as stop: assert stop.code == 0\n"
-        "assert not {'matplotlib', 'sparsecode_jax.cli.encode'} & set(sys.modules)"
+        "assert not {'matplotlib', 'scipy.optimize', 'scipy.stats', 'sparsecode_jax.cli.encode'}"
+        " & set(sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "no_such_platform"}
     command = [sys.executable, "-c", program]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import functools
 import importlib.util
 import json
@@ -17,9 +18,13 @@ import jax.numpy as jnp
 
 from sparsecode_jax.cli import inference
 from sparsecode_jax.cli.errors import BadInputError
-from sparsecode_jax.flops import OpenTripCountError, eval_flops
+from sparsecode_jax.cli.parser import NUM_ROUNDS, NUM_STEPS
+from sparsecode_jax.flops import FlopCount, OpenTripCountError, eval_flops
+from sparsecode_jax.learning.alternating import default_counts
 
 __all__ = ["run"]
+
+Counts = list[tuple[int, FlopCount]]  # each with how often it happens
 
 _SIZES = ("num_measurements", "num_atoms", "num_signals")
 
@@ -38,18 +43,17 @@ def run(options: argparse.Namespace) -> None:
                 f"--shapes is given, but {options.program} is counted from sizes; a function "
                 "path/to/file.py:function is expected with it."
             )
-        unused = ("num_rounds", "num_restarts")
-        unused = unused if options.program == "encode" else ("solver", "num_active")
-        _refuse(options, unused)
-        count, extra = (_encode if options.program == "encode" else _learn)(options)
+        of_learn, of_encode = ("num_rounds", "num_restarts", "num_hops"), ("solver", "num_active")
+        _refuse(options, of_learn if options.program == "encode" else of_encode)
+        counts, extra = (_encode if options.program == "encode" else _learn)(options)
     else:
         _refuse(options, (*_SIZES, "num_steps", "solver", "num_active", "num_rounds",
-                          "num_restarts"))  # fmt: skip
-        count, extra = _own(options)
+                          "num_restarts", "num_hops"))  # fmt: skip
+        counts, extra = _own(options)
     try:
-        _show(options, count, extra)
+        _show(options, counts, extra)
     except OpenTripCountError:
-        print(count)
+        print(*(count for _, count in counts), sep="\n")
         raise RuntimeError(
             "loops or branches depend on values (? above), so shapes alone give no total; count a "
             "run on real arrays with sparsecode_jax.flops.value_and_flops."
@@ -65,15 +69,17 @@ def _refuse(options: argparse.Namespace, names: tuple[str, ...]) -> None:
             )
 
 
-def _show(options: argparse.Namespace, count: Any, extra: dict[str, Any]) -> None:
+def _show(options: argparse.Namespace, counts: Counts, extra: dict[str, Any]) -> None:
     convention = options.convention
-    times = extra.pop("times", 1)
-    total = times * count.total(convention)
+    total = sum(times * count.total(convention) for times, count in counts)
+    by_class: collections.Counter[str] = collections.Counter()
+    for times, count in counts:
+        by_class.update({k: times * v for k, v in count.by("class", convention).items()})
     result: dict[str, Any] = {
         "program": options.program,
         "convention": convention,
         "total": total,
-        "by_class": {k: times * v for k, v in count.by("class", convention).items()},
+        "by_class": dict(by_class),
         **extra,
     }
     if options.num_signals:
@@ -88,6 +94,7 @@ def _show(options: argparse.Namespace, count: Any, extra: dict[str, Any]) -> Non
         "per_iteration": "an iteration, of all signals",
         "setup": "before the first iteration",
         "per_restart": "a restart",
+        "per_hop": "a hop",
         "per_round": "a round and restart, on average",
     }
     lines += [(label, result[name]) for name, label in labels.items() if name in result]
@@ -98,7 +105,7 @@ def _show(options: argparse.Namespace, count: Any, extra: dict[str, Any]) -> Non
         print(f"{label.ljust(width)}  {text:>24}")
 
 
-def _encode(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+def _encode(options: argparse.Namespace) -> tuple[Counts, dict[str, Any]]:
     name = options.solver or "fista"
     shape = (options.num_atoms, options.num_measurements)
     choose = functools.partial(
@@ -120,7 +127,7 @@ def _encode(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     setup = eval_flops(program(method._replace(num_steps=0)), signals, _like(*shape), _like())
     before = setup.total(options.convention)
     total = count.total(options.convention)
-    return count, {
+    return [(1, count)], {
         "what": f"{options.num_signals:,} signals (M {shape[1]:,}) on {shape[0]:,} atoms, "
         f"{method.name}, {method.num_steps} iterations",
         "solver": method.name,
@@ -130,35 +137,36 @@ def _encode(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     }
 
 
-def _learn(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    from sparsecode_jax.cli.learn import count_restart
+def _learn(options: argparse.Namespace) -> tuple[Counts, dict[str, Any]]:
+    from sparsecode_jax.cli.learn import count_parts
 
     sizes: dict[str, Any] = {
-        "num_atoms": options.num_atoms, "num_rounds": options.num_rounds or 400,
-        "num_steps": options.num_steps or 10, "signed": options.signed,
+        "num_atoms": options.num_atoms, "num_rounds": options.num_rounds or NUM_ROUNDS,
+        "num_steps": options.num_steps or NUM_STEPS, "signed": options.signed,
     }  # fmt: skip
     if options.num_signals < options.num_atoms:
         raise BadInputError(
             f"--num-signals {options.num_signals} is below --num-atoms {options.num_atoms}; at "
             "least as many signals as atoms are expected."
         )
-    restarts = options.num_restarts or 16
-    count = count_restart(options.num_signals, options.num_measurements, sizes)
-    one = count.total(options.convention)
-    return count, {
+    restarts, hops = default_counts(options.num_atoms, options.num_restarts, options.num_hops)
+    counts = count_parts(options.num_signals, options.num_measurements, (restarts, hops), sizes)
+    one, *hop = (count.total(options.convention) for _, count in counts)
+    return counts, {
         "what": f"{options.num_atoms:,} atoms from {options.num_signals:,} signals (M "
         f"{options.num_measurements:,}), {restarts} restarts of {sizes['num_rounds']} rounds of "
-        f"{sizes['num_steps']} steps",
-        "times": restarts,
+        f"{sizes['num_steps']} steps, {hops} hops",
         "num_restarts": restarts,
+        "num_hops": hops,
         "num_rounds": sizes["num_rounds"],
         "num_steps": sizes["num_steps"],
         "per_restart": one,
         "per_round": one / sizes["num_rounds"],
+        **({"per_hop": hop[0]} if hop else {}),
     }
 
 
-def _own(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+def _own(options: argparse.Namespace) -> tuple[Counts, dict[str, Any]]:
     path, _, name = options.program.rpartition(":")
     if not path:
         raise BadInputError(
@@ -171,8 +179,8 @@ def _own(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
             f"no --shapes; one an argument of {name} is expected, such as --shapes 1024,16 32,16."
         )
     count = eval_flops(function, *(_shape(text) for text in options.shapes))
-    return count, {"what": f"{options.program} of {' '.join(options.shapes) or 'no arguments'}",
-                   "shapes": options.shapes}  # fmt: skip
+    given = " ".join(options.shapes) or "no arguments"
+    return [(1, count)], {"what": f"{options.program} of {given}", "shapes": options.shapes}
 
 
 def _load(path: pathlib.Path, name: str) -> Callable:

@@ -1,4 +1,4 @@
-"""``sparsecode-jax learn``: a dictionary from signals on disk, restart by restart."""
+"""``sparsecode-jax learn``: a dictionary from signals on disk, by restarts and then hops."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from sparsecode_jax import _checks
 from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, bad_input
 from sparsecode_jax.cli.inputs import Signals, Statistics, open_signals
 from sparsecode_jax.cli.outputs import Partial, output_path, wait
-from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.flops import FlopCount, eval_flops
 from sparsecode_jax.io import save_results
 from sparsecode_jax.learning import Learned, learn_dictionary
+from sparsecode_jax.learning.alternating import default_counts
 from sparsecode_jax.prox import soft_threshold
 from sparsecode_jax.solvers import fista
-from sparsecode_jax.types import Array, Key
+from sparsecode_jax.types import Array, ArrayLike, Key
 
 __all__ = ["learn_once", "run"]
 
@@ -33,31 +34,45 @@ def learn_once(
     key: Key,
     signals: Array,
     penalty: float | None,
+    best: ArrayLike | None = None,
     *,
+    num_copies: int = 1,
     num_atoms: int,
     num_rounds: int,
     num_steps: int,
     signed: bool,
 ) -> Learned:
-    """Learn from one random start: the one place to put another learner, such as an online one."""
+    """Learn from one random start, or hop from the best dictionary so far with several copies."""
     return learn_dictionary(
         key, signals, num_atoms=num_atoms, penalty=penalty, num_rounds=num_rounds,
-        num_steps=num_steps, num_restarts=1,
-        solver=fista(prox=soft_threshold) if signed else fista(),
+        num_steps=num_steps, num_restarts=num_copies, num_hops=0 if best is None else 1,
+        dictionary0=best, solver=fista(prox=soft_threshold) if signed else fista(),
     )  # fmt: skip
 
 
-def count_restart(
-    num_signals: int, num_measurements: int, sizes: dict[str, Any], has_penalty: bool = False
-) -> Any:
-    """Count the operations of one restart, from shapes alone."""
+def count_parts(
+    num_signals: int,
+    num_measurements: int,
+    counts: tuple[int, int],
+    sizes: dict[str, Any],
+    has_penalty: bool = False,
+) -> list[tuple[int, FlopCount]]:
+    """Count the operations of one restart and one hop from shapes alone, each with its number."""
+    num_restarts, num_hops = counts
+    key = jax.eval_shape(lambda: jax.random.key(0))
     signals = jax.ShapeDtypeStruct((num_signals, num_measurements), "float32")
+    best = jax.ShapeDtypeStruct((sizes["num_atoms"], num_measurements), "float32")
 
-    def one(key: Key, signals: Array) -> Any:
-        found = learn_once(key, signals, 1.0 if has_penalty else None, **sizes)
+    def one(key: Key, signals: Array, best: Array | None = None) -> Any:
+        copies = 1 if best is None else num_restarts
+        penalty = 1.0 if has_penalty else None
+        found = learn_once(key, signals, penalty, best, num_copies=copies, **sizes)
         return found.dictionary, found.codes, found.objective
 
-    return eval_flops(one, jax.eval_shape(lambda: jax.random.key(0)), signals)
+    parts = [(num_restarts, eval_flops(one, key, signals))]
+    if num_hops:
+        parts.append((num_hops, eval_flops(one, key, signals, best)))
+    return parts
 
 
 def run(options: argparse.Namespace) -> None:
@@ -78,6 +93,8 @@ def run(options: argparse.Namespace) -> None:
         "num_atoms": options.num_atoms, "num_rounds": options.num_rounds,
         "num_steps": options.num_steps, "signed": options.signed,
     }  # fmt: skip
+    counts = default_counts(options.num_atoms, options.num_restarts, options.num_hops)
+    num_restarts, num_hops = counts
     config = {
         "command": "learn",
         "signals": {
@@ -88,36 +105,36 @@ def run(options: argparse.Namespace) -> None:
         },
         **sizes,
         "penalty_given": options.penalty,
-        "num_restarts": options.num_restarts,
+        "num_restarts": num_restarts,
+        "num_hops": num_hops,
         "seed": options.seed,
     }  # fmt: skip
     partial = Partial(output, config, options.overwrite)
-    _learn_all(rows, sizes, partial, options)
+    _learn_all(rows, counts, sizes, partial, options)
     columns = {
-        name: np.stack(list(partial.column(options.num_restarts, name)))
+        name: np.stack(list(partial.column(sum(counts), name)))
         for name in ("dictionary", "objective", "atom_usage", "atom_mean", "penalty", "error",
                      "seconds")
     }  # fmt: skip
     values = columns["objective"]
-    if not np.isfinite(values).any():
-        raise FloatingPointError(
-            "no restart has a finite objective; scale the signals, or choose another --penalty."
-        )
-    best = int(np.nanargmin(np.where(np.isfinite(values), values, np.nan)))
+    best = _best(values)
     result = {
         "dictionary": columns["dictionary"][best],
-        "dictionaries": columns["dictionary"],
-        "objectives": values,
+        "dictionaries": columns["dictionary"][:num_restarts],
+        "objectives": values[:num_restarts],
+        "hops": np.array([values[_best(values[: i + 1])] for i in range(num_restarts, sum(counts))],
+                         values.dtype),
         "atom_usage": columns["atom_usage"][best],
         "atom_mean": columns["atom_mean"][best],
         "penalty": columns["penalty"][best],
         "signed": np.asarray(options.signed),
-    }
+    }  # fmt: skip
     if places is not None:
         result["rows"] = places
-    count = count_restart(len(rows), rows.shape[1], sizes, has_penalty=options.penalty is not None)
+    parts = count_parts(len(rows), rows.shape[1], counts, sizes, options.penalty is not None)
     summary = {
-        "best_restart": best,
+        "best_restart": _best(values[:num_restarts]),
+        "best_hop": best - num_restarts if best >= num_restarts else None,
         "objective": float(values[best]),
         "penalty": float(result["penalty"]),
         "r2": 1 - float(columns["error"][best]) / statistics.deviation
@@ -125,10 +142,11 @@ def run(options: argparse.Namespace) -> None:
         else None,
         "l0": float(result["atom_usage"].sum()),
         "dead_atoms": int((result["atom_usage"] == 0).sum()),
-        "flops": {"total": options.num_restarts * count.total(), "convention": "arithmetic"},
+        "flops": {"total": sum(n * count.total() for n, count in parts),
+                  "convention": "arithmetic"},
         "seconds": float(columns["seconds"].sum()),
         "seconds_of_the_last_run": time.monotonic() - started,
-    }
+    }  # fmt: skip
     files = []
     if options.figure:
         from sparsecode_jax.cli import plots
@@ -158,42 +176,67 @@ def _draw(signals: Signals, options: argparse.Namespace) -> tuple[np.ndarray, np
 
 
 def _learn_all(
-    rows: np.ndarray, sizes: dict, partial: Partial, options: argparse.Namespace
-) -> None:
-    """Run and save the restarts that are not there yet."""
-    num = options.num_restarts
-    done = [partial.done(index) for index in range(num)]
-    if any(done):
-        print(f"going on: {sum(done)} of {num} restarts are in {partial.folder}")
-    values = [float(x) for i in range(num) if done[i] for x in [_objective(partial, i)]]
+    rows: np.ndarray, counts: tuple[int, int], sizes: dict, partial: Partial,
+    options: argparse.Namespace,
+) -> None:  # fmt: skip
+    """Run and save the restarts that are not there yet, and then the hops."""
+    num_restarts, num_hops = counts
+    num = num_restarts + num_hops
+    values = np.full(num, np.nan)
+    done = np.array([partial.done(index) for index in range(num)])
+    for index in range(num):
+        if done[index]:
+            values[index] = partial.load(index, "objective")
+    if done.any():
+        print(f"going on: {_so_far(done, num_restarts)} are in {partial.folder}")
     key = jax.random.key(options.seed)
     device_rows = jax.numpy.asarray(rows)
+
+    def learn(index: int) -> Learned:
+        part_key = jax.random.fold_in(key, index)
+        if index < num_restarts:
+            return learn_once(part_key, device_rows, options.penalty, **sizes)
+        best = partial.load(_best(values[:index]), "dictionary")
+        return learn_once(
+            part_key, device_rows, options.penalty, best, num_copies=num_restarts, **sizes
+        )
+
     try:
-        with tqdm(total=num, initial=sum(done), desc="learning", unit=" restarts",
-                  disable=options.quiet, file=sys.stderr) as bar:  # fmt: skip
-            for index in range(num):
-                if done[index]:
-                    continue
-                began = time.monotonic()
-                found = learn_once(
-                    jax.random.fold_in(key, index), device_rows, options.penalty, **sizes
-                )
-                wait((found.dictionary, found.codes, found.objective), bar.refresh)
-                values.append(float(found.objective))
-                partial.save(index, _part(rows, found, time.monotonic() - began))
-                done[index] = True
-                bar.update()
-                bar.set_postfix_str(f"best objective {np.nanmin(values):.4g}")
+        for unit, part in (("restarts", range(num_restarts)), ("hops", range(num_restarts, num))):
+            if not part:
+                continue
+            with tqdm(total=len(part), initial=int(done[part].sum()), desc="learning",
+                      unit=f" {unit}", disable=options.quiet, file=sys.stderr) as bar:  # fmt: skip
+                for index in part:
+                    if done[index]:
+                        continue
+                    began = time.monotonic()
+                    found = learn(index)
+                    wait((found.dictionary, found.codes, found.objective), bar.refresh)
+                    partial.save(index, _part(rows, found, time.monotonic() - began))
+                    values[index], done[index] = found.objective, True
+                    bar.update()
+                    bar.set_postfix_str(f"best objective {np.nanmin(values):.4g}")
     except KeyboardInterrupt:
         raise InterruptedRunError(
-            f"{sum(done)} of {num} restarts are kept in {partial.folder}; the same command goes on "
+            f"{_so_far(done, num_restarts)} are kept in {partial.folder}; the same command goes on "
             "from there."
         ) from None
 
 
-def _objective(partial: Partial, index: int) -> np.ndarray:
-    with np.load(partial.path(index), allow_pickle=False) as part:
-        return part["objective"]
+def _so_far(done: np.ndarray, num_restarts: int) -> str:
+    restarts, hops = done[:num_restarts], done[num_restarts:]
+    text = f"{restarts.sum()} of {len(restarts)} restarts"
+    return f"{text} and {hops.sum()} of {len(hops)} hops" if len(hops) else text
+
+
+def _best(values: np.ndarray) -> int:
+    """Return the place of the smallest objective."""
+    if not np.isfinite(values).any():
+        raise FloatingPointError(
+            "no restart has a finite objective; scale the signals, or choose another --penalty."
+        )
+    return int(np.argmin(np.where(np.isfinite(values), values, np.inf)))
 
 
 def _part(rows: np.ndarray, found: Learned, seconds: float) -> dict[str, np.ndarray]:
@@ -214,7 +257,8 @@ def _report(config: dict, summary: dict, files: list[pathlib.Path]) -> None:
     r2 = "undefined" if summary["r2"] is None else f"{summary['r2']:.4f}"
     print(
         f"learned {config['num_atoms']:,} atoms from {config['signals']['learned_from']:,} signals "
-        f"in {summary['seconds']:.1f} s, {config['num_restarts']} restarts\n"
+        f"in {summary['seconds']:.1f} s, {config['num_restarts']} restarts and "
+        f"{config['num_hops']} hops\n"
         f"mean objective {summary['objective']:.4g} at penalty {summary['penalty']:.4g}, R² {r2}, "
         f"active atoms a signal {summary['l0']:.2f}, atoms never used {summary['dead_atoms']:,}\n"
         f"FLOPs {summary['flops']['total']:.4g} (convention arithmetic)\n"

@@ -111,11 +111,15 @@ class Partial:
         np.savez(buffer, **arrays)
         write_bytes(self.path(index), buffer.getvalue())
 
+    def load(self, index: int, name: str) -> np.ndarray:
+        """Read one array of one part."""
+        with np.load(self.path(index), allow_pickle=False) as part:
+            return part[name]
+
     def column(self, num: int, name: str) -> Iterator[np.ndarray]:
         """Read one array of each part, one at a time."""
         for index in range(num):
-            with np.load(self.path(index), allow_pickle=False) as part:
-                yield part[name]
+            yield self.load(index, name)
 
     def remove(self) -> None:
         """Drop the parts: the run is finished."""

@@ -10,10 +10,11 @@ from typing import NoReturn
 
 from sparsecode_jax.cli import texts
 
-__all__ = ["LASSO_SOLVERS", "PROGRAM", "PURSUITS", "parse"]
+__all__ = ["LASSO_SOLVERS", "NUM_ROUNDS", "NUM_STEPS", "PROGRAM", "PURSUITS", "parse"]
 
 PROGRAM = "sparsecode-jax"
 LASSO_SOLVERS = ("sparsa", "working-set", "fista", "ista")
+NUM_ROUNDS, NUM_STEPS = 100, 10  # of learn_dictionary, without loading it
 PURSUITS = ("omp", "ols", "subspace-pursuit")
 
 
@@ -74,14 +75,32 @@ def _learn(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="codes of either sign (default: non-negative)",
     )
-    add("--num-rounds", type=count, default=400, help="turns of codes and atoms (default: 400)")
-    add("--num-steps", type=count, default=10, help="solver steps a round (default: 10)")
+    add(
+        "--num-rounds",
+        type=count,
+        default=NUM_ROUNDS,
+        help="turns of codes and atoms, of a restart; the copies of a hop have six tenths of them "
+        "(default: %(default)s)",
+    )
+    add(
+        "--num-steps",
+        type=count,
+        default=NUM_STEPS,
+        help="solver steps a round (default: %(default)s)",
+    )
     add(
         "--num-restarts",
         type=count,
-        default=16,
-        help="random starts, one after the other; the "
-        "one with the smallest objective is kept (default: 16)",
+        metavar="R",
+        help="random starts, one after the other (default: 16 up to 64 atoms, 1,024 / N above, 1 "
+        "from 513 atoms)",
+    )
+    add(
+        "--num-hops",
+        type=count_or_zero,
+        metavar="H",
+        help="then, so many times: learn on from the best dictionary, and from R copies of it at "
+        "once, each with two atoms replaced by signals (default: 6, or 0 if R is 1)",
     )
     add(
         "--max-signals",
@@ -182,8 +201,21 @@ def _flops(parser: argparse.ArgumentParser) -> None:
         "--solver", choices=(*LASSO_SOLVERS, *PURSUITS), help="encode (default: fista)"
     )
     sizes.add_argument("--num-active", type=count, metavar="K", help="encode, of a pursuit")
-    sizes.add_argument("--num-rounds", type=count, help="learn (default: 400)")
-    sizes.add_argument("--num-restarts", type=count, help="learn (default: 16)")
+    sizes.add_argument(
+        "--num-rounds", type=count, help=f"learn, of a restart (default: {NUM_ROUNDS})"
+    )
+    sizes.add_argument(
+        "--num-restarts",
+        type=count,
+        metavar="R",
+        help="learn (default: 16 up to 64 atoms, 1,024 / N above, 1 from 513 atoms)",
+    )
+    sizes.add_argument(
+        "--num-hops",
+        type=count_or_zero,
+        metavar="H",
+        help="learn (default: 6, or 0 if R is 1)",
+    )
     own = parser.add_argument_group("shapes, for a function of yours")
     own.add_argument(
         "--shapes",
@@ -210,6 +242,11 @@ def _number(text: str, kind: type, expected: str, fits: Callable[[float], bool])
 def count(text: str) -> int:
     """Read an integer >= 1."""
     return int(_number(text, int, "an integer >= 1", lambda x: x >= 1))
+
+
+def count_or_zero(text: str) -> int:
+    """Read an integer >= 0."""
+    return int(_number(text, int, "an integer >= 0", lambda x: x >= 0))
 
 
 def seed(text: str) -> int:

@@ -14,14 +14,18 @@ _BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#9a9a9a"  # of Okabe and Ito's sa
 
 
 def learned(result: Mapping[str, Any], about: str, path: str) -> pathlib.Path:
-    """Draw the objective of every restart and the usage of the best one's atoms."""
+    """Draw the objective of every restart and after each hop, and the usage of the best atoms."""
     figure, (left, right) = _panels(2)
-    values = np.sort(np.asarray(result["objectives"], float))
-    left.plot(np.arange(1, len(values) + 1), values, "o-", color=_GRAY, markersize=5)
-    left.plot(1, values[0], "o", color=_ORANGE, markersize=8, label="kept")
-    left.set_xlabel("restart, from best to worst")
+    values = np.sort(np.asarray(result["objectives"], float))[::-1]
+    hops = np.append(values[-1], np.asarray(result["hops"], float))
+    num, last = len(values), len(values) + len(hops) - 1
+    left.plot(np.arange(1, num + 1), values, "o-", color=_GRAY, markersize=5, label="restarts")
+    if last > num:
+        left.plot(np.arange(num, last + 1), hops, "o-", color=_BLUE, markersize=5, label="hops")
+    left.plot(last, hops[-1], "o", color=_ORANGE, markersize=8, label="kept")
+    left.set_xlabel("restart, from worst to best" + (", then hop" if last > num else ""))
     left.set_ylabel("mean objective,  ½|x − zD|² + λ|z|₁")
-    left.set_title("Objective of every restart")
+    left.set_title("Objective of restarts" + (" and after each hop" if last > num else ""))
     left.legend()
     left.locator_params(axis="x", integer=True)
     _usage(right, result["atom_usage"])

@@ -31,16 +31,19 @@ LEARN = """\
 Learn a dictionary: N unit atoms in which the signals have sparse codes.
 
 Minimizes the mean of 1/2 |x - z D|^2 + penalty * |z|_1 over codes z and atoms D, by turns of solver
-and least squares, from several random starts; the best one is kept."""
+and least squares, from several random starts; then from copies of the best with some atoms replaced
+(hops between minima). The best of all is kept."""
 
 LEARN_END = """\
 writes, with --output learned:
   learned.npz   dictionary (N, M); of each atom atom_usage, the fraction of signals that use it,
-                and atom_mean, its mean magnitude where used; the objectives of all restarts
+                and atom_mean, its mean magnitude where used; the objectives of all restarts,
+                and hops, the best objective after each hop
   learned.json  the options, what was read, the scores, versions, seconds, FLOPs
-  learned.png   the objective of every restart, and how much each atom is used
+  learned.png   the objective of every restart and hop, and how much each atom is used
 
-An interrupted run keeps the restarts that are done in learned.partial; the same command goes on."""
+An interrupted run keeps its finished restarts and hops in learned.partial; the same command goes
+on."""
 
 ENCODE = """\
 Encode signals: find the sparse codes z of each signal x in a dictionary D,

@@ -16,7 +16,7 @@ from sparsecode_jax.learning.updates import DictionaryUpdate, method_of_optimal_
 from sparsecode_jax.solvers import fista
 from sparsecode_jax.types import Array, ArrayLike, Key, Solver
 
-__all__ = ["Learned", "learn_dictionary"]
+__all__ = ["Learned", "default_counts", "learn_dictionary"]
 
 _FIRST, _LAST = 0.2, 0.015  # penalties as fractions of the root mean square norm of the signals
 _SETTLING = 0.3  # the last fraction of rounds replaces no atom and keeps the last penalty
@@ -25,6 +25,7 @@ _POLISHING = 10  # times the steps of a round, for the codes that are returned
 _HOP_ROUNDS = 0.6  # of the rounds of a restart
 _HOP_ATOMS = 2  # that a hop replaces
 _MOST_COPIES, _MOST_ATOMS = 16, 1024  # copies at once, and copies times atoms, by default
+_HOPS = 6  # by default
 
 
 class Learned(NamedTuple):
@@ -49,6 +50,27 @@ class Learned(NamedTuple):
     dictionaries: Array
     hops: Array
     flops: int
+
+
+def default_counts(
+    num_atoms: int, num_restarts: int | None = None, num_hops: int | None = None
+) -> tuple[int, int]:
+    """Return the restarts and hops of :func:`learn_dictionary`, those not given by its rule.
+
+    Args:
+      num_atoms: N. **Static**.
+      num_restarts: None takes 16, fewer above 64 atoms and 1 from 513 atoms. **Static**.
+      num_hops: None takes 6, none if there is 1 restart. **Static**.
+
+    Example:
+      >>> default_counts(32), default_counts(256), default_counts(256, num_restarts=1)
+      ((16, 6), (4, 6), (1, 0))
+    """
+    if num_restarts is None:
+        num_restarts = max(1, min(_MOST_COPIES, _MOST_ATOMS // num_atoms))
+    if num_hops is None:
+        num_hops = _HOPS if num_restarts > 1 else 0
+    return num_restarts, num_hops
 
 
 def learn_dictionary(
@@ -129,10 +151,7 @@ def learn_dictionary(
     _checks.signals_shape(name, signals)
     _checks.finite(name, signals=signals)
     _checks.count(name, "num_atoms", num_atoms)
-    if num_restarts is None:
-        num_restarts = max(1, min(_MOST_COPIES, _MOST_ATOMS // num_atoms))
-    if num_hops is None:
-        num_hops = 6 if num_restarts > 1 else 0
+    num_restarts, num_hops = default_counts(num_atoms, num_restarts, num_hops)
     for label, count, least in (
         ("num_rounds", num_rounds, 1),
         ("num_steps", num_steps, 1),
