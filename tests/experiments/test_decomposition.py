@@ -83,5 +83,5 @@ def test_settings_of_an_sae_are_chosen_without_truth():
     config = decomposition.Config(tuning_seeds=(401,), rates=(1e-5, 1e-2))
     tuning = crossing.load(config.tuning_seeds)
     blind = tuning._replace(train_codes=None, test_codes=None, test_signals=None)
-    penalty, rate = crossing.choose_sae(SAE, blind, 1e9, config)
+    penalty, rate = crossing.choose_sae(SAE, blind, 3e8, config)
     assert (penalty, rate) == (0.0, 1e-2)  # the other hardly learns
