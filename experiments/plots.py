@@ -169,6 +169,50 @@ def mosaic(result: Any, side: int, path: pathlib.Path) -> pathlib.Path:
     return _write(figure, path)
 
 
+ENCODERS = {  # family: color, line, marker
+    "one layer": ("black", "none", "*"),
+    "MLP, 1 hidden": ("#56B4E9", "-", "o"),
+    "MLP, 2 hidden": ("#0072B2", "-", "s"),
+    "MLP, 3 hidden": ("#003f66", "-", "D"),
+    "residual MLP of 64": ("#CC79A7", "-", "v"),
+    "LISTA": ("#E69F00", "-", "^"),
+    "ISTA": ("#D55E00", "-", "x"),
+    "FISTA": ("#009E73", "-", "+"),
+}
+
+
+def amortisation(rows: Mapping[str, Any], path: pathlib.Path) -> pathlib.Path:
+    """Draw MCC against FLOPs a signal and against layers, a curve a family of encoders."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 6), sharey=True)
+    labels = {"flops": "inference FLOPs a signal", "depth": "layers, or steps of the solver"}
+    for axis, (quantity, label) in zip(axes, labels.items(), strict=True):
+        for family, (color, line, marker) in ENCODERS.items():
+            mine = [row for name, row in rows.items() if name.split("|")[0] == family]
+            if mine:
+                axis.plot(
+                    [float(row[quantity]) for row in mine], [float(row["test"]) for row in mine],
+                    linestyle=line if quantity == "flops" or "MLP, " not in family else "none",
+                    color=color, marker=marker, markersize=11 if marker == "*" else 6,
+                    zorder=4 if marker == "*" else 3, label=family,
+                )  # fmt: skip
+        axis.set_xscale("log")
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("latent MCC on test signals")
+    axes[0].set_title("amortisation gap, known dictionary (N = 16, M = 8, K = 3)", fontsize=11)
+    axes[1].set_title("the same by depth", fontsize=11)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=4, bbox_to_anchor=(0.5, 0.07))
+    caption = (
+        "Encoders are trained with the true codes of fresh signals; the learning rate of each, and "
+        "the penalty of ISTA and FISTA at each depth, are chosen on the training half.\n"
+        f"{CONVENTION[0].upper()}{CONVENTION[1:]}."
+    )
+    figure.text(0.01, 0.012, caption, fontsize=8.5, va="bottom")
+    figure.tight_layout(rect=(0, 0.17, 1, 1))
+    return _write(figure, path)
+
+
 def _write(figure: Any, path: pathlib.Path) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
