@@ -4,7 +4,7 @@ Claim: ``learning.learn_dictionary``, with its defaults, is at or above the publ
 in latent MCC in every cell with K = 3 and K = 9, and at .95 or more wherever M >= 2K ln(N/K), the
 boundary that the paper draws.
 
-Command: ``python -m experiments.phase_diagram`` (24 cells, 3 data sets each; about 30 minutes on 2
+Command: ``python -m experiments.phase_diagram`` (24 cells, the first data set of each; about 15 minutes on 2
 cores, finished cells are kept; ``--quick`` 20 seconds). Expected: docs/phase_diagram.txt.
 """
 
@@ -38,7 +38,7 @@ class Config:
     num_atoms: tuple[int, ...] = (16, 32, 64, 128)
     num_measurements: tuple[int, ...] = (8, 16, 32)
     num_active: tuple[int, ...] = (3, 9)
-    num_runs: int = 3
+    num_runs: int = 1
     num_rounds: int = 100
     num_hops: int | None = None
 

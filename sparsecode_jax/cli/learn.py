@@ -21,7 +21,7 @@ from sparsecode_jax.io import save_results
 from sparsecode_jax.learning import Learned, learn_dictionary
 from sparsecode_jax.learning.alternating import default_counts
 from sparsecode_jax.prox import soft_threshold
-from sparsecode_jax.solvers import fista
+from sparsecode_jax.solvers import sparsa
 from sparsecode_jax.types import Array, ArrayLike, Key
 
 __all__ = ["learn_once", "run"]
@@ -46,7 +46,7 @@ def learn_once(
     return learn_dictionary(
         key, signals, num_atoms=num_atoms, penalty=penalty, num_rounds=num_rounds,
         num_steps=num_steps, num_restarts=num_copies, num_hops=0 if best is None else 1,
-        dictionary0=best, solver=fista(prox=soft_threshold) if signed else fista(),
+        dictionary0=best, solver=sparsa(prox=soft_threshold) if signed else sparsa(),
     )  # fmt: skip
 
 

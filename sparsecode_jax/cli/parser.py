@@ -14,7 +14,7 @@ __all__ = ["LASSO_SOLVERS", "NUM_ROUNDS", "NUM_STEPS", "PROGRAM", "PURSUITS", "p
 
 PROGRAM = "sparsecode-jax"
 LASSO_SOLVERS = ("sparsa", "working-set", "fista", "ista")
-NUM_ROUNDS, NUM_STEPS = 100, 10  # of learn_dictionary, without loading it
+NUM_ROUNDS, NUM_STEPS = 100, 8  # of learn_dictionary, without loading it
 PURSUITS = ("omp", "ols", "subspace-pursuit")
 
 

@@ -9,10 +9,19 @@ from sparsecode_jax import dictionaries
 from sparsecode_jax.prox import nonnegative_soft_threshold
 from sparsecode_jax.types import Array, Key, Solver
 
-__all__ = ["is_signed", "mean_use", "replace_atoms", "rms_norm", "start_from_signals"]
+__all__ = [
+    "is_signed",
+    "mean_use",
+    "renew_atoms",
+    "replace_atoms",
+    "rms_norm",
+    "start_from_signals",
+]
 
 _DEAD = 1e-3  # an atom used less than this fraction of the mean use
 _TWINS = 0.95  # the cosine from which two atoms are one
+_FEW = 0.1  # an atom of few large codes: this fraction of the mean participation ratio
+_CLOSE = 0.98  # the cosine from which the weaker of two atoms is renewed
 
 
 def is_signed(solver: Solver) -> bool:
@@ -83,4 +92,56 @@ def replace_atoms(
     fresh = dictionaries.normalize(residual[worst][rank])
     dead = jnp.sum(fresh * fresh, axis=-1, keepdims=True) == 0
     fresh = jnp.where(dead, dictionary, fresh)
+    return jnp.where(out[:, None], fresh, dictionary), jnp.where(out, 0, codes), out
+
+
+def renew_atoms(
+    key: Key,
+    signals: Array,
+    dictionary: Array,
+    codes: Array,
+    allowed: Array,
+    *,
+    signed: bool = False,
+) -> tuple[Array, Array, Array]:
+    r"""Put residuals in the places of atoms that earn nothing, or that few signals use.
+
+    An atom goes if its energy :math:`e_j = \sum z_j^2` is negligible, if its participation ratio
+    :math:`e_j^2 / \sum z_j^4`, the number of signals that share it, is far below the mean (it has
+    memorized some signals), or if an atom of more energy is almost the same. Residuals are drawn
+    without replacement, by their energy.
+
+    Args:
+      key: of the draw. **Traced**.
+      signals: (B, M). **Traced**.
+      dictionary: unit atoms, (N, M). **Traced**.
+      codes: (B, N). **Traced**.
+      allowed: whether anything is renewed, (). **Traced**.
+      signed: whether atoms of opposite direction are the same. **Static**.
+
+    Returns:
+      The dictionary, the codes with zeros for new atoms, and which are new, (N,).
+    """
+    num_atoms = dictionary.shape[0]
+    squares = codes * codes
+    energy = jnp.sum(squares, axis=0)
+    fourth = jnp.sum(squares * squares, axis=0)
+    shared = energy * energy / jnp.where(fourth > 0, fourth, 1)
+    cosines = jnp.matmul(dictionary, dictionary.T, precision="highest")
+    cosines = jnp.abs(cosines) if signed else cosines
+    place = jnp.arange(num_atoms)
+    ties = (energy == energy[:, None]) & (place < place[:, None])
+    stronger = (energy > energy[:, None]) | ties
+    out = jnp.any((cosines > _CLOSE) & stronger, axis=1)
+    out |= (shared <= _FEW * jnp.mean(shared)) | (energy <= _DEAD * jnp.mean(energy))
+    residual = signals - dictionaries.reconstruct(codes, dictionary)
+    sizes = jnp.sum(residual * residual, axis=-1)
+    chance = jnp.log(sizes + jnp.finfo(sizes.dtype).tiny)
+    chance = chance + jax.random.gumbel(key, sizes.shape, sizes.dtype)
+    count = min(num_atoms, signals.shape[0])
+    _, drawn = jax.lax.top_k(chance, count)
+    rank = jnp.cumsum(out) - 1
+    out = allowed & out & (rank < count)
+    fresh = dictionaries.normalize(residual[drawn][jnp.clip(rank, 0, count - 1)])
+    out &= jnp.sum(fresh * fresh, axis=-1) > 0
     return jnp.where(out[:, None], fresh, dictionary), jnp.where(out, 0, codes), out

@@ -13,17 +13,23 @@ from sparsecode_jax.flops import eval_flops
 from sparsecode_jax.learning._replacement import rms_norm, start_from_signals
 from sparsecode_jax.learning.rounds import Alternated, encode, run_rounds
 from sparsecode_jax.learning.updates import DictionaryUpdate, method_of_optimal_directions
-from sparsecode_jax.solvers import fista
+from sparsecode_jax.solvers import sparsa
 from sparsecode_jax.types import Array, ArrayLike, Key, Solver
 
 __all__ = ["Learned", "default_counts", "learn_dictionary"]
 
-_FIRST, _LAST = 0.2, 0.015  # penalties as fractions of the root mean square norm of the signals
-_SETTLING = 0.3  # the last fraction of rounds replaces no atom and keeps the last penalty
-_JUDGING = 2  # times the steps of a round, for the codes by which dictionaries are compared
+# Penalties are fractions of the root mean square norm of the signals: a random atom correlates
+# with a signal by 1/sqrt(M), so that in many dimensions a smaller first penalty is sparse enough.
+_FIRST, _FIRST_ROOT, _LAST = 0.2, 1.6, 0.015
+_HOLDING = 0.5  # the first fraction of a restart's rounds keeps the first penalty
+_SETTLING = 0.15  # the last fraction of rounds replaces no atom and keeps the last penalty
+_MOMENTUM = 0.9
+_REPLACE_EVERY, _REPLACE_FROM = 5, 10  # rounds
+_JUDGING = 3  # times the steps of a round, for the codes by which dictionaries are compared
 _POLISHING = 10  # times the steps of a round, for the codes that are returned
 _HOP_ROUNDS = 0.6  # of the rounds of a restart
 _HOP_ATOMS = 2  # that a hop replaces
+_SETTLE_ROUNDS = 3  # times the rounds of a restart, for the one that is left after hops
 _MOST_COPIES, _MOST_ATOMS = 16, 1024  # copies at once, and copies times atoms, by default
 _HOPS = 6  # by default
 
@@ -80,7 +86,7 @@ def learn_dictionary(
     num_atoms: int,
     penalty: ArrayLike | None = None,
     num_rounds: int = 100,
-    num_steps: int = 10,
+    num_steps: int = 8,
     num_restarts: int | None = None,
     num_hops: int | None = None,
     solver: Solver | None = None,
@@ -94,15 +100,16 @@ def learn_dictionary(
 
     Each round takes a few steps of the solver on all signals, from the codes of the round before,
     and then updates the atoms: by default it fits all of them by least squares (the method of
-    optimal directions) and scales them to unit norm. The penalty falls geometrically from a fifth
-    of the signals' root mean square norm to its last value, which holds for the last three tenths
-    of the rounds; before those, atoms that are hardly used, or the second of two that have become
-    one, are replaced by the signals with the largest residuals.
+    optimal directions), scales them to unit norm and gives them momentum. The penalty holds its
+    first value, min(.2, 1.6/sqrt(M)) of the signals' root mean square norm, for half of the rounds
+    and falls geometrically to its last, which it keeps for the last .15 of them; before those,
+    every fifth round renews atoms as :func:`~sparsecode_jax.learning.alternate` says.
 
     Restarts begin at different signals and run as one vmapped program. The objective has many
     minima close to the best, so hops follow: copies of the best dictionary, each with two atoms
-    replaced by signals, are annealed again from half way, and the best of all is kept. Nothing but
-    the objective chooses; no truth is needed or used.
+    replaced by signals, are annealed again from half way, and the best of all is kept, and settled
+    by three times ``num_rounds`` more at the last penalty. Nothing but the objective chooses; no
+    truth is needed or used.
 
     Args:
       key: PRNG key: which signals the restarts begin with. **Traced**.
@@ -115,7 +122,7 @@ def learn_dictionary(
         most 1,024) and 1 from 513 atoms. **Static**.
       num_hops: H; None takes 6, none if R is 1. **Static**.
       solver: of the lasso, or a pursuit, whose codes then begin anew each round; None takes
-        ``fista()``, non-negative. **Static**.
+        ``sparsa()``, non-negative. **Static**.
       update: of the atoms, from :mod:`~sparsecode_jax.learning.updates`; None takes
         ``method_of_optimal_directions()``. **Static**.
       dictionary0: (N, M), to improve in the place of restarts, at the last penalty. **Traced**.
@@ -128,9 +135,10 @@ def learn_dictionary(
         fewer signals than atoms.
       TypeError: half precision, or what is no solver or no update.
 
-    **Cost**: a restart: ``num_rounds`` of :func:`~sparsecode_jax.learning.alternate`, and twice
-    ``num_steps`` steps to judge it; a hop: six tenths of R restarts; ten times ``num_steps`` steps
-    for the codes that are returned. ``flops`` has the count of it all.
+    **Cost**: a restart: ``num_rounds`` of :func:`~sparsecode_jax.learning.alternate`, and three
+    times ``num_steps`` steps to judge it; a hop: six tenths of R restarts, and three restarts
+    after the last; ten times ``num_steps`` steps for the codes that are returned. ``flops`` has the
+    count of it all.
 
     References:
       Engan, Aase, Husoy, 1999 (method of optimal directions); Wales and Doye, 1997 (hops between
@@ -161,7 +169,7 @@ def learn_dictionary(
         _checks.count(name, label, count, minimum=least)
     flat = signals.reshape(-1, signals.shape[-1])
     _checks.enough_signals(name, flat.shape[0], num_atoms)
-    solver = fista() if solver is None else solver
+    solver = sparsa() if solver is None else solver
     _checks.solver(name, solver)
     update = method_of_optimal_directions() if update is None else update
     _checks.update(name, update)
@@ -185,7 +193,8 @@ def learn_dictionary(
         solver=solver,
         update=update,
     )
-    args = (key, flat / scale, jnp.maximum(_FIRST, last), last, dictionary0)
+    first = min(_FIRST, _FIRST_ROOT / flat.shape[1] ** 0.5)
+    args = (key, flat / scale, jnp.maximum(first, last), last, dictionary0)
     best, codes, value, found, values, hops = run(*args)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
     return Learned(
@@ -222,56 +231,90 @@ def _learn(
     update: DictionaryUpdate,
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Return the best dictionary, its codes and objective; those of restarts and after hops."""
+    momentum = jnp.asarray(_MOMENTUM, signals.dtype)
 
-    def anneal(dictionary: Array, first: Array, num_rounds: int) -> tuple[Array, Array]:
-        codes = jnp.zeros((signals.shape[0], num_atoms), signals.dtype)
+    no_codes = jnp.zeros((signals.shape[0], num_atoms), signals.dtype)
+
+    def anneal(
+        key: Key, dictionary: Array, first: Array, num_rounds: int, holding: float
+    ) -> _Found:
+        schedule = _schedule(first, last, num_rounds, holding)
+        return rounds(key, dictionary, no_codes, schedule, False)
+
+    def settle(dictionary: Array, codes: Array, length: int) -> _Found:
+        # Codes first: atoms fitted to codes that are far from converged would leave their places.
+        codes = judge(dictionary, codes, _POLISHING).codes
+        schedule = jnp.broadcast_to(last, (length,)), jnp.zeros((length,), bool)
+        return rounds(key, dictionary, codes, schedule, True)
+
+    def rounds(
+        key: Key,
+        dictionary: Array,
+        codes: Array,
+        schedule: tuple[Array, Array],
+        updated_codes: bool,
+    ) -> _Found:
         start = Alternated(dictionary, codes, update.init(dictionary))
-        schedule = _schedule(first, last, num_rounds)
-        dictionary, codes, _ = run_rounds(signals, start, schedule, solver, update, num_steps)
-        codes = encode(solver, signals, dictionary, last, _JUDGING * num_steps, codes)
-        return dictionary, jnp.mean(objectives.lasso(signals, dictionary, codes, last))
+        dictionary, codes, _ = run_rounds(
+            key, signals, start, schedule, momentum, solver, update, num_steps, updated_codes
+        )
+        return judge(dictionary, codes, _JUDGING)
 
-    def restart(key: Key) -> tuple[Array, Array]:
-        return anneal(start_from_signals(key, signals, num_atoms), first, num_rounds)
+    def judge(dictionary: Array, codes: Array, times: int) -> _Found:
+        codes = encode(solver, signals, dictionary, last, times * num_steps, codes)
+        value = jnp.mean(objectives.lasso(signals, dictionary, codes, last))
+        return _Found(dictionary, codes, value)
 
-    def hop(best: tuple[Array, Array], key: Key) -> tuple[tuple[Array, Array], Array]:
-        def copy(key: Key) -> tuple[Array, Array]:
-            which, fresh = jax.random.split(key)
+    def restart(key: Key) -> _Found:
+        draw, anneal_key = jax.random.split(key)
+        start = start_from_signals(draw, signals, num_atoms)
+        return anneal(anneal_key, start, first, num_rounds, _HOLDING)
+
+    def hop(best: _Found, key: Key) -> tuple[_Found, Array]:
+        def copy(key: Key) -> _Found:
+            which, fresh, anneal_key = jax.random.split(key, 3)
             out = jax.random.permutation(which, num_atoms) < _HOP_ATOMS
             atoms = start_from_signals(fresh, signals, num_atoms)
-            rounds = max(round(_HOP_ROUNDS * num_rounds), 1)
-            return anneal(jnp.where(out[:, None], atoms, best[0]), jnp.sqrt(first * last), rounds)
+            start = jnp.where(out[:, None], atoms, best.dictionary)
+            length = max(round(_HOP_ROUNDS * num_rounds), 1)
+            return anneal(anneal_key, start, jnp.sqrt(first * last), length, 0.0)
 
-        found, values = jax.vmap(copy)(jax.random.split(key, num_restarts))
-        found = jnp.concatenate([best[0][None], found])
-        values = jnp.concatenate([best[1][None], values])
-        chosen = _select(values)
-        return (found[chosen], values[chosen]), values[chosen]
+        found = best_of(jax.vmap(copy)(jax.random.split(key, num_restarts)))
+        better = found.value < best.value
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best)
+        return best, best.value
+
+    def best_of(found: _Found) -> _Found:
+        finite = jnp.where(jnp.isfinite(found.value), found.value, jnp.inf)
+        return jax.tree.map(lambda x: x[jnp.argmin(finite)], found)
 
     restart_key, hop_key = jax.random.split(key)
     if dictionary0 is None:
-        found, values = jax.vmap(restart)(jax.random.split(restart_key, num_restarts))
+        found = jax.vmap(restart)(jax.random.split(restart_key, num_restarts))
     else:
-        found, values = jax.vmap(lambda d: anneal(d, last, num_rounds))(dictionary0[None])
-    chosen = _select(values)
-    best, hops = found[chosen], values[:0]
+        found = settle(dictionary0, no_codes, num_rounds)
+        found = jax.tree.map(lambda x: x[None], found)
+    best, hops = best_of(found), found.value[:0]
     if num_hops:
-        keys = jax.random.split(hop_key, num_hops)
-        (best, _), hops = jax.lax.scan(hop, (best, values[chosen]), keys)
-    codes = encode(solver, signals, best, last, _POLISHING * num_steps)
-    value = jnp.mean(objectives.lasso(signals, best, codes, last))
-    return best, codes, value, found, values, hops
+        best, hops = jax.lax.scan(hop, best, jax.random.split(hop_key, num_hops))
+        more = settle(best.dictionary, best.codes, _SETTLE_ROUNDS * num_rounds)
+        best = jax.tree.map(lambda x, y: jnp.where(more.value < best.value, x, y), more, best)
+    best = judge(best.dictionary, best.codes, _POLISHING)
+    return best.dictionary, best.codes, best.value, found.dictionary, found.value, hops
 
 
-def _schedule(first: Array, last: Array, num_rounds: int) -> tuple[Array, Array]:
+class _Found(NamedTuple):
+    """A dictionary, its codes, and their mean objective at the last penalty."""
+
+    dictionary: Array
+    codes: Array
+    value: Array
+
+
+def _schedule(first: Array, last: Array, num_rounds: int, holding: float) -> tuple[Array, Array]:
     """Return the penalty of each round, (T,), and whether it replaces atoms, (T,)."""
-    settling = round(_SETTLING * num_rounds)
-    falling = max(num_rounds - settling - 1, 1)
+    begin, end = round(holding * num_rounds), round((1 - _SETTLING) * num_rounds)
     turns = jnp.arange(num_rounds)
-    fraction = jnp.minimum(turns / falling, 1).astype(last.dtype)
-    return first * (last / first) ** fraction, turns < num_rounds - settling
-
-
-def _select(values: Array) -> Array:
-    """Return the place of the smallest objective; one that is not finite is never chosen."""
-    return jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
+    fraction = jnp.clip((turns - begin) / max(end - begin, 1), 0, 1).astype(last.dtype)
+    due = turns % _REPLACE_EVERY == _REPLACE_EVERY - 1
+    return first * (last / first) ** fraction, due & (turns >= _REPLACE_FROM) & (turns < end)

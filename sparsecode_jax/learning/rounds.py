@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax.learning._replacement import is_signed, replace_atoms
+from sparsecode_jax import _checks, dictionaries, objectives
+from sparsecode_jax.learning._replacement import is_signed, renew_atoms
 from sparsecode_jax.learning.updates import DictionaryUpdate, method_of_optimal_directions
-from sparsecode_jax.solvers import fista, solve
-from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
+from sparsecode_jax.solvers import solve, sparsa
+from sparsecode_jax.types import Array, ArrayLike, Key, Lasso, PyTree, Solver
 
 __all__ = ["Alternated", "alternate", "encode", "run_rounds"]
 
@@ -22,7 +22,7 @@ class Alternated(NamedTuple):
 
     Attributes:
       dictionary: unit atoms, (N, M).
-      codes: (B, N), as the last round's update left them.
+      codes: (B, N), as the last round's update left them (or the solver, as asked).
       state: the update's.
     """
 
@@ -39,26 +39,38 @@ def alternate(
     num_steps: int,
     solver: Solver | None = None,
     update: DictionaryUpdate | None = None,
+    momentum: ArrayLike = 0.0,
     replacing: ArrayLike = False,
+    key: Key | None = None,
+    updated_codes: bool = True,
     codes0: ArrayLike | None = None,
     state0: PyTree = None,
 ) -> Alternated:
     """Improve codes and dictionary in turns: the rounds of :func:`learn_dictionary`, by themselves.
 
     A round takes ``num_steps`` of the solver at its penalty, from the codes of the round before (a
-    pursuit, which refuses a warm start, begins anew), updates the atoms, and puts the largest
-    residuals in the places of unused atoms and of the second of two whose cosine is above .95.
-    Pure: jit it, vmap it over dictionaries, penalties or states, scan it.
+    pursuit, which refuses a warm start, begins anew), and updates the atoms. With momentum b the
+    next round codes in the atoms of :math:`D_t + b(D_t - D_{t-1})`, unless the objective rose; many
+    atoms that are far from where they belong get there several times sooner. Where ``replacing``,
+    residuals, drawn by their energy, take the places of unused atoms, of atoms that only few
+    signals use, and of the weaker of two whose cosine is above .98. Pure: jit it, vmap it over
+    dictionaries, penalties or states, scan it.
 
     Args:
       signals: (B, M). **Traced**.
       dictionary: to begin with, (N, M), used as it is. **Traced**.
       penalties: of each of T rounds, (T,). **Traced**.
       num_steps: solver steps a round. **Static**.
-      solver: of the codes; None takes ``fista()``, non-negative. **Static**.
+      solver: of the codes; None takes ``sparsa()``, non-negative. **Static**.
       update: of the atoms, from :mod:`~sparsecode_jax.learning.updates`; None takes
         ``method_of_optimal_directions()``. **Static**.
+      momentum: b, (), from 0 to below 1; it starts anew with each call. **Traced**.
       replacing: whether rounds replace atoms, () or (T,). **Traced**.
+      key: of the residuals drawn; None takes ``jax.random.key(0)``. **Traced**.
+      updated_codes: whether a round begins at the codes as the update left them, scaled to the
+        norms of the atoms it fitted, or as the solver did. The former settles closer to the
+        minimum; with momentum and thousands of atoms far from their places it can diverge, the
+        latter does not. **Static**.
       codes0: to begin with, (B, N); None takes zeros. **Traced**.
       state0: of the update, with numbers of one's own or to go on; None takes its ``init``.
         **Traced**.
@@ -71,7 +83,8 @@ def alternate(
       TypeError: half precision, or what is no solver or no update.
 
     **Cost**: a round: ``num_steps`` solver steps and its start for all B signals, one
-    ``dictionaries.step_size``, the update, 2BMN + 3BM for residuals and 2MN^2 for cosines.
+    ``dictionaries.step_size``, the update, the objective, 2BMN + 3BM for residuals and 2MN^2 for
+    cosines.
 
     Example:
       >>> import jax, jax.numpy as jnp, sparsecode_jax as sc
@@ -98,40 +111,59 @@ def alternate(
     _checks.rounds(name, "penalties", penalties)
     _checks.finite(name, signals=signals, dictionary=dictionary, codes0=codes)
     _checks.count(name, "num_steps", num_steps)
-    solver = fista() if solver is None else solver
+    solver = sparsa() if solver is None else solver
     _checks.solver(name, solver)
     update = method_of_optimal_directions() if update is None else update
     _checks.update(name, update)
     state = update.init(dictionary) if state0 is None else state0
     replacing = jnp.broadcast_to(jnp.asarray(replacing, bool), penalties.shape)
+    momentum = jnp.asarray(momentum, signals.dtype)
+    _checks.scalar(name, "momentum", momentum)
+    _checks.nonnegative(name, momentum=momentum)
+    key = jax.random.key(0) if key is None else key
     start = Alternated(dictionary, codes, state)
-    return run_rounds(signals, start, (penalties, replacing), solver, update, num_steps)
+    schedule = penalties, replacing
+    return run_rounds(
+        key, signals, start, schedule, momentum, solver, update, num_steps, updated_codes
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "update", "num_steps"))
+@functools.partial(jax.jit, static_argnames=("solver", "update", "num_steps", "updated_codes"))
 def run_rounds(
+    key: Key,
     signals: Array,
     start: Alternated,
     schedule: tuple[Array, Array],
+    momentum: Array,
     solver: Solver,
     update: DictionaryUpdate,
     num_steps: int,
+    updated_codes: bool,
 ) -> Alternated:
     """Scan the rounds of a schedule: penalties (T,) and whether atoms are replaced (T,)."""
+    signed = is_signed(solver)
 
-    def turn(now: Alternated, scheduled: tuple[Array, Array]) -> tuple[Alternated, None]:
-        penalty, replaces = scheduled
-        dictionary, codes, state = now
-        codes = encode(solver, signals, dictionary, penalty, num_steps, codes)
-        state, dictionary, codes = update.step(state, signals, dictionary, codes)
-        dictionary, codes, replaced = replace_atoms(
-            signals, dictionary, codes, replaces, signed=is_signed(solver)
+    def turn(now: tuple, scheduled: tuple[Array, Array, Array]) -> tuple[tuple, None]:
+        ahead, before, fitted = now  # where to code, the objective there, what was fitted last
+        penalty, replaces, number = scheduled
+        codes = encode(solver, signals, ahead, penalty, num_steps, fitted.codes)
+        value = jnp.mean(objectives.lasso(signals, ahead, codes, penalty))
+        state, atoms, fitting = update.step(fitted.state, signals, ahead, codes)
+        strength = jnp.where(value <= before, momentum, 0)
+        further = dictionaries.normalize(atoms + strength * (atoms - fitted.dictionary))
+        renewed, fitting, new = renew_atoms(
+            jax.random.fold_in(key, number), signals, atoms, fitting, replaces, signed=signed
         )
+        codes = fitting if updated_codes else jnp.where(new, 0, codes)
         if update.reset is not None:
-            state = update.reset(state, replaced)
-        return Alternated(dictionary, codes, state), None
+            state = update.reset(state, new)
+        further = jnp.where(new[:, None], renewed, further)
+        return (further, value, Alternated(renewed, codes, state)), None
 
-    return jax.lax.scan(turn, start, schedule)[0]
+    infinite = jnp.asarray(jnp.inf, signals.dtype)
+    numbers = jnp.arange(schedule[0].shape[0])
+    begin = (start.dictionary, infinite, start)
+    return jax.lax.scan(turn, begin, (*schedule, numbers))[0][2]
 
 
 def encode(
