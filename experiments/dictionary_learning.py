@@ -1,15 +1,17 @@
 """Learn the paper's unknown dictionary by turns, and compare with what was published.
 
 Claim: ``learning.learn_dictionary``, with its defaults, recovers the dictionary of the paper's
-unknown-dictionary setting on every learner seed, for fewer FLOPs (all restarts charged) than the
-published SAE spent on training; the latent MCC that is left to gain is then the solver's, not the
-dictionary's.
+unknown-dictionary setting on every learner seed, for fewer FLOPs (all restarts and hops charged)
+than the published SAE spent on training; the latent MCC that is left to gain is then the solver's,
+not the dictionary's.
 
 Command: ``python -m experiments.dictionary_learning`` (2 minutes on 2 cores; ``--quick`` 10
-seconds). Expected: on the paper's data dictionary MCC .9999 and latent MCC .9856 (true dictionary:
-.9854) on all five runs; on ten other data sets dictionary MCC .9996 or more on eight, .993 and .941
-on two (204, 207). Published (data seed 20240926): SAE .566 latent MCC for 7.05e10 FLOPs by the
-paper's formula; sparse coding .698 latent, .785 to .839 dictionary.
+seconds). Expected: on the paper's data dictionary MCC .9999 and latent MCC .9855 (true dictionary:
+.9854) on all five runs; on ten other data sets dictionary MCC .9949 or more, and latent MCC at most
+.0041 below that of the true dictionary on nine; on one (209) .014 below: what was learned there has
+a lower training objective than what the learner reaches from the true dictionary. Published (data
+seed 20240926): SAE .566 latent MCC for 7.05e10 FLOPs by the paper's formula; sparse coding .698
+latent, .785 to .839 dictionary.
 """
 
 from __future__ import annotations
