@@ -177,9 +177,9 @@ def positive(name: str, **values: Any) -> None:
 
 
 def nonnegative(name: str, **values: Any) -> None:
-    """Raise unless each number is finite and >= 0."""
+    """Raise unless each concrete number is finite and >= 0."""
     for label, value in values.items():
-        if not (np.isfinite(value) and value >= 0):
+        if concrete(value) and not (np.isfinite(value) and value >= 0):
             raise ValueError(f"{name}: {label} is {value}; a finite number >= 0 is expected.")
 
 

@@ -75,11 +75,12 @@ def test_every_restart_and_hop_is_charged(problem):
         ).flops  # fmt: skip
 
     flops = [charged(restarts, 0) for restarts in (1, 2, 4)]
-    hops = [charged(2, hops) for hops in (1, 3)]
-    assert hops[1] - hops[0] == 2 * (hops[0] - flops[1])
-    assert 0.6 < (hops[0] - flops[1]) / (2 * (flops[1] - flops[0])) < 0.9  # 3 rounds, and judged
+    hops = [charged(2, hops) for hops in (1, 2, 4)]
+    assert hops[2] - hops[1] == 2 * (hops[1] - hops[0])
+    assert 0.6 < (hops[1] - hops[0]) / (2 * (flops[1] - flops[0])) < 0.9  # 3 rounds, and judged
+    assert hops[0] - flops[1] > hops[1] - hops[0]  # and what is found settles
     assert flops[2] - flops[1] == 2 * (flops[1] - flops[0])
-    assert flops[0] > 3 * 10 * 400 * 4 * 8 * 12  # at least its FISTA steps
+    assert flops[0] > 5 * 8 * 400 * 4 * 8 * 12  # at least the steps of its rounds
 
 
 def test_signed_codes_by_the_solver(problem):
@@ -157,7 +158,7 @@ def test_rounds_by_themselves_are_mapped_and_go_on(problem, compilations):
 
 
 def test_a_given_dictionary_is_improved(problem, found):
-    rough = found.dictionary + 0.2 * jax.random.normal(jax.random.key(1), found.dictionary.shape)
+    rough = found.dictionary + 0.1 * jax.random.normal(jax.random.key(1), found.dictionary.shape)
     options = {"num_atoms": 12, "num_rounds": 40, "num_restarts": 1, "num_hops": 0}
     better = learn_dictionary(jax.random.key(0), problem.signals, dictionary0=rough, **options)
     assert better.dictionaries.shape == (1, 12, 8)

@@ -318,7 +318,7 @@ def test_counts_not_given_are_those_of_the_library(capsys):
     assert run("flops", "learn", *words, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["num_restarts"], result["num_hops"]) == (1, 0) and "per_hop" not in result
-    assert (result["num_rounds"], result["num_steps"]) == (100, 10)
+    assert (result["num_rounds"], result["num_steps"]) == (100, 8)
     key, signals = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((700, 3), "float32")
     expected = sc.flops.eval_flops(
         lambda k, x: sc.learning.learn_dictionary(k, x, num_atoms=600)[:3], key, signals

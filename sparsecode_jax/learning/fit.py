@@ -194,6 +194,8 @@ def fit(
     """
     _checks.encoder("fit", encoder)
     _checks.optimizer("fit", optimizer)
+    if num_steps is not None:
+        _checks.count("fit", "num_steps", num_steps, minimum=0)
     keys = prepare_key(key)
     source = read(keys, signals, true_codes, batch_size)
     data, params, axes, num_latents = prepare(
@@ -311,7 +313,7 @@ def _num_steps(
     if num_steps is not None and max_flops is not None:
         raise ValueError("fit: both num_steps and max_flops given; pass one.")
     if num_steps is not None:
-        return _checks.count("fit", "num_steps", num_steps, minimum=0)
+        return num_steps
     if max_flops is None:
         if stream is None:
             raise ValueError(

@@ -12,7 +12,6 @@ import sparsecode_jax as sc
 from sparsecode_jax.learning import (
     Autoencoder,
     TrainData,
-    alternate,
     init_state,
     losses,
     train_step,
@@ -158,10 +157,3 @@ def test_steps_of_every_architecture(name):
 def test_dictionary_updates(name):
     update = UPDATES[name]
     check(update.step, update.init(D), MORE_X, D, MORE_CODES)
-
-
-def test_alternating_rounds():
-    run = functools.partial(
-        alternate, num_steps=1, update=updates.block_coordinate(), replacing=True
-    )
-    check(run, X, D, jnp.full(2, 0.1))
