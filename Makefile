@@ -8,7 +8,7 @@ WORKERS ?= 2
 help:
 	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (about 11 minutes)"
 	@echo "make reproduce  the paper's three settings at full fidelity (about 25 minutes; resumes)"
-	@echo "make bench      the solvers beside their peers (15 minutes; resumes)"
+	@echo "make bench      solvers and training beside their peers (20 minutes; resumes)"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-all   the same with the slow tests"
 	@echo "make docs       the API reference, as web pages in site/"
@@ -46,6 +46,7 @@ reproduce: $(VENV)/experiments.stamp
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.solvers
+	$(BIN)/python -m benchmarks.training
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
