@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import pathlib
 import shutil
 import threading
@@ -11,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from sparsecode_jax.io import load_results, save_results
+from sparsecode_jax.io._atomic import write_bytes
 
 RESULTS = pathlib.Path("results")
 
@@ -124,6 +127,53 @@ def agreement(
         )
     header = ("quantity", "step", "ours", "published", "difference", "tolerance", "agrees")
     return format_table(header, cells), agree
+
+
+def run_cases(
+    name: str,
+    cases: Sequence[tuple[int, ...]],
+    settings: dict[str, Any],
+    measure: Callable[..., dict[str, float]],
+    out: pathlib.Path,
+) -> dict[tuple[int, ...], dict[str, float]]:
+    """Measure what is missing, keeping each case as it is done; return all that is kept.
+
+    What was kept under other settings is not used.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    kept = out / f"{name}_cases.json"
+    done: dict[str, dict[str, float]] = {}
+    if kept.exists():
+        stored = json.loads(kept.read_text())
+        done = stored["cases"] if stored["settings"] == settings else {}
+    label = {case: "-".join(map(str, case)) for case in cases}
+    left = [case for case in cases if label[case] not in done]
+    with tqdm(total=len(cases), initial=len(cases) - len(left), desc=name, unit="case") as bar:
+        for case in left:
+            done[label[case]] = measure(*case)
+            write_bytes(kept, json.dumps({"settings": settings, "cases": done}).encode())
+            bar.set_postfix_str(f"done {label[case]}")
+            bar.update()
+    return {case: done[label[case]] for case in cases}
+
+
+def save_cases(
+    name: str,
+    done: dict[tuple[int, ...], dict[str, float]],
+    axis: str,
+    config: dict[str, Any],
+    out: pathlib.Path,
+) -> None:
+    """Write what :func:`run_cases` returned as one result, a column each number."""
+    columns = list(next(iter(done.values())))
+    arrays = {key: np.asarray([row[key] for row in done.values()]) for key in columns}
+    manifest = {
+        "experiment": name, "config": config,
+        "axes": {key: ["case"] for key in columns} | {"case": ["case", axis]},
+        "flops": "training, all restarts and hops; convention 'arithmetic'",
+        "seconds": round(float(arrays["seconds"].sum()), 1),
+    }  # fmt: skip
+    save_results(out / name, {**arrays, "case": np.asarray(list(done))}, manifest)
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

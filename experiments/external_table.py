@@ -18,25 +18,22 @@ Expected: docs/external_table.txt, which has 1,000 atoms only; with 100 atoms .9
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 import math
 import pathlib
 import time
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 import sparsecode_jax as sc
 from experiments import common
-from sparsecode_jax.io._atomic import write_bytes
 
 NAME = "external_table"
 NUM_SAMPLES, NUM_TEST = 5000, 1000
 TOLERANCE = 1e-4  # of the codes that are scored
 PUBLISHED = {(100, 10): 0.951, (1000, 2): 0.78, (1000, 5): 0.80, (1000, 10): 0.76, (1000, 20): 0.22}
 GOALS = {(100, 10): 0.99, (1000, 5): 0.90, (1000, 10): 0.90, (1000, 20): 0.50}
-COLUMNS = ("train", "test", "train_ceiling", "test_ceiling", "dictionary", "flops", "seconds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +94,12 @@ def measure(config: Config, num_atoms: int, num_active: int, seed: int) -> dict[
     }
 
 
-def table(config: Config, done: dict[str, dict[str, float]]) -> str:
+def table(config: Config, done: dict[tuple[int, ...], dict[str, float]]) -> str:
     """Return the report: one row a case and seed."""
     rows = []
     for n, k in config.cases:
         for seed in config.seeds:
-            run = done.get(f"{n}-{k}-{seed}")
+            run = done.get((n, k, seed))
             if run is None:
                 continue
             goal = GOALS.get((n, k))
@@ -128,33 +125,10 @@ def table(config: Config, done: dict[str, dict[str, float]]) -> str:
 
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:  # noqa: B008
     """Run what is missing, print the table, write the results."""
-    out.mkdir(parents=True, exist_ok=True)
-    kept = out / f"{NAME}_cases.json"
-    settings = {"num_rounds": config.num_rounds, "num_samples": config.num_samples}
-    done: dict[str, dict[str, float]] = {}
-    if kept.exists():
-        stored = json.loads(kept.read_text())
-        done = stored["cases"] if stored["settings"] == settings else {}
     cases = [(n, k, seed) for seed in config.seeds for n, k in config.cases]
-    left = [case for case in cases if "-".join(map(str, case)) not in done]
-    with tqdm(total=len(cases), initial=len(cases) - len(left), desc=NAME, unit="case") as bar:
-        for case in left:
-            done["-".join(map(str, case))] = found = measure(config, *case)
-            write_bytes(kept, json.dumps({"settings": settings, "cases": done}).encode())
-            bar.set_postfix_str(f"N, k = {case[:2]}: test MCC {found['test']:.4f}")
-            bar.update()
-    arrays = {
-        name: np.asarray([done["-".join(map(str, case))][name] for case in cases])
-        for name in COLUMNS
-    }
-    arrays["case"] = np.asarray(cases)
-    manifest = {
-        "experiment": NAME, "config": dataclasses.asdict(config),
-        "axes": {name: ["case"] for name in COLUMNS} | {"case": ["case", "N, k, seed"]},
-        "flops": "training, all restarts and hops; convention 'arithmetic'",
-        "seconds": round(float(arrays["seconds"].sum()), 1),
-    }  # fmt: skip
-    sc.io.save_results(out / NAME, arrays, manifest)
+    settings = {"num_rounds": config.num_rounds, "num_samples": config.num_samples}
+    done = common.run_cases(NAME, cases, settings, functools.partial(measure, config), out)
+    common.save_cases(NAME, done, "N, k, seed", dataclasses.asdict(config), out)
     text = table(config, done)
     print("\n" + text)
     (out / f"{NAME}.txt").write_text(text)

@@ -13,6 +13,7 @@ docs/phase_diagram.txt.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -20,11 +21,9 @@ import time
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 import sparsecode_jax as sc
 from experiments import authors, common
-from sparsecode_jax.io._atomic import write_bytes
 
 NAME = "phase_diagram"
 FIRST_SEED = 20240927
@@ -84,16 +83,14 @@ def published() -> dict[tuple[int, int, int], float]:
     }
 
 
-def table(config: Config, done: dict[str, dict[str, float]]) -> str:
+def table(config: Config, done: dict[tuple[int, ...], dict[str, float]]) -> str:
     """Return the report: one row a cell, means over the data sets that are done."""
     before = published()
     rows = []
     for k in config.num_active:
         for m in config.num_measurements:
             for n in config.num_atoms:
-                runs = [
-                    done[key] for r in range(config.num_runs) if (key := f"{n}-{m}-{k}-{r}") in done
-                ]
+                runs = [done[n, m, k, r] for r in range(config.num_runs) if (n, m, k, r) in done]
                 if not runs:
                     continue
                 mean = {name: float(np.mean([run[name] for run in runs])) for name in COLUMNS}
@@ -121,13 +118,6 @@ def table(config: Config, done: dict[str, dict[str, float]]) -> str:
 
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:  # noqa: B008
     """Run what is missing, print the table, write the results."""
-    out.mkdir(parents=True, exist_ok=True)
-    kept = out / f"{NAME}_cells.json"
-    settings = {"num_rounds": config.num_rounds, "num_hops": config.num_hops}
-    done: dict[str, dict[str, float]] = {}
-    if kept.exists():
-        stored = json.loads(kept.read_text())
-        done = stored["cells"] if stored["settings"] == settings else {}
     cases = [
         (n, m, k, run)
         for run in range(config.num_runs)
@@ -135,25 +125,9 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
         for m in config.num_measurements
         for n in config.num_atoms
     ]
-    left = [case for case in cases if "-".join(map(str, case)) not in done]
-    with tqdm(total=len(cases), initial=len(cases) - len(left), desc=NAME, unit="cell") as bar:
-        for case in left:
-            done["-".join(map(str, case))] = found = measure(config, *case)
-            write_bytes(kept, json.dumps({"settings": settings, "cells": done}).encode())
-            bar.set_postfix_str(f"N, M, K = {case[:3]}: latent MCC {found['latent']:.3f}")
-            bar.update()
-    arrays = {
-        name: np.asarray([done["-".join(map(str, case))][name] for case in cases])
-        for name in COLUMNS
-    }
-    arrays["case"] = np.asarray(cases)
-    manifest = {
-        "experiment": NAME, "config": dataclasses.asdict(config),
-        "axes": {name: ["case"] for name in COLUMNS} | {"case": ["case", "N, M, K, run"]},
-        "flops": "training, all restarts and hops; convention 'arithmetic'",
-        "seconds": round(float(arrays["seconds"].sum()), 1),
-    }  # fmt: skip
-    sc.io.save_results(out / NAME, arrays, manifest)
+    settings = {"num_rounds": config.num_rounds, "num_hops": config.num_hops}
+    done = common.run_cases(NAME, cases, settings, functools.partial(measure, config), out)
+    common.save_cases(NAME, done, "N, M, K, run", dataclasses.asdict(config), out)
     text = table(config, done)
     print("\n" + text)
     (out / f"{NAME}.txt").write_text(text)

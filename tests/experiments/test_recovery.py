@@ -12,9 +12,9 @@ def test_the_phase_diagram_runs_and_goes_on(tmp_path, capsys):
     phase_diagram.main(config, tmp_path)
     first = capsys.readouterr().out
     assert "16  16  3" in first and (tmp_path / "phase_diagram.npz").exists()
-    kept = (tmp_path / "phase_diagram_cells.json").read_bytes()
+    kept = (tmp_path / "phase_diagram_cases.json").read_bytes()
     phase_diagram.main(config, tmp_path)  # nothing is left to run
-    assert (tmp_path / "phase_diagram_cells.json").read_bytes() == kept
+    assert (tmp_path / "phase_diagram_cases.json").read_bytes() == kept
     assert capsys.readouterr().out == first
     with np.load(tmp_path / "phase_diagram.npz") as arrays:
         assert arrays["latent"][0] > 0.98 and arrays["ceiling"][0] > 0.98
