@@ -111,7 +111,7 @@ def learn(config: Config, data: Data, tuning: Data, stages: common.Stages) -> di
         found = [
             sc.learning.learn_dictionary(
                 jax.random.key(0), signals, num_atoms=N,
-                num_restarts=config.num_restarts, num_rounds=config.num_rounds,
+                num_restarts=config.num_restarts, num_rounds=config.num_rounds, num_hops=0,
             )
             for signals in data.train_signals
         ]  # fmt: skip
