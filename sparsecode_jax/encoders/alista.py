@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax.encoders.lista import (
+from sparsecode_jax.encoders._layers import (
     Prox,
     lasso_of,
     no_codes,

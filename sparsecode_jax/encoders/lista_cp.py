@@ -8,10 +8,11 @@ from typing import NamedTuple
 import jax
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax.encoders.lista import (
+from sparsecode_jax.encoders._layers import (
     Prox,
     lasso_of,
     no_codes,
+    put_dictionary,
     repeat,
     rescale_thresholds,
     unrolled_init,
@@ -95,8 +96,3 @@ def lista_cp_params(dictionary: ArrayLike, penalty: ArrayLike, *, num_layers: in
     return ListaCpParams(
         dictionary, repeat(step * dictionary, num_layers), repeat(step * penalty, num_layers)
     )
-
-
-def put_dictionary(params, dictionary: Array, bias: Array | None):  # noqa: ANN001, ANN201
-    """Put the decoder's dictionary into the params."""
-    return params._replace(dictionary=dictionary)

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries, solvers
-from sparsecode_jax.encoders.lista import PENALTY0
-from sparsecode_jax.encoders.lista_cp import put_dictionary
+from sparsecode_jax.encoders._layers import PENALTY0, put_dictionary
 from sparsecode_jax.types import Array, Encoder, Key, Lasso, Solver
 
 __all__ = ["UnrolledParams", "matching_pursuit", "orthogonal_matching_pursuit", "unrolled"]
