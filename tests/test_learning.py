@@ -20,7 +20,7 @@ import pytest
 import sparsecode_jax as sc
 from sparsecode_jax import Lasso, encoders, learning, solvers
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.learning import Autoencoder, TrainData, _fingerprint, losses
+from sparsecode_jax.learning import Autoencoder, TrainData, _draws, _fingerprint, losses
 
 from .contracts import M, N, S, as_numpy, sparse_problem
 
@@ -194,10 +194,17 @@ def test_minibatches_are_drawn_anew_each_step_from_the_key_and_the_step():
     jax.effects_barrier()
     expected = []
     for step in range(4):
-        rows = jax.random.randint(jax.random.fold_in(KEY, step), (7,), 0, S)
-        expected.append(SIGNALS[np.asarray(rows)])
+        bits = jax.random.bits(jax.random.fold_in(KEY, step), (7,), jnp.uint32)
+        expected.append(SIGNALS[[int(b) * S >> 32 for b in bits]])
     np.testing.assert_array_equal(seen, expected)
     assert not np.array_equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 1000, 65_535, 65_536, 70_001, 2**31 - 1])
+def test_rows_are_the_upper_half_of_the_product_of_bits_and_their_number(num_rows):
+    rows = _draws.random_rows(KEY, 1000, num_rows)
+    bits = jax.random.bits(KEY, (1000,), jnp.uint32)
+    np.testing.assert_array_equal(rows, [int(b) * num_rows >> 32 for b in bits])
 
 
 def test_true_codes_follow_their_signals_into_a_minibatch():

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax.learning._draws import split_batch
 from sparsecode_jax.learning._replacement import rms_norm
-from sparsecode_jax.learning.step import Autoencoder, Recipe, TrainData, bound, split_batch
+from sparsecode_jax.learning.step import Autoencoder, Recipe, TrainData, bound
 from sparsecode_jax.types import Array, ArrayLike, Encoder, Key
 
 __all__ = [

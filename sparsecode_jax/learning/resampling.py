@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from sparsecode_jax import dictionaries
+from sparsecode_jax.learning._draws import draw_batch
 from sparsecode_jax.learning.step import (
     Autoencoder,
     Recipe,
     TrainData,
     TrainState,
-    _draw,
     encode,
     project,
 )
@@ -40,7 +40,7 @@ def resample(state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Re
     assert state.idle is not None and recipe.dead_after is not None
     dead = state.idle >= recipe.dead_after
     params = project(state.params) if recipe.unit_atoms else state.params
-    signals, _ = _draw(state, data, recipe.batch_size, recipe.sampler)
+    signals, _ = draw_batch(state.key, state.step, data, recipe.batch_size, recipe.sampler)
     dictionary = data.dictionary if params.dictionary is None else params.dictionary
     assert dictionary is not None
     codes, _ = encode(encoder, params._replace(dictionary=dictionary), signals)

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from sparsecode_jax import dictionaries
 from sparsecode_jax.learning import losses
+from sparsecode_jax.learning._draws import draw_batch
 from sparsecode_jax.types import Array, Aux, Encoder, Key, PyTree
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "encode",
     "init_state",
     "project",
-    "split_batch",
     "train_step",
 ]
 
@@ -185,7 +184,7 @@ def train_step(
     Returns:
       The next state.
     """
-    signals, true_codes = _draw(state, data, batch_size, sampler)
+    signals, true_codes = draw_batch(state.key, state.step, data, batch_size, sampler)
     params = project(state.params) if unit_atoms else state.params
     penalty = data.penalty
     if penalty_schedule is not None:
@@ -248,15 +247,6 @@ def project(params: Autoencoder) -> Autoencoder:
     return params._replace(dictionary=dictionaries.normalize(params.dictionary))
 
 
-def split_batch(batch: Any) -> tuple[Any, Any]:
-    """Return the signals of a batch and their true codes, or None."""
-    if hasattr(batch, "signals"):
-        return batch.signals, getattr(batch, "codes", None)
-    if isinstance(batch, tuple | list) and len(batch) == 2 and np.ndim(batch[0]) == 2:
-        return batch[0], batch[1]
-    return batch, None
-
-
 def _keep_counts(before: Autoencoder, after: Autoencoder) -> Autoencoder:
     """Put back what is counted, not trained, and which weight decay would move."""
 
@@ -264,28 +254,3 @@ def _keep_counts(before: Autoencoder, after: Autoencoder) -> Autoencoder:
         return old if getattr(path[-1], "name", "") == "num_active" else new
 
     return jax.tree_util.tree_map_with_path(kept, before, after)
-
-
-def _draw(
-    state: TrainState,
-    data: TrainData,
-    batch_size: int | None,
-    sampler: Callable[[Key, Array], Any] | None,
-) -> tuple[Array, Array | None]:
-    """Return the signals of this step, and their true codes if there are any."""
-    signals, true_codes = data.signals, data.true_codes
-    if sampler is not None:
-        drawn = sampler(jax.random.fold_in(state.key, state.step), state.step)
-        signals, true_codes = split_batch(drawn)
-    elif batch_size is not None:
-        assert signals is not None
-        key = jax.random.fold_in(state.key, state.step)
-        rows = jax.random.randint(key, (batch_size,), 0, signals.shape[0])
-        signals = signals[rows]
-        true_codes = None if true_codes is None else true_codes[rows]
-    assert signals is not None
-    signals = signals.astype(jnp.promote_types(signals.dtype, data.penalty.dtype))
-    if data.scale is not None:
-        signals = signals / data.scale
-        true_codes = None if true_codes is None else true_codes / data.scale
-    return signals, true_codes
