@@ -70,7 +70,7 @@ def keys(count: int) -> jax.Array:
     return jax.random.split(jax.random.key(0), count)
 
 
-def train_sae(name: str, signals: np.ndarray, max_flops: float, **options: Any) -> Any:
+def train_sae(name: str, signals: np.ndarray, **options: Any) -> Any:
     """Train an SAE on each of (R, S, M) signals; ``dictionary=`` keeps the decoder fixed."""
     sae, runs = SAES[name], keys(len(signals))
     fixed = options.get("dictionary")
@@ -82,10 +82,7 @@ def train_sae(name: str, signals: np.ndarray, max_flops: float, **options: Any) 
     elif fixed is None:
         options["num_atoms"] = N
     label = f"{name}, {'its' if fixed is None else 'true'} dictionary, {len(runs)} runs"
-    return sc.learning.fit(
-        runs, sae.encoder, signals, loss=sae.loss, max_flops=max_flops,
-        progress=label, **options,
-    )  # fmt: skip
+    return sc.learning.fit(runs, sae.encoder, signals, loss=sae.loss, progress=label, **options)
 
 
 def choose_sae(name: str, tuning: Data, max_flops: float, config: Any) -> tuple[float, float]:
@@ -98,7 +95,7 @@ def choose_sae(name: str, tuning: Data, max_flops: float, config: Any) -> tuple[
     count = len(tuning.dictionary)
     signals = np.concatenate([tuning.train_signals] * len(grid))
     penalty, rate = np.repeat(np.asarray(grid, np.float32), count, axis=0).T
-    fitted = train_sae(name, signals, max_flops, penalty=penalty, learning_rate=rate)
+    fitted = train_sae(name, signals, max_flops=max_flops, penalty=penalty, learning_rate=rate)
     codes = encode(sae.encoder.apply, fitted.params.encoder, signals)
     kept = np.where(np.asarray(codes) >= np.sort(codes, axis=-1)[..., -K, None], codes, 0)
     r2 = sc.metrics.r2(signals, kept @ np.asarray(fitted.params.dictionary))

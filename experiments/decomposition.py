@@ -122,9 +122,9 @@ def learn(config: Config, data: Data, tuning: Data, stages: common.Stages) -> di
 
     def sae(name: str) -> dict[str, Any]:
         penalty, rate = choose_sae(name, tuning, config.tuning_fraction * flops, config)
-        options = {"penalty": penalty, "learning_rate": rate}
-        fitted = train_sae(name, data.train_signals, flops, **options)
-        on_true = train_sae(name, data.train_signals, flops, dictionary=data.dictionary, **options)
+        options = {"penalty": penalty, "learning_rate": rate, "max_flops": flops}
+        fitted = train_sae(name, data.train_signals, **options)
+        on_true = train_sae(name, data.train_signals, dictionary=data.dictionary, **options)
         apply = SAES[name].encoder.apply
         return {
             "atoms": fitted.params.dictionary,

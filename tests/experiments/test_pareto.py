@@ -29,7 +29,12 @@ def test_writes_results_table_and_figure(quick):
     for name in ("pareto.npz", "pareto.json", "pareto.txt", "pareto.png"):
         assert (quick / name).stat().st_size > 0
     text = (quick / "pareto.txt").read_text()
-    for label in ("FISTA + restart", "ITO (Adam on log-codes)", "SAE + FISTA (warm start)"):
+    for label in (
+        "FISTA + restart",
+        "ITO (Adam on log-codes)",
+        "SAE + FISTA (warm start)",
+        "LISTA",
+    ):
         assert label in text
 
 
@@ -40,6 +45,29 @@ def test_fista_needs_500_times_fewer_flops_than_the_published_ito(quick):
     assert published_ito / curves["fista"].published[index] > 500
     assert curves["fista"].mcc.shape[1] == 1
     assert curves["fresh_fista"].mcc.shape[1] == 5
+
+
+def test_learning_by_turns_passes_the_published_sae_for_50_times_fewer_flops(quick):
+    curves = pareto.unpack(sc.io.load_results(quick / "pareto")[0])["unknown"]
+    published = paper.published("unknown_dictionary")["sae"]
+    spent = published["train_flops"] + published["test_flops"]
+    assert curves["turns"].mcc.min() > 0.7 > published["mcc_test"][-1]
+    assert spent[-1] / curves["turns"].measured[-1] > 50
+    assert np.all(np.diff(curves["turns"].measured) > 0)
+
+
+def test_lista_starts_as_ista_and_training_it_is_charged(quick):
+    curves = pareto.unpack(sc.io.load_results(quick / "pareto")[0])["known"]
+    lista, problem = curves["lista"], settings.data("known_dictionary")
+    codes = sc.sparse_encode(
+        problem.test_signals, problem.dictionary, 0.05, solver=sc.solvers.ista(), num_steps=2
+    )
+    untrained = sc.metrics.mcc(problem.test_codes, codes)
+    assert lista.steps.tolist() == [0, 30]
+    np.testing.assert_allclose(lista.mcc[0], untrained, rtol=1e-4)
+    assert lista.mcc[1].mean() > lista.mcc[0].mean()
+    forward = 2 * 1024 * 8 * 16  # one product of the signals
+    assert lista.measured[0] > 3 * forward and lista.measured[1] > 30 * 128 / 1024 * 9 * forward
 
 
 def test_figure_is_redrawn_from_results_alone(quick, monkeypatch):
@@ -69,7 +97,7 @@ def test_penalty_of_each_point_is_not_chosen_on_the_test_half(quick, monkeypatch
     pareto.main(config, tmp_path)
     before = pareto.unpack(sc.io.load_results(quick / "pareto")[0])["known"]
     after = pareto.unpack(sc.io.load_results(tmp_path / "pareto")[0])["known"]
-    for method in ("ista", "fista", "fista_restart", "sae_fista"):
+    for method in ("ista", "fista", "fista_restart", "sae_fista", "lista"):
         np.testing.assert_array_equal(before[method].penalty, after[method].penalty)
         np.testing.assert_array_equal(before[method].steps, after[method].steps)
         assert after[method].mcc.max() < 0.2 < before[method].mcc.max()
