@@ -30,6 +30,7 @@ _POLISHING = 10  # times the steps of a round, for the codes that are returned
 _HOP_ROUNDS = 0.6  # of the rounds of a restart
 _HOP_ATOMS = 2  # that a hop replaces
 _SETTLE_ROUNDS = 3  # times the rounds of a restart, for the one that is left after hops
+_SETTLE_PENALTY = 0.3  # of the last penalty, for its atoms: penalties draw atoms together
 _MOST_COPIES, _MOST_ATOMS = 16, 1024  # copies at once, and copies times atoms, by default
 _HOPS = 6  # by default
 
@@ -89,6 +90,7 @@ def learn_dictionary(
     num_steps: int = 8,
     num_restarts: int | None = None,
     num_hops: int | None = None,
+    num_settling: int | None = None,
     solver: Solver | None = None,
     update: DictionaryUpdate | None = None,
     dictionary0: ArrayLike | None = None,
@@ -107,9 +109,10 @@ def learn_dictionary(
 
     Restarts begin at different signals and run as one vmapped program. The objective has many
     minima close to the best, so hops follow: copies of the best dictionary, each with two atoms
-    replaced by signals, are annealed again from half way, and the best of all is kept, and settled
-    by three times ``num_rounds`` more at the last penalty. Nothing but the objective chooses; no
-    truth is needed or used.
+    replaced by signals, are annealed again from half way, and the best of all is kept. Last it
+    settles: its atoms are learned for some rounds more at .3 of the last penalty, since atoms bend
+    towards one another in proportion to the penalty; the codes that are returned are of the last
+    penalty itself. Nothing but the objective chooses; no truth is needed or used.
 
     Args:
       key: PRNG key: which signals the restarts begin with. **Traced**.
@@ -121,11 +124,15 @@ def learn_dictionary(
       num_restarts: R, also the copies of a hop; None takes 16, fewer above 64 atoms (R * N is at
         most 1,024) and 1 from 513 atoms. **Static**.
       num_hops: H; None takes 6, none if R is 1. **Static**.
+      num_settling: rounds of settling; None takes three times ``num_rounds`` after hops,
+        ``num_rounds`` for a ``dictionary0`` without hops, and none after restarts alone.
+        **Static**.
       solver: of the lasso, or a pursuit, whose codes then begin anew each round; None takes
         ``sparsa()``, non-negative. **Static**.
       update: of the atoms, from :mod:`~sparsecode_jax.learning.updates`; None takes
         ``method_of_optimal_directions()``. **Static**.
-      dictionary0: (N, M), to improve in the place of restarts, at the last penalty. **Traced**.
+      dictionary0: (N, M), to improve in the place of restarts: by hops, or by settling.
+        **Traced**.
 
     Returns:
       A :class:`Learned`; with ``dictionary0`` it has one restart.
@@ -136,9 +143,9 @@ def learn_dictionary(
       TypeError: half precision, or what is no solver or no update.
 
     **Cost**: a restart: ``num_rounds`` of :func:`~sparsecode_jax.learning.alternate`, and three
-    times ``num_steps`` steps to judge it; a hop: six tenths of R restarts, and three restarts
-    after the last; ten times ``num_steps`` steps for the codes that are returned. ``flops`` has the
-    count of it all.
+    times ``num_steps`` steps to judge it; a hop: six tenths of R restarts; settling: its rounds
+    and 13 times ``num_steps`` steps; ten times ``num_steps`` steps for the codes that are returned.
+    ``flops`` has the count of it all.
 
     References:
       Engan, Aase, Husoy, 1999 (method of optimal directions); Wales and Doye, 1997 (hops between
@@ -160,11 +167,15 @@ def learn_dictionary(
     _checks.finite(name, signals=signals)
     _checks.count(name, "num_atoms", num_atoms)
     num_restarts, num_hops = default_counts(num_atoms, num_restarts, num_hops)
+    if num_settling is None:
+        without = 0 if dictionary0 is None else num_rounds
+        num_settling = _SETTLE_ROUNDS * num_rounds if num_hops else without
     for label, count, least in (
         ("num_rounds", num_rounds, 1),
         ("num_steps", num_steps, 1),
         ("num_restarts", num_restarts, 1),
         ("num_hops", num_hops, 0),
+        ("num_settling", num_settling, 0),
     ):
         _checks.count(name, label, count, minimum=least)
     flat = signals.reshape(-1, signals.shape[-1])
@@ -190,6 +201,7 @@ def learn_dictionary(
         num_steps=num_steps,
         num_restarts=num_restarts,
         num_hops=num_hops,
+        num_settling=num_settling,
         solver=solver,
         update=update,
     )
@@ -212,7 +224,8 @@ def learn_dictionary(
 @functools.partial(
     jax.jit,
     static_argnames=(
-        "num_atoms", "num_rounds", "num_steps", "num_restarts", "num_hops", "solver", "update",
+        "num_atoms", "num_rounds", "num_steps", "num_restarts", "num_hops", "num_settling",
+        "solver", "update",
     ),
 )  # fmt: skip
 def _learn(
@@ -227,6 +240,7 @@ def _learn(
     num_steps: int,
     num_restarts: int,
     num_hops: int,
+    num_settling: int,
     solver: Solver,
     update: DictionaryUpdate,
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
@@ -239,13 +253,17 @@ def _learn(
         key: Key, dictionary: Array, first: Array, num_rounds: int, holding: float
     ) -> _Found:
         schedule = _schedule(first, last, num_rounds, holding)
-        return rounds(key, dictionary, no_codes, schedule, False)
+        found = rounds(key, dictionary, no_codes, schedule, False)
+        return judge(found.dictionary, found.codes, _JUDGING)
 
-    def settle(dictionary: Array, codes: Array, length: int) -> _Found:
+    def settle(best: _Found) -> _Found:
+        low = _SETTLE_PENALTY * last
         # Codes first: atoms fitted to codes that are far from converged would leave their places.
-        codes = judge(dictionary, codes, _POLISHING).codes
-        schedule = jnp.broadcast_to(last, (length,)), jnp.zeros((length,), bool)
-        return rounds(key, dictionary, codes, schedule, True)
+        before = judge(best.dictionary, best.codes, _POLISHING, low)
+        schedule = jnp.broadcast_to(low, (num_settling,)), jnp.zeros((num_settling,), bool)
+        after = rounds(key, before.dictionary, before.codes, schedule, True)
+        after = judge(after.dictionary, after.codes, _JUDGING, low)
+        return jax.tree.map(lambda x, y: jnp.where(after.value < before.value, x, y), after, before)
 
     def rounds(
         key: Key,
@@ -253,16 +271,15 @@ def _learn(
         codes: Array,
         schedule: tuple[Array, Array],
         updated_codes: bool,
-    ) -> _Found:
+    ) -> Alternated:
         start = Alternated(dictionary, codes, update.init(dictionary))
-        dictionary, codes, _ = run_rounds(
+        return run_rounds(
             key, signals, start, schedule, momentum, solver, update, num_steps, updated_codes
         )
-        return judge(dictionary, codes, _JUDGING)
 
-    def judge(dictionary: Array, codes: Array, times: int) -> _Found:
-        codes = encode(solver, signals, dictionary, last, times * num_steps, codes)
-        value = jnp.mean(objectives.lasso(signals, dictionary, codes, last))
+    def judge(dictionary: Array, codes: Array, times: int, penalty: Array = last) -> _Found:
+        codes = encode(solver, signals, dictionary, penalty, times * num_steps, codes)
+        value = jnp.mean(objectives.lasso(signals, dictionary, codes, penalty))
         return _Found(dictionary, codes, value)
 
     def restart(key: Key) -> _Found:
@@ -292,13 +309,13 @@ def _learn(
     if dictionary0 is None:
         found = jax.vmap(restart)(jax.random.split(restart_key, num_restarts))
     else:
-        found = settle(dictionary0, no_codes, num_rounds)
+        found = judge(dictionary0, no_codes, _POLISHING)
         found = jax.tree.map(lambda x: x[None], found)
     best, hops = best_of(found), found.value[:0]
     if num_hops:
         best, hops = jax.lax.scan(hop, best, jax.random.split(hop_key, num_hops))
-        more = settle(best.dictionary, best.codes, _SETTLE_ROUNDS * num_rounds)
-        best = jax.tree.map(lambda x, y: jnp.where(more.value < best.value, x, y), more, best)
+    if num_settling:
+        best = settle(best)
     best = judge(best.dictionary, best.codes, _POLISHING)
     return best.dictionary, best.codes, best.value, found.dictionary, found.value, hops
 
