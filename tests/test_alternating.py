@@ -9,7 +9,7 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax.learning import alternate, learn_dictionary, updates
-from sparsecode_jax.learning._replacement import replace_atoms
+from sparsecode_jax.learning._replacement import average_moments, code_moments, renew_atoms
 
 SMALL = {"num_atoms": 12, "num_rounds": 100, "num_restarts": 4, "num_hops": 1}
 
@@ -37,7 +37,9 @@ def test_the_best_restart_is_returned_and_nothing_but_the_objective_chooses_it(p
     assert found.objectives.shape == (4,) and found.dictionaries.shape == (4, 12, 8)
     assert len(np.unique(np.asarray(found.objectives))) > 1
     assert found.hops.shape == (1,) and found.hops[0] <= found.objectives.min()
-    assert found.objective <= found.hops[0] * (1 + 1e-4)  # more steps of the codes
+    hopped = learn_dictionary(jax.random.key(0), problem.signals, num_settling=0, **SMALL)
+    np.testing.assert_allclose(hopped.hops, found.hops, rtol=1e-5)
+    assert hopped.objective <= found.hops[0] * (1 + 1e-4)  # more steps of the codes
     alone = learn_dictionary(jax.random.key(0), problem.signals, **{**SMALL, "num_hops": 0})
     best = int(np.argmin(alone.objectives))
     np.testing.assert_array_equal(alone.dictionary, alone.dictionaries[best])
@@ -67,6 +69,22 @@ def test_scaling_the_signals_scales_the_codes(problem, found):
     np.testing.assert_allclose(scaled.dictionary, found.dictionary, atol=2e-3)
 
 
+def test_settling_lowers_the_objective_of_smaller_penalties(problem, found):
+    """Atoms settle at .3 of the last penalty, where the l1 norm bends them less."""
+    hopped = learn_dictionary(jax.random.key(0), problem.signals, num_settling=0, **SMALL)
+
+    def optimum(dictionary):
+        penalty = 0.3 * found.penalty
+        codes = sc.sparse_encode(problem.signals, dictionary, penalty, tolerance=1e-5)
+        return sc.objectives.lasso(problem.signals, dictionary, codes, penalty).mean()
+
+    assert optimum(found.dictionary) < (1 - 1e-4) * optimum(hopped.dictionary)
+    settled, before = (
+        sc.metrics.dictionary_mcc(problem.dictionary, d.dictionary) for d in (found, hopped)
+    )
+    assert 1 - settled < 0.5 * (1 - before)
+
+
 def test_every_restart_and_hop_is_charged(problem):
     def charged(restarts, hops):
         return learn_dictionary(
@@ -79,6 +97,15 @@ def test_every_restart_and_hop_is_charged(problem):
     assert hops[2] - hops[1] == 2 * (hops[1] - hops[0])
     assert 0.6 < (hops[1] - hops[0]) / (2 * (flops[1] - flops[0])) < 0.9  # 3 rounds, and judged
     assert hops[0] - flops[1] > hops[1] - hops[0]  # and what is found settles
+    settled = [
+        learn_dictionary(
+            jax.random.key(0), problem.signals, num_atoms=12, num_rounds=5, num_restarts=1,
+            num_settling=count,
+        ).flops
+        for count in (0, 1, 3)
+    ]  # fmt: skip
+    assert settled[0] == flops[0]
+    assert 0 < 5 * (settled[2] - settled[1]) / 2 < flops[0]  # its rounds alone
     assert flops[2] - flops[1] == 2 * (flops[1] - flops[0])
     assert flops[0] > 5 * 8 * 400 * 4 * 8 * 12  # at least the steps of its rounds
 
@@ -95,22 +122,77 @@ def test_signed_codes_by_the_solver(problem):
     assert float(jnp.median(cosine)) > 0.99
 
 
-def test_unused_atoms_and_twins_are_replaced_by_the_worst_residuals():
-    atoms = np.eye(5)[[0, 1, 1, 2]]
-    codes = np.zeros((4, 4))
-    codes[0, :3] = 1
-    signals = codes @ atoms + np.asarray([[0], [3], [2], [0]]) * np.eye(5)[[0, 3, 4, 0]]
-    arrays = [jnp.asarray(x) for x in (signals, atoms, codes)]
-    new, kept, replaced = replace_atoms(*arrays, jnp.asarray(True))
-    np.testing.assert_allclose(new, np.eye(5)[[0, 1, 3, 4]], atol=1e-6)
-    np.testing.assert_array_equal(kept[:, 2:], 0)
-    np.testing.assert_array_equal(replaced, [False, False, True, True])
-    same, codes_, _ = replace_atoms(*arrays, jnp.asarray(False))
-    np.testing.assert_array_equal(same, atoms.astype(np.float32))
-    np.testing.assert_array_equal(codes_, codes)
-    few, _, replaced = replace_atoms(arrays[0][1:2], arrays[1], arrays[2][1:2], jnp.asarray(True))
-    assert int(replaced.sum()) == 1  # one residual replaces one atom
-    np.testing.assert_allclose(few[jnp.argmax(replaced)], np.eye(5)[3], atol=1e-6)
+ATOMS = np.eye(7)[[0, 1, 1, 2, 3]]
+CODES = np.zeros((40, 5))
+CODES[:30, 0] = CODES[10:, 1] = CODES[:20, 3] = 1
+CODES[20:, 2] = 0.5  # the weaker of two equal atoms
+CODES[39, 4] = 9  # one signal's own atom
+REST = np.zeros((40, 7))
+REST[5, 5], REST[6, 6], REST[7, 4] = 3, 2, 1
+
+
+def renewed(atoms=ATOMS, codes=CODES, rest=REST, allowed=True, **options):
+    signals = codes @ atoms + rest
+    arrays = [jnp.asarray(x, jnp.float32) for x in (signals, atoms, codes)]
+    return renew_atoms(jax.random.key(0), *arrays, allowed, **options)
+
+
+def test_twins_and_atoms_of_few_signals_give_way_to_residuals():
+    new, codes, places = renewed()
+    np.testing.assert_array_equal(places, [False, False, True, False, True])
+    fresh = {int(np.argmax(atom)) for atom in np.asarray(new)[[2, 4]]}
+    assert len(fresh) == 2 and fresh <= {4, 5, 6}  # the residuals that there are
+    np.testing.assert_allclose(np.asarray(new)[[0, 1, 3]], ATOMS[[0, 1, 3]])
+    np.testing.assert_array_equal(codes, np.where(places, 0, CODES))
+
+
+def test_unused_atoms_give_way_too_and_nothing_where_it_is_not_allowed():
+    unused = CODES * (np.arange(5) != 3)
+    assert renewed(codes=unused)[2].tolist() == [False, False, True, True, True]
+    new, codes, places = renewed(codes=unused, allowed=False)
+    assert not places.any()
+    np.testing.assert_array_equal(new, ATOMS)
+    np.testing.assert_array_equal(codes, unused)
+
+
+def test_opposite_atoms_are_twins_only_if_some_codes_are_negative():
+    opposite = ATOMS * np.asarray([1, 1, -1, 1, 1])[:, None]
+    assert not renewed(atoms=opposite)[2][2]
+    assert renewed(atoms=opposite, codes=CODES * np.asarray([1, 1, -1, 1, 1]))[2][2]
+
+
+def test_a_residual_takes_the_place_of_one_atom_only():
+    signals = np.s_[5:6]
+    new, _, places = renewed(codes=CODES[signals], rest=REST[signals])
+    assert int(places.sum()) == 1
+    np.testing.assert_allclose(new[jnp.argmax(places)], np.eye(7)[5], atol=1e-6)
+    assert not renewed(rest=0 * REST)[2].any()  # nothing is left to explain
+
+
+def test_moments_over_many_signals_decide_where_they_are_given():
+    moments = code_moments(jnp.asarray(CODES, jnp.float32))
+    np.testing.assert_allclose(moments, [(CODES**2).mean(0), (CODES**4).mean(0)], rtol=1e-6)
+    quiet = renewed(codes=CODES[5:7], rest=REST[5:7], moments=moments)[2]
+    np.testing.assert_array_equal(quiet, renewed()[2])
+    young = average_moments(moments, jnp.asarray([False] * 4 + [True]))
+    assert not renewed(moments=young)[2][4]
+    np.testing.assert_array_equal(young[:, :4], moments[:, :4])
+
+
+def test_positive_pursuits_keep_atoms_and_their_opposites():
+    """Ten rounds from the truth, of which half is the opposite of the other half."""
+    rng = np.random.default_rng(0)
+    half = rng.normal(size=(8, 8))
+    atoms = np.concatenate([half, -half]) / np.linalg.norm(np.tile(half, (2, 1)), axis=1)[:, None]
+    codes = np.zeros((600, 16))
+    for row in codes:
+        row[rng.choice(16, 2, replace=False)] = rng.uniform(0.5, 1.5, 2)
+    kept = alternate(
+        codes @ atoms, atoms, np.full(10, 0.1), num_steps=2, replacing=True,
+        solver=sc.solvers.orthogonal_matching_pursuit(2),
+    )  # fmt: skip
+    cosines = np.sum(np.asarray(kept.dictionary) * atoms, axis=1)
+    assert cosines.min() > 0.9
 
 
 RECOVERING = {

@@ -98,10 +98,10 @@ def test_every_batch_is_charged(batches):
         num_steps=100,
     )
     state = online._State(
-        jnp.ones((N, M)), updates.block_coordinate().init(jnp.ones((N, M))), jnp.ones(N)
+        jnp.ones((N, M)), updates.block_coordinate().init(jnp.ones((N, M))), jnp.ones((2, N))
     )
     costs = [
-        int(eval_flops(run, state, jnp.ones((size, M)), jnp.ones(()), jnp.ones(())).total())
+        int(eval_flops(run, KEY, state, jnp.ones((size, M)), jnp.ones(()), jnp.ones(())).total())
         for size in (100, 30)
     ]
     assert learn([*batches[:3], batches[3][:30]]).flops == 3 * costs[0] + costs[1]

@@ -261,8 +261,8 @@ def _learn(
         # Codes first: atoms fitted to codes that are far from converged would leave their places.
         before = judge(best.dictionary, best.codes, _POLISHING, low)
         schedule = jnp.broadcast_to(low, (num_settling,)), jnp.zeros((num_settling,), bool)
-        after = rounds(key, before.dictionary, before.codes, schedule, True)
-        after = judge(after.dictionary, after.codes, _JUDGING, low)
+        settled = rounds(key, before.dictionary, before.codes, schedule, True)
+        after = judge(settled.dictionary, settled.codes, _JUDGING, low)
         return jax.tree.map(lambda x, y: jnp.where(after.value < before.value, x, y), after, before)
 
     def rounds(

@@ -22,9 +22,9 @@ from sparsecode_jax.flops import eval_flops
 from sparsecode_jax.io.checkpoints import load_checkpoint, save_checkpoint
 from sparsecode_jax.learning._fingerprint import fingerprint_of
 from sparsecode_jax.learning._replacement import (
-    is_signed,
-    mean_use,
-    replace_atoms,
+    average_moments,
+    code_moments,
+    renew_atoms,
     rms_norm,
     start_from_signals,
 )
@@ -36,7 +36,7 @@ from sparsecode_jax.types import Array, ArrayLike, Key, PyTree, Solver
 __all__ = ["LearnedOnline", "learn_dictionary_online"]
 
 _PENALTY = 0.1  # as a fraction of the root mean square norm of the first signals
-_MEMORY = 2.0  # signals an atom over which its use is averaged
+_MEMORY = 2.0  # signals an atom over which its codes' moments are averaged
 _CHECKPOINT_SECONDS = 5.0
 
 
@@ -61,7 +61,7 @@ class LearnedOnline(NamedTuple):
 class _State(NamedTuple):
     dictionary: Array
     update: PyTree
-    use: Array  # of each atom, averaged over the last batches
+    moments: Array  # of each atom's codes, (2, N), averaged over the last batches
 
 
 Batches = Iterable[ArrayLike] | Callable[[int], Iterable[ArrayLike]]
@@ -86,8 +86,9 @@ def learn_dictionary_online(
     .. math:: \min_{D}\ \mathrm{E}_x \min_{z \ge 0} \tfrac12\|x - zD\|^2 + \lambda\|z\|_1,
        \qquad \|d_j\| = 1
 
-    For each batch: codes by the solver, from zero; one update of the atoms; atoms hardly used for
-    long, and the second of two that have become one, give way to the batch's largest residuals.
+    For each batch: codes by the solver, from zero; one update of the atoms; atoms that few signals
+    have used for long, and the weaker of two that are almost the same, give way to residuals of the
+    batch, drawn by their energy.
     The first atoms are drawn from the signals of as many batches as it takes to have N. One
     program is compiled for each batch size.
 
@@ -117,7 +118,8 @@ def learn_dictionary_online(
       TypeError: half precision, or what is no solver or no update.
 
     **Cost**: a batch: ``num_steps`` solver steps and their start, one ``dictionaries.step_size``,
-    4BMN for objective and residuals, the update, 2MN^2 for cosines; ``flops`` has the count.
+    4BMN for objective and residuals, 6BN for moments, the update, 2MN^2 for cosines; ``flops`` has
+    the count.
 
     References:
       Mairal, Bach, Ponce, Sapiro, 2010, Algorithm 1.
@@ -153,8 +155,8 @@ def learn_dictionary_online(
         dictionary = start_from_signals(key, first / scale, num_atoms)
     else:
         dictionary = _given(name, dictionary0, first, num_atoms)
-    use = jnp.full(num_atoms, 1 / num_atoms, first.dtype)
-    state = _State(dictionary, update.init(dictionary), use)
+    moments = jnp.ones((2, num_atoms), first.dtype)
+    state = _State(dictionary, update.init(dictionary), moments)
     run = functools.partial(_step, solver=solver, update=update, num_steps=num_steps)
 
     values: list[float] = []
@@ -173,7 +175,8 @@ def learn_dictionary_online(
         for index, batch in enumerate(stream):
             if index >= done:
                 signals = _signals(name, f"batch {index}", batch, first)
-                state, value = run(state, signals, scale, relative)
+                draw = jax.random.fold_in(key, index)
+                state, value = run(draw, state, signals, scale, relative)
                 values.append(float(value))
                 _checks.finite_loss(name, f"batch {index}", values[-1])
             sizes[np.shape(batch)[0]] += 1
@@ -188,7 +191,7 @@ def learn_dictionary_online(
 
     def cost(size: int) -> int:
         signals = jax.ShapeDtypeStruct((size, first.shape[-1]), first.dtype)
-        return int(eval_flops(run, state, signals, scale, relative).total())
+        return int(eval_flops(run, key, state, signals, scale, relative).total())
 
     return LearnedOnline(
         dictionary=jnp.asarray(state.dictionary),
@@ -201,6 +204,7 @@ def learn_dictionary_online(
 
 @functools.partial(jax.jit, static_argnames=("solver", "update", "num_steps"))
 def _step(
+    key: Key,
     state: _State,
     signals: Array,
     scale: Array,
@@ -212,19 +216,16 @@ def _step(
 ) -> tuple[_State, Array]:
     """Learn from one batch; the objective is that before the atoms are updated."""
     signals = signals / scale
-    dictionary, update_state, use = state
+    dictionary, update_state, moments = state
     codes = encode(solver, signals, dictionary, penalty, num_steps)
     value = scale**2 * jnp.mean(objectives.lasso(signals, dictionary, codes, penalty))
     update_state, dictionary, codes = update.step(update_state, signals, dictionary, codes)
     kept = math.exp(-signals.shape[0] / (_MEMORY * dictionary.shape[0]))
-    use = kept * use + (1 - kept) * mean_use(codes)
-    dictionary, _, replaced = replace_atoms(
-        signals, dictionary, codes, jnp.asarray(True), use=use, signed=is_signed(solver)
-    )
+    moments = kept * moments + (1 - kept) * code_moments(codes)
+    dictionary, _, new = renew_atoms(key, signals, dictionary, codes, moments=moments)
     if update.reset is not None:
-        update_state = update.reset(update_state, replaced)
-    use = jnp.where(replaced, jnp.mean(use), use)  # a new atom has time to prove itself
-    return _State(dictionary, update_state, use), value
+        update_state = update.reset(update_state, new)
+    return _State(dictionary, update_state, average_moments(moments, new)), value
 
 
 def _epochs(batches: Batches, num_epochs: int) -> Iterator[ArrayLike]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries, objectives
-from sparsecode_jax.learning._replacement import is_signed, renew_atoms
+from sparsecode_jax.learning._replacement import renew_atoms
 from sparsecode_jax.learning.updates import DictionaryUpdate, method_of_optimal_directions
 from sparsecode_jax.solvers import solve, sparsa
 from sparsecode_jax.types import Array, ArrayLike, Key, Lasso, PyTree, Solver
@@ -141,7 +141,6 @@ def run_rounds(
     updated_codes: bool,
 ) -> Alternated:
     """Scan the rounds of a schedule: penalties (T,) and whether atoms are replaced (T,)."""
-    signed = is_signed(solver)
 
     def turn(now: tuple, scheduled: tuple[Array, Array, Array]) -> tuple[tuple, None]:
         ahead, before, fitted = now  # where to code, the objective there, what was fitted last
@@ -152,7 +151,7 @@ def run_rounds(
         strength = jnp.where(value <= before, momentum, 0)
         further = dictionaries.normalize(atoms + strength * (atoms - fitted.dictionary))
         renewed, fitting, new = renew_atoms(
-            jax.random.fold_in(key, number), signals, atoms, fitting, replaces, signed=signed
+            jax.random.fold_in(key, number), signals, atoms, fitting, replaces
         )
         codes = fitting if updated_codes else jnp.where(new, 0, codes)
         if update.reset is not None:
