@@ -34,10 +34,11 @@ def _identity(params: Autoencoder) -> Autoencoder:
     return params
 
 
-def _work(fitted: Any, last: int, steps: tuple[int, ...], encoder: sc.Encoder) -> list[Flops]:
-    """Charge training to each step and one pass over the test signals."""
-    one_pass = round(SAMPLES * encoder_flops(encoder))
-    totals = [fitted.flops // last * step + one_pass for step in steps]
+def _work(fitted: sc.learning.Fit, encoder: sc.Encoder) -> list[Flops]:
+    """Charge training up to each record, and one pass over the test signals."""
+    assert fitted.record_flops is not None
+    one_pass = SAMPLES * encoder_flops(encoder)
+    totals = [round(flops + one_pass) for flops in fitted.record_flops]
     return [Flops(total, total) for total in totals]
 
 
@@ -90,7 +91,7 @@ def known_dictionary(config: Any, stages: common.Stages) -> dict[str, Curve]:
             mcc = _scores(encoder.apply, fitted.records.encoder, problem, half)
             scores.append(mcc.reshape(len(steps), -1, RUNS).swapaxes(0, 1).reshape(-1, RUNS))
         for penalty in config.lista_penalties:
-            work += _work(fitted, steps[-1], steps, encoder)
+            work += _work(fitted, encoder)
             options += [(penalty, step) for step in steps]
     measured = np.asarray([w.measured for w in work])
     chosen = efficient(measured, np.concatenate(train).mean(axis=1))
@@ -103,7 +104,7 @@ def known_dictionary(config: Any, stages: common.Stages) -> dict[str, Curve]:
         checkpoint=stages.checkpoint("known-topk-sae"), **CHOSEN["TopK SAE"],
     )  # fmt: skip
     mcc = _scores(sae.encoder.apply, fitted.records.encoder, problem, "test")
-    work = _work(fitted, record[-1], tuple(record), sae.encoder)
+    work = _work(fitted, sae.encoder)
     return curves | {"topk_sae": curve(record, work, mcc)}
 
 
@@ -125,7 +126,7 @@ def unknown_dictionary(config: Any, stages: common.Stages, penalty: float) -> di
         )  # fmt: skip
         apply = SAES[name].encoder.apply
         mcc = _scores(apply, fitted.records.encoder, problem, "test")
-        work = _work(fitted, record[-1], record, SAES[name].encoder)
+        work = _work(fitted, SAES[name].encoder)
         curves[method] = curve(record, work, mcc)
         atoms = _atom_scores(problem, fitted.records.dictionary)
         curves[f"{method}_dictionary"] = curve(record, work, atoms)

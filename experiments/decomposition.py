@@ -63,6 +63,7 @@ class Config:
       tuning_seeds: data sets on which penalties and learning rates are chosen.
       num_restarts: of ``learn_dictionary``, whose FLOPs are every SAE's training budget.
       num_rounds: the same.
+      num_hops: the same.
       saes: names of the SAEs.
       tuning_fraction: of the training budget, for each setting that is tried.
       most_penalties: how many penalties are tried, of an SAE and of a way of inference.
@@ -75,7 +76,8 @@ class Config:
     data_seeds: tuple[int, ...] = (authors.UNKNOWN_SEED, 301, 302, 303, 304)
     tuning_seeds: tuple[int, ...] = (401, 402)
     num_restarts: int = 4
-    num_rounds: int = 400
+    num_rounds: int = 100
+    num_hops: int = 4
     saes: tuple[str, ...] = tuple(SAES)
     tuning_fraction: float = 0.15
     most_penalties: int = 5
@@ -93,6 +95,7 @@ QUICK = Config(
     rates=(1e-2,),
     num_restarts=2,
     num_rounds=50,
+    num_hops=0,
     encoder_steps=30,
 )
 
@@ -111,7 +114,8 @@ def learn(config: Config, data: Data, tuning: Data, stages: common.Stages) -> di
         found = [
             sc.learning.learn_dictionary(
                 jax.random.key(0), signals, num_atoms=N,
-                num_restarts=config.num_restarts, num_rounds=config.num_rounds, num_hops=0,
+                num_restarts=config.num_restarts, num_rounds=config.num_rounds,
+                num_hops=config.num_hops,
             )
             for signals in data.train_signals
         ]  # fmt: skip
@@ -295,7 +299,8 @@ NOTES = """Mean ± 95 % interval over {count} data sets (the paper's unknown set
 {config.data_seeds[0]}, and fresh ones): N = 16, M = 8, K = 3, 1,024 training and 1,024 test
 signals. FLOPs are measured, convention 'arithmetic' (a multiply-add is 2, comparisons 0).
 Each dictionary cost {flops:.3g} FLOPs to learn at most (turns: {config.num_restarts} restarts of
-{config.num_rounds} rounds); training encoders for a given dictionary is not charged.
+{config.num_rounds} rounds, {config.num_hops} hops); training encoders for a given dictionary is not
+charged.
 'SAE + FISTA' starts from the own encoder's codes, from the one layer's where there is none. The one
 layer, MLP and LISTA start as steps of ISTA and minimise the lasso in each dictionary, without true
 codes. 'all supports': non-negative least squares on every support of at most 3 atoms.

@@ -39,7 +39,7 @@ class Config:
     num_atoms: tuple[int, ...] = (16, 32, 64, 128)
     num_measurements: tuple[int, ...] = (8, 16, 32)
     num_active: tuple[int, ...] = (3, 9)
-    num_runs: int = 1
+    num_runs: int = 3
     num_rounds: int = 100
     num_hops: int | None = None
 

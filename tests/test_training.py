@@ -321,6 +321,23 @@ def test_badly_explained_signals_are_the_first_drawn_and_none_twice():
     assert len(np.unique(drawn)) >= N - 1  # signal 0 is there twice
 
 
+def test_zero_signals_give_no_atom_a_new_direction():
+    got = fit(signals=0 * SIGNALS, params0=all_dead(), dead_after=1, resample_every=2, num_steps=3)
+    np.testing.assert_allclose(jnp.linalg.norm(got.params.dictionary, axis=1), 1, rtol=1e-5)
+    assert bool(jnp.all(jnp.isfinite(got.params.encoder.weight)))
+
+
+def test_numbers_of_layers_are_no_numbers_of_latents():
+    """ALISTA of as many layers as atoms: shapes agree, but what they hold does not."""
+    encoder = encoders.alista(M, N, num_layers=N)
+    own = encoder.init(KEY)._replace(thresholds=jnp.linspace(900.0, 1000.0, N))  # all are dead
+    options = {"encoder": encoder, "dead_after": 1, "resample_every": 2, "learning_rate": 1e-12}
+    got = fit(params0=Autoencoder(own, DICTIONARY), num_steps=3, **options)
+    assert int(got.state.idle.max()) <= 1  # they were resampled
+    np.testing.assert_allclose(got.params.encoder.thresholds, own.thresholds, rtol=1e-5)
+    np.testing.assert_allclose(got.params.encoder.step_sizes, own.step_sizes, rtol=1e-5)
+
+
 def test_where_all_latents_are_dead_training_goes_on():
     options = {"params0": all_dead(), "dead_after": 1, "resample_every": 4}
     assert float(jnp.max(LINEAR.apply(fit(num_steps=4, **options).params.encoder, SIGNALS))) == 0
@@ -404,6 +421,32 @@ def test_a_budget_of_flops_sets_the_number_of_steps():
     assert many.flops == got.flops and many.state.step.tolist() == [10] * 3
     other = fit(encoder=encoders.mlp(M, N), max_flops=10.9 * one)
     assert 0 < int(other.state.step) < 10 and other.flops <= 10.9 * one
+
+
+def test_resampling_is_charged_and_fits_into_the_budget():
+    options = {"dead_after": 2, "resample_every": 5}
+    flops = {n: fit(num_steps=n, **options).flops for n in (1, 5, 6, 10, 11)}
+    step = flops[1]
+    again = flops[6] - 6 * step
+    assert again > 2 * len(SIGNALS) * M * N  # it encodes and decodes all signals
+    assert flops[5] == 5 * step and flops[10] == 10 * step + again
+    assert flops[11] == 11 * step + 2 * again
+    for budget in (flops[10], flops[11] - 1, flops[11]):
+        got = fit(max_flops=budget, **options)
+        assert int(got.state.step) == (11 if budget == flops[11] else 10)
+        assert got.flops <= budget
+
+
+def test_flops_so_far_are_kept_at_the_records():
+    got = fit(record=lambda p: p.dictionary, record_steps=[0, 5, 12])
+    np.testing.assert_array_equal(got.record_flops, np.asarray([0, 5, 12]) * (got.flops // 12))
+
+
+def test_a_callback_may_take_metrics_of_what_would_be_returned():
+    scores, seen = learning.scores(LINEAR, SIGNALS), []
+    got = fit(callback=lambda news: seen.append((news.params, scores(news.params))))
+    chex.assert_trees_all_equal(seen[-1][0], got.params)
+    assert float(seen[-1][1]["r2"]) > float(seen[0][1]["r2"])
 
 
 def test_a_callback_is_told_and_may_stop(monkeypatch):
@@ -649,6 +692,31 @@ def test_saved_parameters_are_named_and_refuse_another_encoder(tmp_path):
         learning.load(tmp_path / "nothing", LINEAR)
 
 
+def test_saved_half_precision_comes_back_as_it_was(tmp_path):
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), fit().params)
+    params = params._replace(dictionary=params.dictionary.astype(jnp.float32))
+    learning.save(tmp_path / "model", params)
+    chex.assert_trees_all_equal(learning.load(tmp_path / "model", LINEAR), params)
+    assert learning.load(tmp_path / "model", LINEAR).encoder.weight.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dictionary": jnp.ones((N + 1, M))},
+        {"dictionary": jnp.ones((N, M + 1))},
+        {"dictionary": jnp.ones((3, N, M))},
+        {"bias": jnp.ones(M - 1)},
+        {"bias": jnp.ones((2, M))},
+    ],
+)
+def test_a_decoder_that_does_not_fit_the_encoder_is_refused(tmp_path, change):
+    params = fit(decoder_bias=True).params
+    learning.save(tmp_path / "model", params._replace(**change))
+    with pytest.raises(ValueError, match=f"holds a {next(iter(change))} of shape"):
+        learning.load(tmp_path / "model", LINEAR)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -707,6 +775,20 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path):
     fit(signals=sampler(SIGNALS), checkpoint=tmp_path / "drawn")
     with pytest.raises(ValueError, match="belongs to another run"):
         fit(signals=sampler(2 * SIGNALS), checkpoint=tmp_path / "drawn")
+
+    def through(name):  # functions of one name that call others
+        return {
+            "lasso": lambda codes, batch: losses.lasso(codes, batch),
+            "squared": lambda codes, batch: losses.squared_error(codes, batch),
+            "text": lambda codes, batch: losses.lasso(codes, batch) + 0 * len("text"),
+            "other text": lambda codes, batch: losses.lasso(codes, batch) + 0 * len("txet"),
+        }[name]
+
+    for one, other in (("lasso", "squared"), ("text", "other text")):
+        fit(loss=through(one), checkpoint=tmp_path / one)
+        fit(loss=through(one), checkpoint=tmp_path / one)
+        with pytest.raises(ValueError, match="belongs to another run"):
+            fit(loss=through(other), checkpoint=tmp_path / one)
     fit(encoder=TOP_K, learning_rate_schedule=schedules.warmup(3), checkpoint=tmp_path / "warm")
     with pytest.raises(ValueError, match="belongs to another run"):
         fit(encoder=TOP_K, learning_rate_schedule=schedules.warmup(4), checkpoint=tmp_path / "warm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import types
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,7 +29,7 @@ def fingerprint_of(settings: str, arrays: PyTree, functions: Iterable[Any]) -> s
 
 
 def _name(fn: Any, depth: int = 6) -> str:
-    """Name a function, with the numbers and functions it closes over, alike in every process."""
+    """Name a function, with what it closes over and what its code uses, alike in every process."""
     if isinstance(fn, functools.partial):
         args = [_name(arg) for arg in fn.args]
         keywords = [(key, _name(value)) for key, value in sorted(fn.keywords.items())]
@@ -46,10 +47,20 @@ def _name(fn: Any, depth: int = 6) -> str:
         values = [cell.cell_contents for cell in getattr(fn, "__closure__", None) or ()]
         code = getattr(fn, "__code__", None)
         if code is not None:
-            numbers = [x for x in code.co_consts if isinstance(x, int | float)]
-            values += [*numbers, *(getattr(fn, "__defaults__", None) or ())]
+            values += [*_written(code, fn.__doc__), *(getattr(fn, "__defaults__", None) or ())]
         elif not isinstance(fn, type):
             values += [v for _, v in sorted(getattr(fn, "__dict__", {}).items())]
         held = [_name(value, depth - 1) for value in values]
     name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
     return f"{name}{held or ''}"
+
+
+def _written(code: types.CodeType, doc: str | None) -> list[Any]:
+    """Return the names, numbers and texts in a function's code, without its docstring."""
+    held: list[Any] = [*code.co_names]
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            held += _written(constant, None)
+        elif isinstance(constant, int | float | str) and constant != doc:
+            held.append(constant)
+    return held

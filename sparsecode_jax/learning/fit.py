@@ -17,7 +17,6 @@ import optax
 from tqdm import tqdm
 
 from sparsecode_jax import _checks
-from sparsecode_jax.flops import FlopCountError, eval_flops
 from sparsecode_jax.io.checkpoints import load_checkpoint, save_checkpoint
 from sparsecode_jax.learning import losses
 from sparsecode_jax.learning._fingerprint import fingerprint_of
@@ -30,6 +29,7 @@ from sparsecode_jax.learning._inputs import (
     prepare_key,
     read,
 )
+from sparsecode_jax.learning._work import ENDLESS, count_work, number_of_steps
 from sparsecode_jax.learning.resampling import check_resampling, resample
 from sparsecode_jax.learning.step import (
     Autoencoder,
@@ -62,7 +62,8 @@ class Fit(NamedTuple):
       records: what ``record`` returned, stacked along a leading axis R; None without ``record``.
       state: the final training state.
       losses: of the last step before each record, (R,) and the run axis; NaN before the first step.
-      flops: arithmetic operations of one run's updates; None if they cannot be counted.
+      flops: arithmetic operations of one run, resampling included; None if they cannot be counted.
+      record_flops: those so far at each record, (R,); None if they cannot be counted.
     """
 
     params: Autoencoder
@@ -71,6 +72,7 @@ class Fit(NamedTuple):
     state: TrainState
     losses: np.ndarray
     flops: int | None
+    record_flops: np.ndarray | None
 
 
 class Progress(NamedTuple):
@@ -81,12 +83,15 @@ class Progress(NamedTuple):
       loss: of the last step, () or (R,).
       flops: arithmetic operations of one run so far, or None.
       seconds: since ``fit`` began.
+      params: what ``fit`` would return now, to take metrics of, such as
+        :func:`~sparsecode_jax.learning.scores`.
     """
 
     step: int
     loss: np.ndarray
     flops: int | None
     seconds: float
+    params: Autoencoder
 
 
 def fit(
@@ -211,8 +216,8 @@ def fit(
         check_resampling(params)
     counts = num_latents if dead_after is not None else None
     state = _init(keys, params, data, recipe=recipe, num_latents=counts, axes=axes)
-    step_flops = _step_flops(state, data, encoder, recipe, axes)
-    num_steps = _num_steps(num_steps, max_flops, step_flops, source.stream)
+    work = count_work(state, data, encoder, recipe, axes, resample_every)
+    num_steps = number_of_steps(num_steps, max_flops, work, source.stream)
     steps = check_record_steps(record, record_steps, num_steps)
     take = record and functools.partial(
         _record, record=record, encoder=encoder, recipe=recipe, axes=axes
@@ -240,7 +245,7 @@ def fit(
     batches = None if source.stream is None else Batches(source.stream, done, data)
     chunk, saved = 1, began
     with tqdm(
-        total=None if num_steps == _ENDLESS else num_steps, initial=done, desc=progress,
+        total=None if num_steps == ENDLESS else num_steps, initial=done, desc=progress,
         unit="step", disable=progress is None,
     ) as bar:  # fmt: skip
         while True:
@@ -282,14 +287,15 @@ def fit(
             _require_finite(state, done, length, checkpoint)
             bar.update(ran)
             bar.set_postfix_str(f"loss {float(jnp.mean(state.loss)):.4g}", refresh=False)
-            news = Progress(
-                done, np.asarray(state.loss), step_flops and done * step_flops,
-                time.monotonic() - began,
-            )  # fmt: skip
-            answer = None if callback is None else callback(news)
+            answer = None
+            if callback is not None:
+                params = _complete(state, data, encoder=encoder, recipe=recipe, axes=axes)
+                seconds = time.monotonic() - began
+                news = Progress(done, np.asarray(state.loss), work.total(done), seconds, params)
+                answer = callback(news)
             stopped = answer is not None and bool(np.all(answer))
             if stopped or ran < length:
-                if ran < length and num_steps != _ENDLESS:
+                if ran < length and num_steps != ENDLESS:
                     warnings.warn(
                         f"fit: the stream of signals ended after {done} of {num_steps} steps; what "
                         "was trained by then is returned. Pass more batches, or fewer steps.",
@@ -298,61 +304,9 @@ def fit(
                 num_steps = done
     steps = steps[:taken]
     records = jax.tree.map(lambda x: x[:taken], records)
-    total = None if step_flops is None else done * step_flops
     final = _complete(state, data, encoder=encoder, recipe=recipe, axes=axes)
-    return Fit(final, np.asarray(steps, dtype=np.int64), records, state, seen[:taken], total)
-
-
-_ENDLESS = 2**31 - 1
-
-
-def _num_steps(
-    num_steps: int | None, max_flops: float | None, step_flops: int | None, stream: Any
-) -> int:
-    """Return the number of steps, from a budget of FLOPs or the length of a stream if need be."""
-    if num_steps is not None and max_flops is not None:
-        raise ValueError("fit: both num_steps and max_flops given; pass one.")
-    if num_steps is not None:
-        return num_steps
-    if max_flops is None:
-        if stream is None:
-            raise ValueError(
-                "fit: neither num_steps nor max_flops given; pass one (only an iterator of signals "
-                "ends by itself)."
-            )
-        return _ENDLESS
-    if step_flops is None:
-        raise ValueError(
-            "fit: max_flops, but the FLOPs of this training step cannot be counted; pass num_steps."
-        )
-    if not max_flops >= step_flops:
-        raise ValueError(
-            f"fit: max_flops is {max_flops:.3g} and one step takes {step_flops:.3g}; at least one "
-            "step is expected to fit."
-        )
-    return min(int(max_flops // step_flops), _ENDLESS - 1)
-
-
-def _step_flops(
-    state: TrainState, data: TrainData, encoder: Encoder, recipe: Recipe, axes: Axes
-) -> int | None:
-    """Return the arithmetic operations of one step of one run; None if they cannot be counted."""
-
-    def one(tree: Any, has: Any) -> Any:
-        def shape(x: Any, cut: bool) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(x.shape[cut:], x.dtype)
-
-        if isinstance(has, bool):
-            return jax.tree.map(lambda x: shape(x, has), tree)
-        return type(tree)(*(one(x, h == 0) for x, h in zip(tree, has, strict=True)))
-
-    step = functools.partial(train_step, encoder=encoder, **recipe._asdict())
-    runs = axes.runs is not None
-    try:
-        count = eval_flops(step, one(state, runs), one(data, axes.data if runs else False))
-        return int(count.total())
-    except FlopCountError:
-        return None
+    at = np.asarray(steps, dtype=np.int64)
+    return Fit(final, at, records, state, seen[:taken], work.total(done), work.at(at))
 
 
 def _over_runs(fn: Callable, axes: Axes, *leading: int | None) -> Callable:

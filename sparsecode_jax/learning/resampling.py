@@ -53,6 +53,7 @@ def resample(state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Re
     nth = jnp.maximum(jnp.cumsum(dead) - 1, 0)
     dead = dead & (nth < count)  # the rest wait for the next time
     fresh = dictionaries.normalize(centered[rows[jnp.minimum(nth, count - 1)]])
+    dead = dead & (jnp.sum(fresh * fresh, axis=-1) > 0)  # a zero signal has no direction
     replaced = jax.tree_util.tree_map_with_path(
         lambda path, x: _replace(path, x, dead, fresh), params.encoder
     )
@@ -95,7 +96,7 @@ def check_resampling(params: Any) -> None:
 
 def _mask(path: Any, leaf: Array, dead: Array) -> Array:
     """Say which entries of a leaf belong to dead latents."""
-    if leaf.shape[:1] != dead.shape or _name(path) == "center":
+    if leaf.shape[:1] != dead.shape or not _per_latent(path):
         return jnp.asarray(False)
     return dead.reshape(-1, *[1] * (leaf.ndim - 1))
 
@@ -108,10 +109,16 @@ def _replace(path: Any, leaf: Array, dead: Array, fresh: Array) -> Array:
         others = jnp.sum(jnp.where(dead, 0, norms)) / alive
         length = _START * jnp.where(jnp.all(dead), 1, others)
         return jnp.where(dead[:, None], length * fresh, leaf)
-    if leaf.shape == dead.shape and name != "center":
+    if leaf.shape == dead.shape and _per_latent(path):
         mean = jnp.sum(jnp.where(dead, 0, leaf)) / alive
         return jnp.where(dead, 0 if "bias" in name else mean, leaf)
     return leaf
+
+
+def _per_latent(path: Any) -> bool:
+    """Say whether a leaf has one row a latent, by its name: shapes alone can agree by chance."""
+    name = _name(path)
+    return name in ("weight", "dictionary") or "bias" in name or name.startswith("log_")
 
 
 def _name(path: Any) -> str:

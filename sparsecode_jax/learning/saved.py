@@ -18,14 +18,17 @@ from sparsecode_jax.types import Encoder
 
 __all__ = ["load", "save"]
 
+_SHORT = "bfloat16"  # in the manifest: the arrays that were
+
 
 def save(
     path: str | os.PathLike, params: Autoencoder, *, manifest: Mapping[str, Any] | None = None
 ) -> tuple[pathlib.Path, pathlib.Path]:
     """Write an encoder's parameters with their dictionary to ``path``.npz and ``path``.json.
 
-    Arrays are named by their place: ``encoder.weight``, ``dictionary``, ``bias``. Half-precision
-    numbers that NumPy does not know are kept as float32.
+    Arrays are named by their place: ``encoder.weight``, ``dictionary``, ``bias``. Numbers in
+    bfloat16, which NumPy does not know, are written as float32 and named in the manifest;
+    :func:`load` gives them back as they were.
 
     Args:
       path: without suffix.
@@ -35,11 +38,10 @@ def save(
     Returns:
       The two paths.
     """
-    arrays = {}
-    for name, leaf in _named(params).items():
-        leaf = jnp.asarray(leaf)
-        arrays[name] = np.asarray(leaf.astype("float32") if leaf.dtype == jnp.bfloat16 else leaf)
-    return save_results(path, arrays, manifest or {})
+    named = {name: jnp.asarray(leaf) for name, leaf in _named(params).items()}
+    short = [name for name, leaf in named.items() if leaf.dtype == jnp.bfloat16]
+    arrays = {n: leaf.astype("float32") if n in short else leaf for n, leaf in named.items()}
+    return save_results(path, arrays, {**(manifest or {}), **({_SHORT: short} if short else {})})
 
 
 def load(path: str | os.PathLike, encoder: Encoder) -> Autoencoder:
@@ -57,7 +59,7 @@ def load(path: str | os.PathLike, encoder: Encoder) -> Autoencoder:
       ValueError: the parameters are of another encoder, or of other sizes.
     """
     _checks.encoder("load", encoder)
-    arrays, _ = load_results(path)
+    arrays, manifest = load_results(path)
     own = jax.eval_shape(encoder.init, jax.random.key(0))
     runs = _runs(arrays, own)
     expected = {name: (*runs, *leaf.shape) for name, leaf in _named(Autoencoder(own, None)).items()}
@@ -67,10 +69,35 @@ def load(path: str | os.PathLike, encoder: Encoder) -> Autoencoder:
             f"load: {path} holds an encoder with {found}; {expected} is expected by this one. "
             "Build the encoder with the sizes and options that it was trained with."
         )
-    leaves = [jnp.asarray(arrays[name]) for name in expected]
-    params = jax.tree.unflatten(jax.tree.structure(own), leaves)
-    rest = [jnp.asarray(arrays[n]) if n in arrays else None for n in ("dictionary", "bias")]
-    return Autoencoder(params, *rest)
+    _check_decoder(path, arrays, encoder, own, runs)
+
+    def array(name: str) -> Any:
+        dtype = jnp.bfloat16 if name in manifest.get(_SHORT, ()) else None
+        return jnp.asarray(arrays[name], dtype) if name in arrays else None
+
+    params = jax.tree.unflatten(jax.tree.structure(own), [array(name) for name in expected])
+    return Autoencoder(params, array("dictionary"), array("bias"))
+
+
+def _check_decoder(
+    path: Any, arrays: Mapping[str, np.ndarray], encoder: Encoder, own: Any, runs: tuple[int, ...]
+) -> None:
+    """Raise unless dictionary and bias fit the encoder's codes and signals."""
+    for name in {"dictionary", "bias"} & arrays.keys():
+        shape = arrays[name].shape
+        signal = jax.ShapeDtypeStruct((1, shape[-1]), "float32") if shape else None
+        try:
+            codes = jax.eval_shape(encoder.apply, own, signal)
+            expected = (*runs, *codes.shape[-1:], shape[-1]) if name == "dictionary" else None
+            fits = shape == (expected or (*runs, shape[-1]))
+        except (TypeError, ValueError):  # how encoders refuse signals of other measurements
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"load: {path} holds a {name} of shape {shape}, which does not fit the encoder's "
+                f"signals and codes (runs {runs}). A file written by save is expected; write it "
+                "again from the parameters that were trained together."
+            )
 
 
 def _named(params: Autoencoder) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""What training costs, and how much of it a budget pays for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sparsecode_jax.flops import FlopCountError, eval_flops
+from sparsecode_jax.learning._inputs import Axes
+from sparsecode_jax.learning.resampling import resample
+from sparsecode_jax.learning.step import Recipe, TrainData, TrainState, train_step
+from sparsecode_jax.types import Encoder
+
+__all__ = ["ENDLESS", "Work", "count_work", "number_of_steps"]
+
+ENDLESS = 2**31 - 1  # steps: until the stream ends
+
+
+class Work(NamedTuple):
+    """Arithmetic operations of one run: of a step, of a resampling, and steps between those.
+
+    ``step`` is None if they cannot be counted.
+    """
+
+    step: int | None
+    resampling: int
+    every: int | None
+
+    def total(self, num_steps: int) -> int | None:
+        """Return the operations of so many steps; nothing is resampled after the last."""
+        if self.step is None:
+            return None
+        events = 0 if self.every is None else max(num_steps - 1, 0) // self.every
+        return num_steps * self.step + events * self.resampling
+
+    def at(self, steps: np.ndarray) -> np.ndarray | None:
+        """Return the operations so far after each of several numbers of steps."""
+        if self.step is None:
+            return None
+        return np.asarray([self.total(int(step)) for step in steps], dtype=np.float64)
+
+
+def count_work(
+    state: TrainState,
+    data: TrainData,
+    encoder: Encoder,
+    recipe: Recipe,
+    axes: Axes,
+    resample_every: int | None,
+) -> Work:
+    """Count one step, and one resampling, of one run from shapes alone."""
+
+    def one(tree: Any, has: Any) -> Any:
+        def shape(x: Any, cut: bool) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape[cut:], x.dtype)
+
+        if isinstance(has, bool):
+            return jax.tree.map(lambda x: shape(x, has), tree)
+        return type(tree)(*(one(x, h == 0) for x, h in zip(tree, has, strict=True)))
+
+    runs = axes.runs is not None
+    arguments = one(state, runs), one(data, axes.data if runs else False)
+
+    def count(fn: Callable) -> int:
+        return int(eval_flops(fn, *arguments).total())
+
+    try:
+        step = count(functools.partial(train_step, encoder=encoder, **recipe._asdict()))
+        if resample_every is None:
+            return Work(step, 0, None)
+        again = count(functools.partial(resample, encoder=encoder, recipe=recipe))
+        return Work(step, again, resample_every)
+    except FlopCountError:
+        return Work(None, 0, None)
+
+
+def number_of_steps(num_steps: int | None, max_flops: float | None, work: Work, stream: Any) -> int:
+    """Return the number of steps, from a budget of FLOPs or the length of a stream if need be."""
+    if num_steps is not None and max_flops is not None:
+        raise ValueError("fit: both num_steps and max_flops given; pass one.")
+    if num_steps is not None:
+        return num_steps
+    if max_flops is None:
+        if stream is None:
+            raise ValueError(
+                "fit: neither num_steps nor max_flops given; pass one (only an iterator of signals "
+                "ends by itself)."
+            )
+        return ENDLESS
+    if work.step is None:
+        raise ValueError(
+            "fit: max_flops, but the FLOPs of this training step cannot be counted; pass num_steps."
+        )
+    if not max_flops >= work.step:
+        raise ValueError(
+            f"fit: max_flops is {max_flops:.3g} and one step takes {work.step:.3g}; at least one "
+            "step is expected to fit."
+        )
+    least, most = 1, int(min(max_flops // work.step, ENDLESS - 1))
+    while least < most:  # the largest number of steps within the budget
+        middle = (least + most + 1) // 2
+        total = work.total(middle)
+        assert total is not None
+        least, most = (middle, most) if total <= max_flops else (least, middle - 1)
+    return least
