@@ -5,8 +5,8 @@ in latent MCC in every cell with K = 3 and K = 9, and at .95 or more wherever M 
 boundary that the paper draws. It holds in 21 of 24 cells; not for M = 8, K = 9 and 32 atoms or
 more, where more atoms are active than there are measurements.
 
-Command: ``python -m experiments.phase_diagram`` (24 cells, the first of the published data sets of
-each; about 15 minutes on 2 cores, finished cells are kept; ``--quick`` 10 seconds). Expected:
+Command: ``python -m experiments.phase_diagram`` (24 cells, the three published data sets of each;
+about 20 minutes on one core, finished cells are kept; ``--quick`` 10 seconds). Expected:
 docs/phase_diagram.txt.
 """
 

@@ -472,12 +472,14 @@ def update(name: str, value: Any) -> None:
         )
 
 
-def dictionary_shape(name: str, dictionary: Any, expected: tuple[int, int]) -> None:
-    """Raise unless a starting dictionary has one row an atom to learn."""
+def dictionary_shape(
+    name: str, dictionary: Any, expected: tuple[int, ...], label: str = "dictionary0"
+) -> None:
+    """Raise unless a matrix has one row an atom and one column a measurement."""
     if dictionary.shape != expected:
         raise ValueError(
-            f"{name}: dictionary0 has shape {dictionary.shape}; {expected}, num_atoms rows of as "
-            "many measurements as the signals have, is expected."
+            f"{name}: {label} has shape {dictionary.shape}; {expected}, one row an atom and one "
+            "column a measurement, is expected."
         )
 
 

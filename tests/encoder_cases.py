@@ -254,6 +254,12 @@ def _cases():
         ),
     )  # fmt: skip
     yield "batch_top_k", _weights(e.batch_top_k, _batch_top_k, num_active=K)
+    for factory, forward in (
+        (e.variable_abs_top_k, _abs_top_k), (e.variable_batch_top_k, _batch_top_k),
+    ):  # fmt: skip
+        signed = factory is e.variable_abs_top_k
+        case = _weights(factory, forward, num_active=K, fixed=("num_active",), signed=signed)
+        yield factory.__name__, case
     yield "jump_relu", _weights(e.jump_relu, _jump_relu, threshold0=0.3, bandwidth=0.5)
     yield (
         "gated",

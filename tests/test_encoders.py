@@ -227,11 +227,9 @@ def test_unrolled_networks_start_as_ista():
     lista_cp, start = encoders.lista_cp(M, N, num_layers=7), encoders.lista_cp_params
     codes = lista_cp.apply(start(dictionary, 0.05, num_layers=7), signals)
     np.testing.assert_allclose(codes, expected, atol=1e-6)
-    alista, step = encoders.alista(M, N, num_layers=7), jnp.full(7, problem.step_size)
-    params = encoders.alista_params(dictionary, 0.05, num_layers=7)._replace(
-        weight=dictionary, step_sizes=step, thresholds=0.05 * step
-    )
-    np.testing.assert_allclose(alista.apply(params, signals), expected, atol=1e-6)
+    alista, start = encoders.alista(M, N, num_layers=7), encoders.alista_params
+    codes = alista.apply(start(dictionary, 0.05, num_layers=7, weight=dictionary), signals)
+    np.testing.assert_allclose(codes, expected, atol=1e-6)
     unrolled = encoders.unrolled(sc.solvers.ista(), M, N, num_steps=7)
     params = encoders.UnrolledParams(jnp.asarray(dictionary), jnp.log(0.05))
     np.testing.assert_allclose(unrolled.apply(params, signals), expected, atol=1e-6)
@@ -266,15 +264,42 @@ def test_alista_weights_have_the_least_coherence():
         assert abs(slope) < 1e-9 * size
 
 
-def test_one_program_sweeps_k():
-    encoder = encoders.variable_top_k(M, N)
+@pytest.mark.parametrize(
+    ("variable", "static"),
+    [
+        (encoders.variable_top_k, encoders.top_k),
+        (encoders.variable_abs_top_k, encoders.abs_top_k),
+        (encoders.variable_batch_top_k, encoders.batch_top_k),
+    ],
+)
+def test_one_program_sweeps_k(variable, static):
+    encoder = variable(M, N)
     params, signals = encoder.init(jax.random.key(0)), signals_of((S,))
     counts = jnp.arange(1.0, 6.0)
     swept = jax.vmap(lambda k: encoder.apply(params._replace(num_active=k), signals))(counts)
     for k, codes in zip(range(1, 6), swept, strict=True):
-        alone = encoders.top_k(M, N, num_active=k)
+        alone = static(M, N, num_active=k)
         same = encoders.LinearParams(params.weight, params.bias)
         np.testing.assert_allclose(codes, alone.apply(same, signals), atol=1e-6)
+
+
+def test_a_batch_may_keep_a_mean_that_is_not_whole():
+    encoder = encoders.variable_batch_top_k(M, N)
+    params, signals = encoder.init(jax.random.key(0)), signals_of((10,))
+    codes = encoder.apply(params._replace(num_active=jnp.asarray(2.3)), signals)
+    assert int(jnp.sum(codes != 0)) == 23
+
+
+def test_every_encoder_is_in_the_table_of_laws():
+    named = [case.id for case in ENCODERS]
+    helpers = {"batch_top_k_threshold", "as_flax_module"}
+    factories = {
+        name
+        for name in encoders.__all__
+        if name[0].islower() and not name.endswith(("_params", "_weight"))
+    }
+    missing = {f for f in factories - helpers if not any(name.startswith(f) for name in named)}
+    assert not missing
 
 
 def test_the_threshold_of_batch_top_k_gives_the_same_codes_and_needs_no_batch():
@@ -334,18 +359,27 @@ def test_gradients_of_top_k_by_rows_are_those_of_the_dense_product():
         chex.assert_trees_all_close(got, expected, atol=1e-6)
 
 
-def test_an_encoder_is_a_flax_layer_and_comes_back():
-    for encoder in (encoders.top_k(M, N, num_active=3), encoders.lista(M, N, num_layers=2)):
-        module = encoders.as_flax_module(encoder)
-        signals = signals_of((4, 5))
-        variables = module.init(jax.random.key(0), signals)
-        params = variables["params"]["encoder"]
-        chex.assert_trees_all_equal(
-            module.apply(variables, signals), encoder.apply(params, signals)
-        )
-        back = encoders.from_flax(module, M)
-        chex.assert_trees_all_equal(back.apply(variables, signals), encoder.apply(params, signals))
-    model = nn.Sequential([module, nn.Dense(M)])  # trains inside another module
+@each_encoder
+def test_an_encoder_is_a_flax_layer_and_comes_back(case):
+    encoder, signals = case.encoder(), signals_of(case.leading[-1])
+    module = encoders.as_flax_module(encoder)
+    variables = module.init(jax.random.key(0), signals)
+    params = variables["params"]["encoder"]
+    chex.assert_trees_all_equal(module.apply(variables, signals), encoder.apply(params, signals))
+    back = encoders.from_flax(module, M)
+    chex.assert_trees_all_equal(back.apply(variables, signals), encoder.apply(params, signals))
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        encoders.lista(M, N, num_layers=2),
+        encoders.unrolled(sc.solvers.fista(), M, N, num_steps=5),  # a solver as a layer
+    ],
+)
+def test_an_encoder_or_solver_trains_inside_a_flax_module(encoder):
+    signals = signals_of((4, 5))
+    model = nn.Sequential([encoders.as_flax_module(encoder), nn.Dense(M)])
     variables = model.init(jax.random.key(0), signals)
     slopes = jax.grad(lambda v: jnp.sum(model.apply(v, signals) ** 2))(variables)
     assert all(float(jnp.abs(x).max()) > 0 for x in jax.tree.leaves(slopes))
@@ -365,6 +399,8 @@ def test_an_encoder_is_a_flax_layer_and_comes_back():
         (lambda: encoders.lista_cp_params(np.eye(3), np.ones(3), num_layers=2), ValueError,
          "penalty has shape \\(3,\\); one number"),
         (lambda: encoders.lista_params(np.eye(3), -1.0, num_layers=2), ValueError, "penalty"),
+        (lambda: encoders.alista_params(np.eye(3), 0.1, num_layers=2, weight=np.eye(2)),
+         ValueError, "weight has shape \\(2, 2\\); \\(3, 3\\), one row an atom"),
     ],
 )  # fmt: skip
 def test_errors_of_the_factories(build, error, message):

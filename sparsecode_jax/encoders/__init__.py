@@ -18,12 +18,18 @@ from sparsecode_jax.encoders.lista_cp import ListaCpParams, lista_cp, lista_cp_p
 from sparsecode_jax.encoders.mlp import MlpParams, mlp
 from sparsecode_jax.encoders.residual_mlp import ResidualMlpParams, residual_mlp
 from sparsecode_jax.encoders.shared import CenteredParams, centered, tied
-from sparsecode_jax.encoders.top_k import VariableTopKParams, top_k, variable_top_k
+from sparsecode_jax.encoders.top_k import top_k
 from sparsecode_jax.encoders.unrolled import (
     UnrolledParams,
     matching_pursuit,
     orthogonal_matching_pursuit,
     unrolled,
+)
+from sparsecode_jax.encoders.variable_top_k import (
+    VariableTopKParams,
+    variable_abs_top_k,
+    variable_batch_top_k,
+    variable_top_k,
 )
 
 __all__ = [
@@ -63,5 +69,7 @@ __all__ = [
     "tied",
     "top_k",
     "unrolled",
+    "variable_abs_top_k",
+    "variable_batch_top_k",
     "variable_top_k",
 ]

@@ -103,17 +103,23 @@ def alista_weight(dictionary: ArrayLike) -> Array:
     return weight / jnp.sum(weight * dictionary, axis=1, keepdims=True)
 
 
-def alista_params(dictionary: ArrayLike, penalty: ArrayLike, *, num_layers: int) -> AlistaParams:
+def alista_params(
+    dictionary: ArrayLike,
+    penalty: ArrayLike,
+    *,
+    num_layers: int,
+    weight: ArrayLike | None = None,
+) -> AlistaParams:
     """Return ALISTA's parameters before training.
 
     Thresholds are the penalty times the step, which is the largest that is safe for this weight.
-    With ``params._replace(weight=dictionary, step_sizes=..., thresholds=...)`` from ISTA's step
-    size it is ISTA.
+    With the dictionary as ``weight`` the encoder is T steps of ISTA.
 
     Args:
       dictionary: (N, M). **Traced**.
       penalty: (). **Traced**.
       num_layers: T. **Static**.
+      weight: (N, M); None takes :func:`alista_weight`. **Traced**.
 
     Returns:
       An :class:`AlistaParams`.
@@ -123,7 +129,10 @@ def alista_params(dictionary: ArrayLike, penalty: ArrayLike, *, num_layers: int)
     """
     dictionary, penalty = lasso_of("alista_params", dictionary, penalty, num_layers)
     _checks.scalar("alista_params", "penalty", penalty)
-    weight = alista_weight(dictionary)
+    if weight is None:
+        weight = alista_weight(dictionary)
+    weight = jnp.asarray(weight, dictionary.dtype)
+    _checks.dictionary_shape("alista_params", weight, dictionary.shape, "weight")
     # D^T W has the eigenvalues of W D^T; a norm bounds them
     step = 1 / dictionaries.spectral_norm(dictionary.T @ weight)
     return AlistaParams(

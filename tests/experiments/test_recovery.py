@@ -1,10 +1,11 @@
 """Dictionary learning on published comparisons, in short."""
 
+import dataclasses
 import math
 
 import numpy as np
 
-from experiments import external_table, phase_diagram
+from experiments import dictionary_learning, external_table, phase_diagram
 
 
 def test_the_phase_diagram_runs_and_goes_on(tmp_path, capsys):
@@ -18,6 +19,16 @@ def test_the_phase_diagram_runs_and_goes_on(tmp_path, capsys):
     assert capsys.readouterr().out == first
     with np.load(tmp_path / "phase_diagram.npz") as arrays:
         assert arrays["latent"][0] > 0.98 and arrays["ceiling"][0] > 0.98
+
+
+def test_the_papers_unknown_dictionary_is_learned_and_charged(tmp_path, capsys):
+    config = dataclasses.replace(dictionary_learning.QUICK, data_seeds=())
+    dictionary_learning.main(config, tmp_path)
+    assert "20240926" in capsys.readouterr().out
+    with np.load(tmp_path / "dictionary_learning.npz") as arrays:
+        assert arrays["dictionary"] > 0.95 and arrays["latent"] > 0.9  # published: .84, .70
+        assert arrays["ceiling"] > 0.98
+        assert 1e9 < arrays["flops"] < 1e10  # 4 restarts of 60 rounds, one hop, settling
 
 
 def test_published_numbers_of_every_cell():
