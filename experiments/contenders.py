@@ -119,7 +119,8 @@ def unknown_dictionary(config: Any, stages: common.Stages, penalty: float) -> di
     problem = settings.data("unknown_dictionary")
     curves: dict[str, Curve] = {}
     record = tuple(s for s in config.record_steps if s <= config.unknown_steps)
-    for name, method in METHODS.items():
+    for name in config.later_saes:
+        method = METHODS[name]
         fitted = train_sae(
             name, np.stack([problem.train_signals] * RUNS), num_steps=record[-1], record=_identity,
             record_steps=record, checkpoint=stages.checkpoint(f"unknown-{method}"), **CHOSEN[name],

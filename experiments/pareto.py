@@ -47,6 +47,7 @@ class Config:
     lista_layers: tuple[int, ...] = (2, 4, 8, 16)
     lista_penalties: tuple[float, ...] = (0.02, 0.05, 0.1)
     lista_steps: tuple[int, ...] = (0, 30, 100, 300, 1_000, 3_000)
+    later_saes: tuple[str, ...] = ("TopK SAE", "JumpReLU SAE", "gated SAE")
     turns: tuple[tuple[int, int, int], ...] = (  # restarts, rounds, hops
         (1, 30, 0), (1, 100, 0), (4, 100, 0), (16, 100, 0), (16, 100, 2), (16, 100, 6),
     )  # fmt: skip
@@ -63,7 +64,8 @@ QUICK = Config(
     lista_layers=(2,),
     lista_penalties=(0.05,),
     lista_steps=(0, 30),
-    turns=((1, 20, 0), (2, 20, 1)),
+    later_saes=("TopK SAE",),
+    turns=((1, 20, 0),),
 )
 NAME = "pareto"
 

@@ -53,7 +53,6 @@ def test_learning_by_turns_passes_the_published_sae_for_50_times_fewer_flops(qui
     spent = published["train_flops"] + published["test_flops"]
     assert curves["turns"].mcc.min() > 0.7 > published["mcc_test"][-1]
     assert spent[-1] / curves["turns"].measured[-1] > 50
-    assert np.all(np.diff(curves["turns"].measured) > 0)
 
 
 def test_lista_starts_as_ista_and_training_it_is_charged(quick):

@@ -1,0 +1,132 @@
+"""Autoencoders on disk, and what fit refuses."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sparsecode_jax import encoders, learning
+from sparsecode_jax.learning import losses, schedules
+
+from .contracts import M, N
+from .fitting import DICTIONARY, KEY, LINEAR, PARAMS, SIGNALS, TOP_K, fit
+
+
+def test_saved_parameters_are_named_and_refuse_another_encoder(tmp_path):
+    params = fit(decoder_bias=True).params
+    npz, manifest = learning.save(tmp_path / "model", params, manifest={"encoder": "linear"})
+    with np.load(npz) as arrays:
+        assert set(arrays) == {"encoder.weight", "encoder.bias", "dictionary", "bias"}
+    assert '"encoder": "linear"' in manifest.read_text()
+    for other in (encoders.gated(M, N), encoders.linear(M, N + 1), encoders.mlp(M, N)):
+        with pytest.raises(ValueError, match="is expected by this one"):
+            learning.load(tmp_path / "model", other)
+    runs = fit(jax.random.split(KEY, 3)).params
+    learning.save(tmp_path / "runs", runs)
+    chex.assert_trees_all_equal(learning.load(tmp_path / "runs", LINEAR), runs)
+    with pytest.raises(FileNotFoundError):
+        learning.load(tmp_path / "nothing", LINEAR)
+
+
+def test_saved_half_precision_comes_back_as_it_was(tmp_path):
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), fit().params)
+    params = params._replace(dictionary=params.dictionary.astype(jnp.float32))
+    learning.save(tmp_path / "model", params)
+    chex.assert_trees_all_equal(learning.load(tmp_path / "model", LINEAR), params)
+    assert learning.load(tmp_path / "model", LINEAR).encoder.weight.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dictionary": jnp.ones((N + 1, M))},
+        {"dictionary": jnp.ones((N, M + 1))},
+        {"dictionary": jnp.ones((3, N, M))},
+        {"bias": jnp.ones(M - 1)},
+        {"bias": jnp.ones((2, M))},
+    ],
+)
+def test_a_decoder_that_does_not_fit_the_encoder_is_refused(tmp_path, change):
+    params = fit(decoder_bias=True).params
+    learning.save(tmp_path / "model", params._replace(**change))
+    with pytest.raises(ValueError, match=f"holds a {next(iter(change))} of shape"):
+        learning.load(tmp_path / "model", LINEAR)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_steps": 3, "max_flops": 1e9}, "both num_steps and max_flops"),
+        ({"num_steps": None}, "neither num_steps nor max_flops"),
+        ({"max_flops": 10.0}, "at least one step is expected to fit"),
+        ({"resample_every": 5}, "resample_every without dead_after"),
+        ({"resample_every": 5, "dead_after": 3, "encoder": encoders.mlp(M, N)}, "weight row"),
+        ({"average_decay": 1.5}, "average_decay is 1.5"),
+        ({"max_gradient_norm": -1.0}, "max_gradient_norm is -1.0"),
+        ({"dead_after": 0}, "dead_after is 0"),
+        ({"signals": iter([])}, "the stream of signals is empty"),
+        ({"signals": iter([np.ones(M)])}, r"has shape \(8,\); \(B, M\)"),
+        ({"signals": iter([SIGNALS]), "batch_size": 4}, "stream of batches"),
+        ({"signals": 0 * SIGNALS, "normalize": True}, "all signals are zero"),
+        ({"loss": losses.aux_k(num_aux=2)}, "pass dead_after="),
+        ({"dictionary": DICTIONARY, "project_gradient": True}, "a dictionary that is not learned"),
+        ({"unit_atoms": False, "project_gradient": True}, "unit_atoms=False"),
+        ({"params0": PARAMS._replace(bias=jnp.zeros(1))}, r"bias in params0 has shape \(1,\)"),
+        ({"params0": PARAMS, "num_atoms": 5}, r"shape \(16, 8\); \(5, 8\)"),
+        ({"params0": PARAMS._replace(dictionary=0 * DICTIONARY)}, "16 zero atoms"),
+        ({"key": jax.random.split(KEY, 0)}, "keys of shape"),
+    ],
+)
+def test_errors(options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(**{"num_steps": 3, **options} if "max_flops" not in options else options)
+
+
+def test_an_optimizer_that_was_built_already():
+    with pytest.raises(TypeError, match="such as optax.adam itself"):
+        fit(optimizer=optax.adam(1e-3))
+
+
+def test_a_factory_that_was_not_called():
+    with pytest.raises(TypeError, match="fit: got a factory that was not called"):
+        fit(encoder=encoders.linear)
+
+
+def test_checkpoints_of_other_settings_are_refused(tmp_path):
+    fit(encoder=TOP_K, checkpoint=tmp_path / "run")
+    for other in (
+        {"encoder": encoders.top_k(M, N, num_active=4)},
+        {"encoder": TOP_K, "max_gradient_norm": 1.0},
+        {"encoder": TOP_K, "learning_rate_schedule": schedules.warmup(3)},
+    ):
+        with pytest.raises(ValueError, match="belongs to another run"):
+            fit(checkpoint=tmp_path / "run", **other)
+    fit(checkpoint=tmp_path / "plain")
+    with pytest.raises(ValueError, match="belongs to another run"):
+        fit(encoder=encoders.tied(LINEAR), checkpoint=tmp_path / "plain")
+
+    def sampler(signals):
+        return lambda key, step: signals
+
+    fit(signals=sampler(SIGNALS), checkpoint=tmp_path / "drawn")
+    with pytest.raises(ValueError, match="belongs to another run"):
+        fit(signals=sampler(2 * SIGNALS), checkpoint=tmp_path / "drawn")
+
+    def through(name):  # functions of one name that call others
+        return {
+            "lasso": lambda codes, batch: losses.lasso(codes, batch),
+            "squared": lambda codes, batch: losses.squared_error(codes, batch),
+            "text": lambda codes, batch: losses.lasso(codes, batch) + 0 * len("text"),
+            "other text": lambda codes, batch: losses.lasso(codes, batch) + 0 * len("txet"),
+        }[name]
+
+    for one, other in (("lasso", "squared"), ("text", "other text")):
+        fit(loss=through(one), checkpoint=tmp_path / one)
+        fit(loss=through(one), checkpoint=tmp_path / one)
+        with pytest.raises(ValueError, match="belongs to another run"):
+            fit(loss=through(other), checkpoint=tmp_path / one)
+    fit(encoder=TOP_K, learning_rate_schedule=schedules.warmup(3), checkpoint=tmp_path / "warm")
+    with pytest.raises(ValueError, match="belongs to another run"):
+        fit(encoder=TOP_K, learning_rate_schedule=schedules.warmup(4), checkpoint=tmp_path / "warm")

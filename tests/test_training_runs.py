@@ -1,0 +1,168 @@
+"""Runs of training: streams of signals, budgets of FLOPs, news, scores."""
+
+import functools
+import itertools
+import warnings
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sparsecode_jax as sc
+from sparsecode_jax import encoders, learning
+from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.learning import TrainData, losses
+
+from .contracts import M, N
+from .fitting import (
+    CODES,
+    DICTIONARY,
+    KEY,
+    LINEAR,
+    SIGNALS,
+    fit,
+    start,
+)
+
+# --- streams -------------------------------------------------------------------------------------
+
+
+def draw(key, step):
+    """Draw a batch on the device."""
+    codes = jnp.where(jax.random.uniform(key, (16, N)) < 0.2, jax.random.normal(key, (16, N)), 0)
+    return jnp.abs(codes) @ DICTIONARY + 0.01 * step
+
+
+def test_a_sampler_draws_each_step_from_the_key_and_the_step():
+    got = fit(signals=draw, optimizer=optax.sgd)
+    batches = (draw(jax.random.fold_in(KEY, t), t) for t in range(12))
+    expected = fit(signals=batches, optimizer=optax.sgd)
+    chex.assert_trees_all_close(got.params, expected.params, atol=1e-6)
+    runs = fit(jax.random.split(KEY, 2), signals=draw, optimizer=optax.sgd)
+    alone = fit(jax.random.split(KEY, 2)[1], signals=draw, optimizer=optax.sgd)
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], runs.params), alone.params, atol=1e-6)
+
+
+def test_an_iterator_of_the_same_batch_is_the_array():
+    expected = fit(num_steps=9)
+    got = fit(signals=itertools.repeat(SIGNALS, 9), num_steps=None)
+    chex.assert_trees_all_equal(got.params, expected.params)
+    assert int(got.state.step) == 9 and got.flops == expected.flops
+
+
+def test_streams_may_carry_true_codes():
+    options = {"dictionary": DICTIONARY, "loss": losses.cosine}
+    expected = fit(true_codes=CODES, **options)
+    got = fit(signals=iter([(SIGNALS, CODES)] * 12), **options)
+    chex.assert_trees_all_equal(got.params, expected.params)
+    drawn = fit(signals=lambda key, step: (jnp.asarray(SIGNALS), jnp.asarray(CODES)), **options)
+    chex.assert_trees_all_close(drawn.params, expected.params, atol=1e-6)
+
+
+def test_a_stream_that_ends_early_returns_what_was_trained():
+    with pytest.warns(UserWarning, match="ended after 5 of 12 steps"):
+        got = fit(signals=iter([SIGNALS] * 5), record=lambda p: p.dictionary, record_steps=[2, 9])
+    assert int(got.state.step) == 5 and got.steps.tolist() == [2]
+    assert len(got.records) == len(got.losses) == 1
+    chex.assert_trees_all_equal(got.params, fit(num_steps=5).params)
+
+
+def test_a_stream_resumes_where_it_was(tmp_path):
+    batches = [SIGNALS * (1 + 0.1 * i) for i in range(12)]
+    expected = fit(signals=iter(batches))
+    fit(signals=iter(batches), num_steps=7, checkpoint=tmp_path / "run")
+    got = fit(signals=iter(batches), checkpoint=tmp_path / "run")
+    chex.assert_trees_all_equal(got.params, expected.params)
+
+
+# --- budgets, news, scores -----------------------------------------------------------------------
+
+
+def test_a_budget_of_flops_sets_the_number_of_steps():
+    data = TrainData(SIGNALS, None, None, jnp.float32(0.01), jnp.float32(0.01))
+    params = start()
+    state = learning.init_state(KEY, params, data)
+    step = functools.partial(learning.train_step, encoder=LINEAR)
+    one = int(eval_flops(step, state, data).total())
+    got = fit(max_flops=10.9 * one)
+    assert int(got.state.step) == 10 and got.flops == 10 * one
+    many = fit(jax.random.split(KEY, 3), max_flops=10.9 * one)
+    assert many.flops == got.flops and many.state.step.tolist() == [10] * 3
+    other = fit(encoder=encoders.mlp(M, N), max_flops=10.9 * one)
+    assert 0 < int(other.state.step) < 10 and other.flops <= 10.9 * one
+
+
+def test_resampling_is_charged_and_fits_into_the_budget():
+    options = {"dead_after": 2, "resample_every": 5}
+    flops = {n: fit(num_steps=n, **options).flops for n in (1, 5, 6, 10, 11)}
+    step = flops[1]
+    again = flops[6] - 6 * step
+    assert again > 2 * len(SIGNALS) * M * N  # it encodes and decodes all signals
+    assert flops[5] == 5 * step and flops[10] == 10 * step + again
+    assert flops[11] == 11 * step + 2 * again
+    for budget in (flops[10], flops[11] - 1, flops[11]):
+        got = fit(max_flops=budget, **options)
+        assert int(got.state.step) == (11 if budget == flops[11] else 10)
+        assert got.flops <= budget
+
+
+def test_flops_so_far_are_kept_at_the_records():
+    got = fit(record=lambda p: p.dictionary, record_steps=[0, 5, 12])
+    np.testing.assert_array_equal(got.record_flops, np.asarray([0, 5, 12]) * (got.flops // 12))
+
+
+def test_a_callback_may_take_metrics_of_what_would_be_returned():
+    scores, seen = learning.scores(LINEAR, SIGNALS), []
+    got = fit(callback=lambda news: seen.append((news.params, scores(news.params))))
+    chex.assert_trees_all_equal(seen[-1][0], got.params)
+    assert float(seen[-1][1]["r2"]) > float(seen[0][1]["r2"])
+
+
+def test_a_callback_is_told_and_may_stop(monkeypatch):
+    news = []
+    full = fit(callback=news.append, record=lambda p: p.dictionary, record_steps=[4, 8])
+    assert [n.step for n in news][-1] == 12 and {4, 8} <= {n.step for n in news}
+    assert news[-1].flops == full.flops and news[-1].loss == full.state.loss
+    assert all(b.seconds >= a.seconds for a, b in itertools.pairwise(news))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cut = fit(
+            callback=lambda n: n.step >= 4, record=lambda p: p.dictionary, record_steps=[4, 8]
+        )
+    assert int(cut.state.step) == 4 and cut.steps.tolist() in ([], [4])
+    chex.assert_trees_all_equal(cut.params, fit(num_steps=4).params)
+
+
+def test_a_callback_may_stop_on_the_loss():
+    assert int(fit(callback=lambda n: n.loss < 1e9).state.step) < 12
+    keys = jax.random.split(KEY, 2)
+    assert fit(keys, callback=lambda n: n.loss < 1e9).state.step.tolist() < [12, 12]
+    assert int(fit(callback=lambda n: None).state.step) == 12
+
+
+def test_losses_are_kept_at_the_records():
+    got = fit(record=lambda p: p.dictionary, record_steps=[0, 5, 12])
+    assert np.isnan(got.losses[0]) and got.losses[2] == got.state.loss
+    assert got.losses[1] == fit(num_steps=5).state.loss
+
+
+def test_scores_are_the_metrics():
+    record = learning.scores(LINEAR, SIGNALS, true_codes=CODES, true_dictionary=DICTIONARY)
+    got = fit(record=record, record_steps=[12], decoder_bias=True)
+    params = got.params
+    codes = LINEAR.apply(params.encoder, SIGNALS)
+    reconstruction = codes @ params.dictionary + params.bias
+    expected = {
+        "l0": float(jnp.mean(jnp.sum(codes != 0, axis=1))),
+        "dead": float(jnp.mean(jnp.all(codes == 0, axis=0))),
+        "mse": float(jnp.mean((SIGNALS - reconstruction) ** 2)),
+        "mcc": float(sc.metrics.mcc(CODES, codes)),
+        "r2": float(sc.metrics.r2(SIGNALS, reconstruction)),
+        "dictionary_mcc": float(sc.metrics.dictionary_mcc(DICTIONARY, params.dictionary)),
+    }
+    assert got.records.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(got.records[name], [value], rtol=1e-4, err_msg=name)
