@@ -88,11 +88,11 @@ def pareto(curves: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> pathl
         "sets (dotted curves); ITO, ISTA and FISTA are deterministic there (n = 1).\nPenalty and "
         "steps of a solver are chosen on the training half. Dotted horizontal line: MCC .9667, the "
         f"published ITO after 19,900 steps. Crosses: published values.\nMethods for which the "
-        f"paper has no formula keep their measured FLOPs on the left. {CONVENTION[0].upper()}"
-        f"{CONVENTION[1:]}."
+        "paper has no formula keep their measured FLOPs on the left; those of learning by turns "
+        f"have 5 learner seeds.\n{CONVENTION[0].upper()}{CONVENTION[1:]}."
     )
     figure.text(0.01, 0.005, caption, fontsize=9, va="bottom")
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.tight_layout(rect=(0, 0.075, 1, 1))
     return _write(figure, path)
 
 
