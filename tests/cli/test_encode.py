@@ -1,0 +1,185 @@
+"""``encode``: its results equal the library's, runs go on, and files are read in batches."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import sparsecode_jax as sc
+from sparsecode_jax.cli import encode
+from sparsecode_jax.cli.inputs import Statistics, open_signals
+
+from .shell import PENALTY, M, N, S, run, run_encode
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_encode_is_sparse_encode(files, capsys):
+    assert run_encode("--tolerance", 1e-5) == 0
+    codes = scipy.sparse.load_npz("codes.npz").toarray()
+    batches = np.pad(files.signals, ((0, 1), (0, 0)), mode="edge").reshape(3, 167, M)
+    expected = [sc.sparse_encode(b, files.dictionary, PENALTY, tolerance=1e-5) for b in batches]
+    assert codes.shape == (S, N)
+    np.testing.assert_allclose(codes, np.concatenate(expected)[:S], atol=1e-6)
+    out = capsys.readouterr().out
+    assert "encoded 500 signals" in out and "wrote codes.npz, codes.json" in out
+    assert not pathlib.Path("codes.partial").exists()
+
+
+def test_scores_are_those_of_the_codes(files):
+    assert run_encode() == 0
+    arrays, manifest = sc.io.load_results("codes")
+    codes = scipy.sparse.load_npz("codes.npz").toarray().astype(float)
+    signals, dictionary = np.asarray(files.signals, float), np.asarray(files.dictionary, float)
+    errors = ((signals - codes @ dictionary) ** 2).sum(axis=1)
+    objectives = errors / 2 + PENALTY * codes.sum(axis=1)
+    variance = ((signals - signals.mean(axis=0)) ** 2).sum()
+    assert manifest["objective"] == pytest.approx(objectives.mean(), rel=1e-5)
+    assert manifest["r2"] == pytest.approx(1 - errors.sum() / variance, abs=1e-5)
+    assert manifest["l0"] == pytest.approx((codes != 0).sum(axis=1).mean())
+    assert manifest["converged_fraction"] == 1 and manifest["tolerance"] == 1e-4
+    np.testing.assert_allclose(arrays["atom_usage"], (codes != 0).mean(axis=0))
+    batches = [objectives[i : i + 167].mean() for i in (0, 167, 334)]  # 500 in equal parts
+    np.testing.assert_allclose(arrays["batch_objective"], batches, rtol=1e-5)
+    assert np.array_equal(arrays["active_atoms"], np.bincount((codes != 0).sum(1), minlength=N + 1))
+    assert manifest["arrays"]["data"] == [(codes != 0).sum()] and "jax" in manifest["versions"]
+
+
+def test_dense_codes_keep_leading_axes_and_any_numbers_are_read(files):
+    signals = np.round(20 * np.asarray(files.signals)).astype(np.int16).reshape(5, 100, M)
+    np.save("signals.npy", signals)
+    assert run_encode("--dense", "--signed", "--num-steps", 20, "--output", "z.npz") == 0
+    codes = np.load("z.npy")
+    solver = sc.solvers.fista(prox=sc.prox.soft_threshold)
+    flat = signals.reshape(-1, M).astype(np.float32)
+    expected = sc.sparse_encode(flat, files.dictionary, PENALTY, num_steps=20, solver=solver)
+    assert codes.shape == (5, 100, N) and (codes < 0).any()
+    np.testing.assert_allclose(codes.reshape(-1, N), expected, rtol=1e-4, atol=1e-3)
+    assert "converged_fraction" in sc.io.load_results("z")[1]
+
+
+@pytest.mark.parametrize("name", ["omp", "subspace-pursuit"])
+def test_pursuits_take_a_number_of_atoms(files, name):
+    assert run_encode("--solver", name, "--num-active", 2, penalty=None) == 0
+    codes = scipy.sparse.load_npz("codes.npz")
+    factory = {
+        "omp": sc.solvers.orthogonal_matching_pursuit,
+        "subspace-pursuit": sc.solvers.subspace_pursuit,
+    }[name]
+    steps = {"omp": 2, "subspace-pursuit": 10}[name]
+    expected = sc.sparse_encode(
+        files.signals[:167], files.dictionary, 0.0, num_steps=steps, solver=factory(2)
+    )
+    np.testing.assert_allclose(codes.toarray()[:167], expected, atol=1e-5)
+    assert codes.getnnz(axis=1).max() <= 2
+
+
+def test_the_default_penalty_is_stated(files, capsys):
+    assert run_encode(penalty=None) == 0
+    penalty = sc.io.load_results("codes")[1]["penalty"]
+    norms = np.linalg.norm(np.asarray(files.signals, float), axis=1)
+    assert penalty == pytest.approx(0.015 * np.sqrt((norms**2).mean()))
+    assert f"penalty {penalty:.4g}" in capsys.readouterr().out
+
+
+# interrupted runs
+
+
+def test_an_interrupted_encode_goes_on_and_ends_in_the_same_bytes(files, monkeypatch, capsys):
+    assert run_encode("--output", "whole") == 0
+    save, saved = encode._save, []
+
+    def stop_at_the_second(partial, index, *rest):
+        if index == 1 and not saved[1:]:
+            saved.append("stopped")
+            raise KeyboardInterrupt
+        saved.append(index)
+        save(partial, index, *rest)
+
+    monkeypatch.setattr(encode, "_save", stop_at_the_second)
+    assert run_encode() == 130
+    assert "1 of 3 batches are kept in codes.partial" in capsys.readouterr().err
+    assert not list(pathlib.Path().glob("codes.*z"))
+    assert run_encode("--penalty", 2 * PENALTY) == 2
+    message = capsys.readouterr().err
+    assert "penalty was 0.05, is 0.1" in message and "--overwrite" in message
+    assert run_encode() == 0
+    assert saved == [0, "stopped", 1, 2]  # nothing twice
+    assert pathlib.Path("codes.npz").read_bytes() == pathlib.Path("whole.npz").read_bytes()
+
+
+def test_overwrite_drops_parts_of_another_run_and_results(files, monkeypatch, capsys):
+    assert run_encode("--output", "other", "--penalty", 0.1) == 0
+    assert run_encode() == 0
+    assert run_encode("--penalty", 0.1) == 2
+    assert "codes.npz, codes.json there already" in capsys.readouterr().err
+    assert run_encode("--penalty", 0.1, "--overwrite") == 0
+    assert pathlib.Path("codes.npz").read_bytes() == pathlib.Path("other.npz").read_bytes()
+
+
+def test_a_killed_process_loses_nothing(files):
+    program = (
+        "import os, sys\n"
+        "from sparsecode_jax.cli import encode, main\n"
+        "save = encode._save\n"
+        "def kill(partial, index, *rest):\n"
+        "    save(partial, index, *rest)\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "encode._save = kill\n"
+        "main(sys.argv[1:])\n"
+    )
+    words = ["encode", "signals.npy", "--dictionary", "d.npz", "--penalty", str(PENALTY)]
+    words += ["--batch-size", "200", "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program, *words], env=environment, timeout=120)
+    assert done.returncode == -9
+    before = pathlib.Path("codes.partial/00000000.npz").stat()
+    assert run_encode("--output", "whole") == 0
+    assert pathlib.Path("codes.partial/00000000.npz").stat() == before
+    assert run_encode() == 0
+    assert pathlib.Path("codes.npz").read_bytes() == pathlib.Path("whole.npz").read_bytes()
+
+
+# reading
+
+
+def test_a_file_is_read_in_batches(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shape = (400_000, 16)  # 25.6 MB
+    file = np.lib.format.open_memmap("signals.npy", "w+", np.float32, shape)
+    file[:, 0] = 1
+    del file
+    np.save("d.npy", np.eye(2, 16, dtype=np.float32))
+    words = ["encode", "signals.npy", "--dictionary", "d.npy", "--num-steps", 2, "--quiet",
+             "--penalty", 0.5, "--batch-size", 20_000, "--no-figure", "--dense"]  # fmt: skip
+    tracemalloc.start()
+    try:
+        assert run(*words) == 0
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6
+    codes = np.load("codes.npy", mmap_mode="r")
+    np.testing.assert_allclose(codes[::997], np.tile([0.5, 0], (len(codes[::997]), 1)), atol=1e-4)
+
+
+def test_statistics_of_batches_are_those_of_the_whole(files):
+    rows = 1000 + np.asarray(files.signals, np.float32)
+    found = Statistics.of(rows[i : i + 70] for i in range(0, S, 70))
+    exact = rows.astype(float)
+    assert found.deviation == pytest.approx(((exact - exact.mean(0)) ** 2).sum(), rel=1e-9)
+    assert found.rms == pytest.approx(np.sqrt((exact**2).sum(1).mean()))
+    assert found.largest == exact.max() and found.checksum == Statistics.of([rows]).checksum
+
+
+def test_other_layouts_and_byte_orders(tmp_path):
+    rows = np.arange(12.0).reshape(4, 3)
+    for array in (np.asfortranarray(rows), rows.astype(">f8"), rows.astype(np.float16)):
+        np.save(tmp_path / "x.npy", array)
+        batch = open_signals(tmp_path / "x.npy").batch(slice(1, 3))
+        assert batch.dtype == np.float32 and np.array_equal(batch, rows[1:3])

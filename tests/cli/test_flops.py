@@ -1,0 +1,89 @@
+"""``flops``: its counts are the library's."""
+
+import inspect
+import json
+import pathlib
+import re
+
+import jax
+
+import sparsecode_jax as sc
+from sparsecode_jax.cli import parser
+
+from .shell import M, N, S, run, run_encode
+
+
+def test_counted_operations_of_a_run_are_those_of_the_flops_command(files, capsys):
+    assert run_encode("--num-steps", 7, "--batch-size", 500) == 0
+    counted = sc.io.load_results("codes")[1]["flops"]["total"]
+    capsys.readouterr()
+    sizes = ["--num-measurements", M, "--num-atoms", N, "--num-signals", S]
+    assert run("flops", "encode", *sizes, "--num-steps", 7, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    shapes = [jax.ShapeDtypeStruct(s, "float32") for s in ((S, M), (N, M), ())]
+    expected = sc.flops.eval_flops(lambda x, d, p: sc.sparse_encode(x, d, p, num_steps=7), *shapes)
+    assert result["total"] == expected.total() == counted
+    assert result["by_class"] == expected.by("class")
+    assert result["per_signal"] == expected.total() / S
+    assert result["per_iteration"] == S * (4 * M * N + M + 7 * N) + 9  # fista's formula
+
+
+def test_counts_not_given_are_those_of_the_library(capsys):
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(sc.learning.learn_dictionary).parameters.items()
+    }
+    options = parser.parse(["learn", "x.npy", "--num-atoms", "4"])
+    for name in ("num_rounds", "num_steps", "num_restarts", "num_hops"):
+        assert getattr(options, name) == defaults[name]
+    words = ["--num-measurements", 3, "--num-atoms", 600, "--num-signals", 700]
+    assert run("flops", "learn", *words, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["num_restarts"], result["num_hops"]) == (1, 0) and "per_hop" not in result
+    assert (result["num_rounds"], result["num_steps"]) == (100, 8)
+    key, signals = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((700, 3), "float32")
+    expected = sc.flops.eval_flops(
+        lambda k, x: sc.learning.learn_dictionary(k, x, num_atoms=600)[:3], key, signals
+    )
+    assert result["total"] == expected.total() and result["by_class"] == expected.by("class")
+    small = ["--num-measurements", 3, "--num-atoms", 100, "--num-signals", 200, "--num-rounds", 2]
+    assert run("flops", "learn", *small, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["num_restarts"], result["num_hops"]) == (10, 6)
+
+
+def test_flops_of_a_function_in_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("helper.py").write_text("scale = 2.0\n")
+    pathlib.Path("model.py").write_text(
+        "import jax\nfrom helper import scale\n"
+        "def apply(x, w): return scale * (x @ w.T)\n"
+        "def halve(x): return jax.lax.while_loop(lambda x: x > 1, lambda x: x / 2, x)\n"
+        "def broken(x): return x.reshape(7)\n"
+    )
+    assert run("flops", "model.py:apply", "--shapes", "64,16", "float32[32,16]", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["total"] == 2 * 64 * 32 * 16 + 64 * 32
+    words = ["flops", "model.py:apply", "--shapes", "64,16", "32,16", "--convention", "matmul"]
+    assert run(*words) == 0
+    assert re.search(r"total \(matmul\) +65,536\n", capsys.readouterr().out)
+    assert run("flops", "model.py:halve", "--shapes", "float32[]") == 1
+    out, err = capsys.readouterr()
+    assert "?" in out and "value_and_flops" in err
+    assert run("flops", "model.py:broken", "--shapes", "3") == 1
+    assert "failed: TypeError" in capsys.readouterr().err
+    for program, shapes, text in (
+        ("model.py:nothing", ["3"], "has no function 'nothing'"),
+        ("missing.py:apply", ["3"], "missing.py: no such file"),
+        ("model.py", ["3"], "encode, learn or path/to/file.py:function is expected"),
+        ("model.py:apply", ["3", "four"], "--shapes 'four' is not a shape"),
+        ("encode", ["3"], "--num-measurements, --num-atoms, --num-signals not given"),
+    ):
+        assert run("flops", program, "--shapes", *shapes) == 2
+        assert text in capsys.readouterr().err
+
+
+def test_conventions_of_the_parser_are_those_of_the_library(capsys):
+    for name in sc.flops.CONVENTIONS:
+        words = ["--num-measurements", 4, "--num-atoms", 5, "--num-signals", 6]
+        assert run("flops", "encode", *words, "--convention", name, "--num-steps", 1) == 0
+        assert f"total ({name})" in capsys.readouterr().out
