@@ -95,6 +95,7 @@ def _show(options: argparse.Namespace, counts: Counts, extra: dict[str, Any]) ->
         "setup": "before the first iteration",
         "per_restart": "a restart",
         "per_hop": "a hop",
+        "settling": "settling, after all hops",
         "per_round": "a round and restart, on average",
     }
     lines += [(label, result[name]) for name, label in labels.items() if name in result]
@@ -151,7 +152,7 @@ def _learn(options: argparse.Namespace) -> tuple[Counts, dict[str, Any]]:
         )
     restarts, hops = default_counts(options.num_atoms, options.num_restarts, options.num_hops)
     counts = count_parts(options.num_signals, options.num_measurements, (restarts, hops), sizes)
-    one, *hop = (count.total(options.convention) for _, count in counts)
+    one, *rest = (count.total(options.convention) for _, count in counts)
     return counts, {
         "what": f"{options.num_atoms:,} atoms from {options.num_signals:,} signals (M "
         f"{options.num_measurements:,}), {restarts} restarts of {sizes['num_rounds']} rounds of "
@@ -162,7 +163,7 @@ def _learn(options: argparse.Namespace) -> tuple[Counts, dict[str, Any]]:
         "num_steps": sizes["num_steps"],
         "per_restart": one,
         "per_round": one / sizes["num_rounds"],
-        **({"per_hop": hop[0]} if hop else {}),
+        **(dict(zip(("per_hop", "settling"), rest, strict=True)) if rest else {}),
     }
 
 

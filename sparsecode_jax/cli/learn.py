@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import sys
 import time
@@ -28,6 +29,7 @@ __all__ = ["learn_once", "run"]
 
 _SUFFIXES = (".npz", ".json", ".png")
 _SIGNALS_AN_ATOM, _FEWEST_SIGNALS, _MOST_CODES = 100, 10_000, 2**26
+_SETTLING = 3  # times the rounds of a restart, once after all hops, as of learn_dictionary
 
 
 def learn_once(
@@ -37,15 +39,18 @@ def learn_once(
     best: ArrayLike | None = None,
     *,
     num_copies: int = 1,
+    settles: bool = False,
     num_atoms: int,
     num_rounds: int,
     num_steps: int,
     signed: bool,
 ) -> Learned:
-    """Learn from one random start, or hop from the best dictionary so far with several copies."""
+    """Learn from one random start; from the best dictionary so far hop in copies, or settle it."""
     return learn_dictionary(
         key, signals, num_atoms=num_atoms, penalty=penalty, num_rounds=num_rounds,
-        num_steps=num_steps, num_restarts=num_copies, num_hops=0 if best is None else 1,
+        num_steps=num_steps, num_restarts=num_copies,
+        num_hops=0 if best is None or settles else 1,
+        num_settling=_SETTLING * num_rounds if settles else 0,
         dictionary0=best, solver=sparsa(prox=soft_threshold) if signed else sparsa(),
     )  # fmt: skip
 
@@ -57,21 +62,22 @@ def count_parts(
     sizes: dict[str, Any],
     has_penalty: bool = False,
 ) -> list[tuple[int, FlopCount]]:
-    """Count the operations of one restart and one hop from shapes alone, each with its number."""
+    """Count a restart, a hop and settling from shapes alone, each with how often it happens."""
     num_restarts, num_hops = counts
     key = jax.eval_shape(lambda: jax.random.key(0))
     signals = jax.ShapeDtypeStruct((num_signals, num_measurements), "float32")
     best = jax.ShapeDtypeStruct((sizes["num_atoms"], num_measurements), "float32")
 
-    def one(key: Key, signals: Array, best: Array | None = None) -> Any:
-        copies = 1 if best is None else num_restarts
+    def one(key: Key, signals: Array, best: Array | None = None, **options: Any) -> Any:
         penalty = 1.0 if has_penalty else None
-        found = learn_once(key, signals, penalty, best, num_copies=copies, **sizes)
+        found = learn_once(key, signals, penalty, best, **options, **sizes)
         return found.dictionary, found.codes, found.objective
 
     parts = [(num_restarts, eval_flops(one, key, signals))]
     if num_hops:
-        parts.append((num_hops, eval_flops(one, key, signals, best)))
+        hop = functools.partial(one, num_copies=num_restarts)
+        parts.append((num_hops, eval_flops(hop, key, signals, best)))
+        parts.append((1, eval_flops(functools.partial(one, settles=True), key, signals, best)))
     return parts
 
 
@@ -112,21 +118,23 @@ def run(options: argparse.Namespace) -> None:
     partial = Partial(output, config, options.overwrite)
     _learn_all(rows, counts, sizes, partial, options)
     columns = {
-        name: np.stack(list(partial.column(sum(counts), name)))
+        name: np.stack(list(partial.column(_num_parts(counts), name)))
         for name in ("dictionary", "objective", "atom_usage", "atom_mean", "penalty", "error",
                      "seconds")
     }  # fmt: skip
-    values = columns["objective"]
+    values = columns["objective"][: sum(counts)]
     best = _best(values)
+    last = -1 if num_hops else best  # settling, which no objective judges
     result = {
-        "dictionary": columns["dictionary"][best],
+        "dictionary": columns["dictionary"][last],
         "dictionaries": columns["dictionary"][:num_restarts],
+        "objective": columns["objective"][last],
         "objectives": values[:num_restarts],
         "hops": np.array([values[_best(values[: i + 1])] for i in range(num_restarts, sum(counts))],
                          values.dtype),
-        "atom_usage": columns["atom_usage"][best],
-        "atom_mean": columns["atom_mean"][best],
-        "penalty": columns["penalty"][best],
+        "atom_usage": columns["atom_usage"][last],
+        "atom_mean": columns["atom_mean"][last],
+        "penalty": columns["penalty"][last],
         "signed": np.asarray(options.signed),
     }  # fmt: skip
     if places is not None:
@@ -135,9 +143,9 @@ def run(options: argparse.Namespace) -> None:
     summary = {
         "best_restart": _best(values[:num_restarts]),
         "best_hop": best - num_restarts if best >= num_restarts else None,
-        "objective": float(values[best]),
+        "objective": float(result["objective"]),
         "penalty": float(result["penalty"]),
-        "r2": 1 - float(columns["error"][best]) / statistics.deviation
+        "r2": 1 - float(columns["error"][last]) / statistics.deviation
         if statistics.deviation
         else None,
         "l0": float(result["atom_usage"].sum()),
@@ -181,14 +189,14 @@ def _learn_all(
 ) -> None:  # fmt: skip
     """Run and save the restarts that are not there yet, and then the hops."""
     num_restarts, num_hops = counts
-    num = num_restarts + num_hops
+    num_searches, num = sum(counts), _num_parts(counts)
     values = np.full(num, np.nan)
     done = np.array([partial.done(index) for index in range(num)])
     for index in range(num):
         if done[index]:
             values[index] = partial.load(index, "objective")
     if done.any():
-        print(f"going on: {_so_far(done, num_restarts)} are in {partial.folder}")
+        print(f"going on: {_so_far(done, counts)} are in {partial.folder}")
     key = jax.random.key(options.seed)
     device_rows = jax.numpy.asarray(rows)
 
@@ -196,17 +204,22 @@ def _learn_all(
         part_key = jax.random.fold_in(key, index)
         if index < num_restarts:
             return learn_once(part_key, device_rows, options.penalty, **sizes)
-        best = partial.load(_best(values[:index]), "dictionary")
-        return learn_once(
-            part_key, device_rows, options.penalty, best, num_copies=num_restarts, **sizes
-        )
+        best = partial.load(_best(values[: min(index, num_searches)]), "dictionary")
+        how: dict[str, Any] = {"num_copies": num_restarts}
+        how = how if index < num_searches else {"settles": True}
+        return learn_once(part_key, device_rows, options.penalty, best, **how, **sizes)
 
+    stages = (
+        ("learning", " restarts", range(num_restarts)),
+        ("learning", " hops", range(num_restarts, num_searches)),
+        ("settling", "", range(num_searches, num)),
+    )
     try:
-        for unit, part in (("restarts", range(num_restarts)), ("hops", range(num_restarts, num))):
+        for what, unit, part in stages:
             if not part:
                 continue
-            with tqdm(total=len(part), initial=int(done[part].sum()), desc="learning",
-                      unit=f" {unit}", disable=options.quiet, file=sys.stderr) as bar:  # fmt: skip
+            with tqdm(total=len(part), initial=int(done[part].sum()), desc=what,
+                      unit=unit, disable=options.quiet, file=sys.stderr) as bar:  # fmt: skip
                 for index in part:
                     if done[index]:
                         continue
@@ -219,15 +232,23 @@ def _learn_all(
                     bar.set_postfix_str(f"best objective {np.nanmin(values):.4g}")
     except KeyboardInterrupt:
         raise InterruptedRunError(
-            f"{_so_far(done, num_restarts)} are kept in {partial.folder}; the same command goes on "
+            f"{_so_far(done, counts)} are kept in {partial.folder}; the same command goes on "
             "from there."
         ) from None
 
 
-def _so_far(done: np.ndarray, num_restarts: int) -> str:
-    restarts, hops = done[:num_restarts], done[num_restarts:]
-    text = f"{restarts.sum()} of {len(restarts)} restarts"
-    return f"{text} and {hops.sum()} of {len(hops)} hops" if len(hops) else text
+def _num_parts(counts: tuple[int, int]) -> int:
+    """Return the number of parts: restarts, hops, and settling if there are hops."""
+    return sum(counts) + (counts[1] > 0)
+
+
+def _so_far(done: np.ndarray, counts: tuple[int, int]) -> str:
+    num_restarts, num_hops = counts
+    text = f"{done[:num_restarts].sum()} of {num_restarts} restarts"
+    if not num_hops:
+        return text
+    settled = ", all settled," if done[-1] else ""
+    return f"{text} and {done[num_restarts : sum(counts)].sum()} of {num_hops} hops{settled}"
 
 
 def _best(values: np.ndarray) -> int:
@@ -258,7 +279,7 @@ def _report(config: dict, summary: dict, files: list[pathlib.Path]) -> None:
     print(
         f"learned {config['num_atoms']:,} atoms from {config['signals']['learned_from']:,} signals "
         f"in {summary['seconds']:.1f} s, {config['num_restarts']} restarts and "
-        f"{config['num_hops']} hops\n"
+        f"{config['num_hops']} hops{', then settled' if config['num_hops'] else ''}\n"
         f"mean objective {summary['objective']:.4g} at penalty {summary['penalty']:.4g}, R² {r2}, "
         f"active atoms a signal {summary['l0']:.2f}, atoms never used {summary['dead_atoms']:,}\n"
         f"FLOPs {summary['flops']['total']:.4g} (convention arithmetic)\n"

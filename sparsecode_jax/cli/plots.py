@@ -14,7 +14,7 @@ _BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#9a9a9a"  # of Okabe and Ito's sa
 
 
 def learned(result: Mapping[str, Any], about: str, path: str) -> pathlib.Path:
-    """Draw the objective of every restart and after each hop, and the usage of the best atoms."""
+    """Draw the objective of every restart, after each hop and settled, and the usage of atoms."""
     figure, (left, right) = _panels(2)
     values = np.sort(np.asarray(result["objectives"], float))[::-1]
     hops = np.append(values[-1], np.asarray(result["hops"], float))
@@ -22,7 +22,9 @@ def learned(result: Mapping[str, Any], about: str, path: str) -> pathlib.Path:
     left.plot(np.arange(1, num + 1), values, "o-", color=_GRAY, markersize=5, label="restarts")
     if last > num:
         left.plot(np.arange(num, last + 1), hops, "o-", color=_BLUE, markersize=5, label="hops")
-    left.plot(last, hops[-1], "o", color=_ORANGE, markersize=8, label="kept")
+    settled = last > num  # after hops, at a smaller penalty: the objective may rise a little
+    left.plot(last + settled, result["objective"], "o", color=_ORANGE, markersize=8,
+              label="settled: the result" if settled else "the result")  # fmt: skip
     left.set_xlabel("restart, from worst to best" + (", then hop" if last > num else ""))
     left.set_ylabel("mean objective,  ½|x − zD|² + λ|z|₁")
     left.set_title("Objective of restarts" + (" and after each hop" if last > num else ""))

@@ -52,6 +52,20 @@ def test_counts_not_given_are_those_of_the_library(capsys):
     assert (result["num_restarts"], result["num_hops"]) == (10, 6)
 
 
+def test_learning_in_parts_costs_little_more_than_the_library(capsys):
+    key, signals = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((1024, 8), "float32")
+    words = ["--num-measurements", 8, "--num-atoms", 16, "--num-signals", 1024, "--json"]
+    assert run("flops", "learn", *words) == 0
+    result = json.loads(capsys.readouterr().out)
+    counted = []
+    sc.flops.eval_flops(
+        lambda k, x: counted.append(sc.learning.learn_dictionary(k, x, num_atoms=16).flops) or x,
+        key, signals,
+    )  # fmt: skip
+    assert result["settling"] > 3 * 100 * 8 * 1024 * 2 * 8 * 16
+    assert 1 <= result["total"] / counted[0] < 1.04  # codes anew, for each part's own objective
+
+
 def test_flops_of_a_function_in_a_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("helper.py").write_text("scale = 2.0\n")

@@ -24,19 +24,26 @@ def test_learn_recovers_the_dictionary_and_encode_takes_it(files, capsys):
             key, files.signals, num_atoms=N, num_rounds=ROUNDS, **options
         )
 
-    found = [part(i, num_restarts=1) for i in range(3)]
+    once = {"num_hops": 0, "num_settling": 0}
+
+    found = [part(i, num_restarts=1, **once) for i in range(3)]
     np.testing.assert_array_equal(arrays["objectives"], [f.objective for f in found])
     best = found[manifest["best_restart"]]
     assert best.objective == min(arrays["objectives"])
     for hop, after in enumerate(arrays["hops"]):
-        options = {"num_restarts": 3, "num_hops": 1, "dictionary0": best.dictionary}
-        found.append(part(3 + hop, **options))
+        options = {"num_restarts": 3, "num_hops": 1, "num_settling": 0}
+        found.append(part(3 + hop, dictionary0=best.dictionary, **options))
         best = min(best, found[-1], key=lambda f: f.objective)
         assert after == best.objective
     assert len(arrays["hops"]) == HOPS and best.objective < min(arrays["objectives"])
     assert best is found[3 + manifest["best_hop"]]
-    np.testing.assert_array_equal(arrays["dictionary"], best.dictionary)
-    np.testing.assert_allclose(arrays["atom_usage"], (np.asarray(best.codes) != 0).mean(axis=0))
+    options = {"num_hops": 0, "num_settling": 3 * ROUNDS, "dictionary0": best.dictionary}
+    settled = part(3 + HOPS, **options)
+    found.append(settled)
+    assert np.abs(settled.dictionary - best.dictionary).max() > 1e-4
+    np.testing.assert_array_equal(arrays["dictionary"], settled.dictionary)
+    assert manifest["objective"] == arrays["objective"] == settled.objective
+    np.testing.assert_allclose(arrays["atom_usage"], (np.asarray(settled.codes) != 0).mean(axis=0))
     assert manifest["signals"]["drawn_at_random"] is False and "rows" not in arrays
     assert pathlib.Path("learned.png").read_bytes().startswith(b"\x89PNG")
 
@@ -47,7 +54,8 @@ def test_learn_recovers_the_dictionary_and_encode_takes_it(files, capsys):
     result = json.loads(capsys.readouterr().out)
     counted = result["total"]
     assert counted == manifest["flops"]["total"]
-    assert counted == 3 * result["per_restart"] + HOPS * result["per_hop"]
+    searches = 3 * result["per_restart"] + HOPS * result["per_hop"]
+    assert counted == searches + result["settling"]
     assert counted == pytest.approx(sum(f.flops for f in found), rel=1e-3)  # and scaling
 
     words = ["encode", "signals.npy", "--dictionary", "learned.npz", "--quiet"]
@@ -59,14 +67,14 @@ def test_learn_recovers_the_dictionary_and_encode_takes_it(files, capsys):
     assert pathlib.Path("codes.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_interrupted_learn_goes_on(files, monkeypatch, capsys):
+def test_an_interrupted_learn_goes_on_also_to_settle(files, monkeypatch, capsys):
     monkeypatch.setattr(learn, "count_parts", lambda *_: [])
     assert run("learn", "signals.npy", *SMALL_LEARN, "--output", "whole", "--no-figure") == 0
     original, copies = learn.learn_once, []
 
     def stop_twice(*words, num_copies=1, **options):
-        copies.append(num_copies)
-        if len(copies) in (2, 6):  # the second restart, and the second hop after going on
+        copies.append("settles" if options.get("settles") else num_copies)
+        if len(copies) in (2, 6, 11):  # the second restart, the second hop, and settling
             raise KeyboardInterrupt
         return original(*words, num_copies=num_copies, **options)
 
@@ -79,6 +87,10 @@ def test_an_interrupted_learn_goes_on(files, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert f"going on: {kept} are in learned.partial" in out
     assert f"3 of 3 restarts and 1 of {HOPS} hops are kept" in err
+    assert run(*command) == 130
+    out, err = capsys.readouterr()
+    assert f"going on: 3 of 3 restarts and 1 of {HOPS} hops are in learned.partial" in out
+    assert f"3 of 3 restarts and {HOPS} of {HOPS} hops are kept" in err
     hop = pathlib.Path("learned.partial/00000003.npz")
     before = hop.stat(), hop.read_bytes()
     saved = {}
@@ -86,7 +98,7 @@ def test_an_interrupted_learn_goes_on(files, monkeypatch, capsys):
         {f.name: f.read_bytes() for f in p.folder.iterdir()}, stat=hop.stat()))  # fmt: skip
     assert run(*command) == 0
     assert (saved["stat"], saved[hop.name]) == before
-    assert copies == [1, 1, 1, 1, 3, 3, *[3] * (HOPS - 1)]  # nothing twice
+    assert copies == [1, 1, 1, 1, 3, 3, *[3] * (HOPS - 1), "settles", "settles"]  # nothing twice
     whole, resumed = (sc.io.load_results(name)[0] for name in ("whole", "learned"))
     assert len(whole["hops"]) == HOPS and whole["hops"][-1] < whole["objectives"].min()
     assert whole.keys() == resumed.keys()
@@ -94,10 +106,11 @@ def test_an_interrupted_learn_goes_on(files, monkeypatch, capsys):
 
 
 def test_hops_begin_at_the_best_so_far_and_a_worse_one_is_not_kept(files, monkeypatch, capsys):
-    values, starts = iter(np.float32([3, np.nan, 2, 4, 1, np.nan])), []
+    values, starts = iter(np.float32([3, np.nan, 2, 4, 1, np.nan, 1.5])), []
 
-    def learn_once(key, signals, penalty, best=None, *, num_copies=1, **_):
-        starts.append(None if best is None else (best[0, 0], num_copies))
+    def learn_once(key, signals, penalty, best=None, *, num_copies=1, settles=False, **_):
+        how = "settles" if settles else num_copies
+        starts.append(None if best is None else (best[0, 0], how))
         value, codes = next(values), np.zeros((S, N))
         dictionary = np.full((N, M), value)
         return sc.learning.Learned(dictionary, codes, value, 0.1, None, None, None, 0)
@@ -106,12 +119,12 @@ def test_hops_begin_at_the_best_so_far_and_a_worse_one_is_not_kept(files, monkey
     monkeypatch.setattr(learn, "learn_once", learn_once)
     words = ["learn", "signals.npy", "--num-atoms", N, "--num-restarts", 3, "--num-hops", 3]
     assert run(*words) == 0
-    assert starts == [None, None, None, (2, 3), (2, 3), (1, 3)]
+    assert starts == [None, None, None, (2, 3), (2, 3), (1, 3), (1, "settles")]
     arrays, manifest = sc.io.load_results("learned")
     np.testing.assert_array_equal(arrays["objectives"], [3, np.nan, 2])
     np.testing.assert_array_equal(arrays["hops"], [2, 1, 1])
-    assert arrays["dictionaries"].shape == (3, N, M) and np.all(arrays["dictionary"] == 1)
-    assert manifest["objective"] == 1
+    assert arrays["dictionaries"].shape == (3, N, M) and np.all(arrays["dictionary"] == 1.5)
+    assert manifest["objective"] == 1.5  # settled is the result, whatever its objective
     assert manifest["best_restart"] == 2 and manifest["best_hop"] == 1
     err = capsys.readouterr().err
     assert "3/3" in err and "restarts/s" in err and "hops/s" in err
