@@ -7,12 +7,14 @@ files and a summary to stdout; progress, warnings and errors go to stderr.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
-from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError
+from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, one_line
 from sparsecode_jax.cli.parser import PROGRAM, parse
 
 __all__ = ["main"]
@@ -32,17 +34,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help, --version and usage errors
         return int(stop.code or 0)
     name = f"{PROGRAM} {options.command}"
+    with warnings.catch_warnings():
+
+        def show(message: Warning | str, *_: object, **__: object) -> None:
+            print(f"{name}: warning: {one_line(message)}", file=sys.stderr)
+
+        warnings.showwarning = show
+        return _run(name, options, is_process=argv is None)
+
+
+def _run(name: str, options: argparse.Namespace, is_process: bool) -> int:
+    """Run a command and say what stopped it, in one line."""
     try:
         # A command's own imports wait until its arguments are known to be right.
         command = importlib.import_module(f"sparsecode_jax.cli.{options.module}")
         command.run(options)
     except BadInputError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        if options.debug and error.__cause__:
+            raise error.__cause__ from None
+        print(f"{name}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         kept = f"; {stop}" if isinstance(stop, InterruptedRunError) else ""
         print(f"\n{name}: interrupted{kept}", file=sys.stderr)
-        if argv is None:  # a process of its own: do not wait for the computation to end
+        if is_process:  # a process of its own: do not wait for the computation to end
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(130)
@@ -53,8 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             raise
-        text = str(error).strip() or "no message"
-        print(f"{name}: failed: {type(error).__name__}: {text}", file=sys.stderr)
-        print(f"{name}: run it again with --debug for the traceback", file=sys.stderr)
+        text = f"failed: {type(error).__name__}: {one_line(error)}".rstrip(".")
+        print(f"{name}: {text} (run it again with --debug for the traceback)", file=sys.stderr)
         return 1
     return 0

@@ -15,12 +15,22 @@ from tqdm import tqdm
 from sparsecode_jax import _checks
 from sparsecode_jax.cli import inference
 from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, bad_input
-from sparsecode_jax.cli.inputs import Atoms, Signals, Statistics, open_dictionary, open_signals
+from sparsecode_jax.cli.inputs import (
+    Atoms,
+    Signals,
+    Statistics,
+    check_penalty,
+    check_scale,
+    open_dictionary,
+    open_signals,
+)
 from sparsecode_jax.cli.outputs import (
+    DENSE,
     Partial,
     Stream,
     output_path,
     wait,
+    without_nan,
     write_dense,
     write_npz,
 )
@@ -41,9 +51,7 @@ def run(options: argparse.Namespace) -> None:
     """Encode a file."""
     started = time.monotonic()
     signals, atoms = open_signals(options.signals), open_dictionary(options.dictionary)
-    with bad_input():
-        _checks.finite("encode", dictionary=atoms.dictionary)
-        _checks.dictionary_matrix("encode", atoms.dictionary)
+    with bad_input("encode"):
         _checks.same_measurements("encode", signals.rows, atoms.dictionary)
     suffixes = (".npz", ".npy", ".json", ".png") if options.dense else (".npz", ".json", ".png")
     inputs = (signals.path, atoms.path)
@@ -69,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
     tolerance = None if method.num_steps is not None else options.tolerance or _TOLERANCE
     if tolerance is not None:
         example = np.full((1, 1), statistics.largest, np.float32)
-        with bad_input():
+        with bad_input("encode"):
             problem = Lasso(*map(jnp.asarray, (example, atoms.dictionary, penalty, 1.0)))
             _checks.to_tolerance("encode", problem, tolerance, with_penalty=True)
     config = {
@@ -89,15 +97,33 @@ def run(options: argparse.Namespace) -> None:
         "tolerance": tolerance,
         "batch_size": size,
     }  # fmt: skip
-    partial = Partial(output, config, options.overwrite)
-    _encode_all(signals, atoms, method, (penalty, tolerance), size, partial, options.quiet)
-    result, shapes, files = _assemble(
-        partial, num_batches, output, signals, num_atoms, options.dense
-    )
+    with Partial(output, config, options.overwrite) as partial:
+        _encode_all(signals, atoms, method, (penalty, tolerance), size, partial, options.quiet)
+        result, shapes = _assemble(partial, num_batches, signals, num_atoms, options.dense)
+        summary = _summary(result, (signals, atoms, statistics), method, options.dense, started)
+        if options.figure:
+            from sparsecode_jax.cli import plots
+
+            about = f"{signals.path.name}: {len(signals.rows):,} signals, {num_atoms:,} atoms; "
+            about += f"{method.name}, " + (
+                f"{options.num_active} atoms a signal" if pursues else f"λ = {penalty:.4g}"
+            )
+            plots.encoded(result, size, len(signals.rows), about, partial.staged(".png"))
+        text = manifest_text(without_nan({**config, **summary}), shapes)
+        write_bytes(partial.staged(".json"), text.encode())
+        files = partial.publish()
+    _report(config, summary, files, num_atoms)
+
+
+def _summary(
+    result: dict[str, Any], inputs: tuple[Signals, Atoms, Statistics], method: inference.Method,
+    dense: bool, started: float,
+) -> dict[str, Any]:  # fmt: skip
+    signals, atoms, statistics = inputs
     step = jnp.asarray(atoms.dictionary)
     once = eval_flops(lambda d: inference.step_size(d, method=method), step).total()
     total = once + result.pop("flops")
-    summary = {
+    return {
         **{k: float(v) for k, v in result.items() if np.ndim(v) == 0},
         "num_signals": len(signals.rows),
         "r2": 1 - float(result["squared_error"]) / statistics.deviation
@@ -108,20 +134,8 @@ def run(options: argparse.Namespace) -> None:
             "total": total, "per_signal": total / len(signals.rows), "convention": "arithmetic",
         },
         "seconds_of_the_last_run": time.monotonic() - started,
-        "codes": "array (..., N) in .npy" if options.dense else "scipy.sparse.load_npz",
+        "codes": DENSE if dense else "scipy.sparse.load_npz",
     }  # fmt: skip
-    if options.figure:
-        from sparsecode_jax.cli import plots
-
-        about = f"{signals.path.name}: {len(signals.rows):,} signals, {num_atoms:,} atoms; "
-        about += f"{method.name}, " + (
-            f"{options.num_active} atoms a signal" if pursues else f"λ = {penalty:.4g}"
-        )
-        files.append(plots.encoded(result, size, len(signals.rows), about, f"{output}.png"))
-    text = manifest_text({**config, **summary}, shapes)
-    files.insert(1, write_bytes(f"{output}.json", text.encode()))
-    partial.remove()
-    _report(config, summary, files, num_atoms)
 
 
 def _look(signals: Signals, size: int, quiet: bool) -> Statistics:
@@ -134,22 +148,20 @@ def _look(signals: Signals, size: int, quiet: bool) -> Statistics:
                 bar.update(min(size, len(signals.rows) - start))
 
     statistics = Statistics.of(batches())
-    if statistics.largest == 0:
-        raise BadInputError(
-            f"{signals.path} holds nothing but zeros; signals with some measurement that is not 0 "
-            "are expected. Check what wrote it."
-        )
+    check_scale(signals.path, statistics)
     return statistics
 
 
 def _penalty(options: argparse.Namespace, atoms: Atoms, statistics: Statistics) -> float:
-    if options.penalty is not None:
-        return options.penalty
-    if atoms.penalty is not None and atoms.penalty > 0:
-        print(f"penalty {atoms.penalty:.4g}, which the dictionary was learned with")
-        return atoms.penalty
-    penalty = _FRACTION * statistics.rms
-    print(f"penalty {penalty:.4g}, {_FRACTION} of the signals' root mean square norm")
+    penalty, why = options.penalty, None
+    if penalty is None:
+        penalty, why = atoms.penalty_of_learning(), "which the dictionary was learned with"
+    if penalty is None:
+        penalty = _FRACTION * statistics.rms
+        why = f"{_FRACTION} of the signals' root mean square norm"
+    check_penalty(penalty, statistics)
+    if why:
+        print(f"penalty {penalty:.4g}, {why}")
     return penalty
 
 
@@ -194,28 +206,28 @@ def _encode_all(
                 wait(codes, bar.refresh)
                 scores = inference.Scores(*(x[:rows] for x in scores))
                 seconds = time.monotonic() - began
-                _save(partial, index, codes[:rows], scores, int(count.total()), seconds)
+                _save(partial, index, size, codes[:rows], scores, int(count.total()), seconds)
                 done[index] = True
                 bar.update(rows)
                 bar.set_postfix_str(f"objective {float(scores.objective.mean()):.4g}")
     except KeyboardInterrupt:
-        raise InterruptedRunError(
-            f"{sum(done)} of {len(done)} batches are kept in {partial.folder}; the same command "
-            "goes on from there."
-        ) from None
+        raise InterruptedRunError(partial.kept(f"{sum(done)} of {len(done)} batches")) from None
 
 
 def _save(
-    partial: Partial, index: int, codes: Any, scores: inference.Scores, flops: int, seconds: float
-) -> None:
+    partial: Partial, index: int, size: int, codes: Any, scores: inference.Scores, flops: int,
+    seconds: float,
+) -> None:  # fmt: skip
     codes = np.asarray(codes)
-    if not np.isfinite(codes).all():
-        raise FloatingPointError(
-            f"batch {index} has codes that are not finite; scale the signals, or take another "
-            "--solver."
-        )
     rows, columns = np.nonzero(codes)
     sums = [np.sum(np.asarray(x), dtype=np.float64) for x in scores]
+    if not np.isfinite(codes).all() or not np.isfinite(sums).all():
+        first = index * size
+        raise FloatingPointError(
+            f"rows {first} to {first + len(codes) - 1} have codes or objectives that are not "
+            "finite; atoms and signals of a scale near 1 are expected. Scale them, or take another "
+            "--solver."
+        )
     partial.save(
         index,
         {
@@ -229,9 +241,9 @@ def _save(
 
 
 def _assemble(
-    partial: Partial, num: int, output: pathlib.Path, signals: Signals, num_atoms: int, dense: bool
-) -> tuple[dict[str, Any], dict[str, tuple], list[pathlib.Path]]:
-    """Join the parts, one at a time in memory; return statistics, array shapes and files."""
+    partial: Partial, num: int, signals: Signals, num_atoms: int, dense: bool
+) -> tuple[dict[str, Any], dict[str, tuple]]:
+    """Join the parts, one at a time in memory; return statistics and array shapes."""
     rows = len(signals.rows)
     used, magnitude = np.zeros(num_atoms), np.zeros(num_atoms)
     active = np.zeros(num_atoms + 1, np.int64)
@@ -266,10 +278,7 @@ def _assemble(
     if dense:
         parts = zip(*(partial.column(num, k) for k in ("data", "indices", "counts")), strict=True)
         shape = (*signals.array.shape[:-1], num_atoms)
-        write_dense(
-            pathlib.Path(f"{output}.npy"), shape, (_rows(num_atoms, *part) for part in parts)
-        )
-        files = [pathlib.Path(f"{output}.npy")]
+        write_dense(partial.staged(".npy"), shape, (_rows(num_atoms, *part) for part in parts))
     else:
         entries = (int(indptr[-1]),)
         arrays = {  # the names and types of scipy.sparse.save_npz
@@ -280,10 +289,8 @@ def _assemble(
             "data": Stream(entries, np.float32, partial.column(num, "data")),
             **arrays,
         }
-        files = []
-    write_npz(pathlib.Path(f"{output}.npz"), arrays)
-    shapes = {name: tuple(value.shape) for name, value in arrays.items()}
-    return result, shapes, [pathlib.Path(f"{output}.npz"), *files]
+    write_npz(partial.staged(".npz"), arrays)
+    return result, {name: tuple(value.shape) for name, value in arrays.items()}
 
 
 def _rows(num_atoms: int, data: np.ndarray, indices: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -11,9 +11,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparsecode_jax.cli.errors import BadInputError
+from sparsecode_jax import _checks
+from sparsecode_jax.cli.errors import BadInputError, bad_input, one_line
 
-__all__ = ["Atoms", "Signals", "Statistics", "open_dictionary", "open_signals"]
+__all__ = [
+    "Atoms",
+    "Signals",
+    "Statistics",
+    "check_penalty",
+    "check_scale",
+    "open_dictionary",
+    "open_signals",
+]
+
+_FLOAT = np.finfo(np.float32)
+_SMALLEST, _LARGEST = 1e3 * float(_FLOAT.tiny) ** 0.5, 1e-3 * float(_FLOAT.max) ** 0.5  # of entries
+_LOWEST, _HIGHEST = 1e-16, 1e16  # of the penalty, times the largest entry
+_SHORTEST, _LONGEST = 1e-15, 1e15  # of atoms
+_UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def _load(path: pathlib.Path, what: str, **options: Any) -> Any:
@@ -21,12 +36,15 @@ def _load(path: pathlib.Path, what: str, **options: Any) -> Any:
         raise BadInputError(f"{path}: no such file; {what} is expected.")
     try:
         return np.load(path, allow_pickle=False, **options)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise BadInputError(
-            f"{path} is not readable ({reason}); {what} of plain numbers is expected. Write it "
-            "with numpy.save or numpy.savez; convert arrays of Python objects with astype first."
-        ) from None
+    except _UNREADABLE as error:
+        raise _unreadable(path, what, error) from None
+
+
+def _unreadable(path: pathlib.Path, what: str, error: Exception) -> BadInputError:
+    return BadInputError(
+        f"{path} is not readable ({one_line(error)}); {what} of plain numbers is expected. Write "
+        "it with numpy.save or numpy.savez; convert arrays of Python objects with astype first."
+    )
 
 
 def _plain_numbers(path: pathlib.Path, label: str, array: np.ndarray) -> None:
@@ -123,14 +141,53 @@ class Statistics(NamedTuple):
         return cls((squares / num) ** 0.5, largest, deviation, checksum)
 
 
+def check_scale(path: pathlib.Path, statistics: Statistics) -> None:
+    """Raise unless float32 holds the squares of signals."""
+    largest = statistics.largest
+    if largest == 0:
+        raise BadInputError(
+            f"{path} holds nothing but zeros; signals with some measurement that is not 0 are "
+            "expected. Check what wrote it."
+        )
+    if not _SMALLEST < largest < _LARGEST:
+        raise BadInputError(
+            f"the largest entry of {path} is {largest:g}, whose square float32 cannot hold; "
+            f"{_SMALLEST:.0e} to {_LARGEST:.0e} is expected. Divide the signals, and a --penalty "
+            "that is given, by one number."
+        )
+
+
+def check_penalty(penalty: float, statistics: Statistics) -> None:
+    """Raise unless float32 holds the penalty beside the signals."""
+    ratio = penalty / statistics.largest
+    if not _LOWEST <= ratio <= _HIGHEST:
+        raise BadInputError(
+            f"the penalty is {penalty:g}, which is {ratio:.0e} times the largest entry of the "
+            f"signals; {_LOWEST:g} to {_HIGHEST:g} times is expected, which float32 can hold "
+            "beside it. Choose another --penalty."
+        )
+
+
 class Atoms(NamedTuple):
     """A dictionary file: atoms (N, M), and how they were learned, where the file says so."""
 
     path: pathlib.Path
     dictionary: np.ndarray
-    penalty: float | None
+    penalty: np.ndarray | None
     signed: bool | None
     sha256: str
+
+    def penalty_of_learning(self) -> float | None:
+        """Return the penalty that the file names, None if it names none."""
+        if self.penalty is None:
+            return None
+        number = self.penalty.size == 1 and self.penalty.dtype.kind in "iuf"
+        if not (number and np.isfinite(self.penalty).all() and (self.penalty > 0).all()):
+            raise BadInputError(
+                f"{self.path} holds the penalty {one_line(str(self.penalty))}; one finite number "
+                "> 0 is expected. Pass --penalty, which comes before it."
+            )
+        return float(self.penalty.item())
 
 
 def open_dictionary(path: str) -> Atoms:
@@ -144,10 +201,43 @@ def open_dictionary(path: str) -> Atoms:
             f"{file} has no array 'dictionary' (it has: {', '.join(held.files) or 'none'}); (N, M) "
             "under that name is expected. Write it with numpy.savez(path, dictionary=atoms)."
         )
-    array = held["dictionary"]
+    array = _member(held, "dictionary", file)
     _plain_numbers(file, "the atoms", array)
-    dictionary = np.ascontiguousarray(array, dtype=np.float32)
-    penalty = float(held["penalty"]) if "penalty" in held and held["penalty"].ndim == 0 else None
-    signed = bool(held["signed"]) if "signed" in held and held["signed"].ndim == 0 else None
+    _check_norms(file, array)
+    with np.errstate(over="ignore"):
+        dictionary = np.ascontiguousarray(array, dtype=np.float32)
+    with bad_input("encode"):
+        _checks.finite("encode", dictionary=dictionary)
+        _checks.dictionary_matrix("encode", dictionary)
+    penalty = _member(held, "penalty", file) if "penalty" in held else None
+    signed = _member(held, "signed", file) if "signed" in held else None
+    if signed is not None and not (signed.size == 1 and signed.dtype.kind in "biu"):
+        raise BadInputError(
+            f"{file} holds signed = {one_line(str(signed))}; True or False is expected. Leave it "
+            "out of the file, and pass --signed or --no-signed."
+        )
     digest = hashlib.sha256(dictionary.tobytes()).hexdigest()
-    return Atoms(file, dictionary, penalty, signed, digest)
+    return Atoms(file, dictionary, penalty, None if signed is None else bool(signed.item()), digest)
+
+
+def _member(held: Any, name: str, path: pathlib.Path) -> np.ndarray:
+    try:
+        return np.asarray(held[name])
+    except _UNREADABLE as error:
+        raise _unreadable(path, f"an array {name!r}", error) from None
+
+
+def _check_norms(path: pathlib.Path, atoms: np.ndarray) -> None:
+    """Raise if float32 cannot square what lies between these atoms and signals."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.linalg.norm(np.atleast_1d(atoms).astype(np.float64), axis=-1).ravel()
+    held = (norms > _SHORTEST) & (norms < _LONGEST)
+    bad = np.flatnonzero(
+        ~held & np.isfinite(norms) & (norms != 0)
+    )  # those have checks of their own
+    if bad.size:
+        raise BadInputError(
+            f"{bad.size} atoms of {path} have norms below {_SHORTEST:g} or above {_LONGEST:g} (the "
+            f"first is row {bad[0]}, of norm {norms[bad[0]]:.3g}), whose squares float32 cannot "
+            "hold; norms near 1 are expected. Divide each atom by its norm."
+        )

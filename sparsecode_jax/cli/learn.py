@@ -14,9 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from sparsecode_jax import _checks
-from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, bad_input
-from sparsecode_jax.cli.inputs import Signals, Statistics, open_signals
-from sparsecode_jax.cli.outputs import Partial, output_path, wait
+from sparsecode_jax.cli.errors import InterruptedRunError, bad_input
+from sparsecode_jax.cli.inputs import Signals, Statistics, check_penalty, check_scale, open_signals
+from sparsecode_jax.cli.outputs import Partial, output_path, wait, without_nan
 from sparsecode_jax.flops import FlopCount, eval_flops
 from sparsecode_jax.io import save_results
 from sparsecode_jax.learning import Learned, learn_dictionary
@@ -29,6 +29,10 @@ __all__ = ["learn_once", "run"]
 
 _SUFFIXES = (".npz", ".json", ".png")
 _SIGNALS_AN_ATOM, _FEWEST_SIGNALS, _MOST_CODES = 100, 10_000, 2**26
+_NOT_FINITE = {
+    "restarts": "none of the {} restarts has finite numbers",
+    "settling": "settling has numbers that are not finite",
+}
 _SETTLING = 3  # times the rounds of a restart, once after all hops, as of learn_dictionary
 
 
@@ -87,14 +91,12 @@ def run(options: argparse.Namespace) -> None:
     signals = open_signals(options.signals)
     output = output_path(options.output, _SUFFIXES, options.overwrite, (signals.path,))
     rows, places = _draw(signals, options)
-    with bad_input():
+    with bad_input("learn"):
         _checks.enough_signals("learn", len(rows), options.num_atoms)
     statistics = Statistics.of([rows])
-    if statistics.largest == 0:
-        raise BadInputError(
-            f"{signals.path} holds nothing but zeros; signals with some measurement that is not 0 "
-            "are expected. Check what wrote it."
-        )
+    check_scale(signals.path, statistics)
+    if options.penalty is not None:
+        check_penalty(options.penalty, statistics)
     sizes: dict[str, Any] = {
         "num_atoms": options.num_atoms, "num_rounds": options.num_rounds,
         "num_steps": options.num_steps, "signed": options.signed,
@@ -115,55 +117,61 @@ def run(options: argparse.Namespace) -> None:
         "num_hops": num_hops,
         "seed": options.seed,
     }  # fmt: skip
-    partial = Partial(output, config, options.overwrite)
-    _learn_all(rows, counts, sizes, partial, options)
-    columns = {
-        name: np.stack(list(partial.column(_num_parts(counts), name)))
-        for name in ("dictionary", "objective", "atom_usage", "atom_mean", "penalty", "error",
-                     "seconds")
-    }  # fmt: skip
-    values = columns["objective"][: sum(counts)]
-    best = _best(values)
-    last = -1 if num_hops else best  # settling, which no objective judges
+    with Partial(output, config, options.overwrite) as partial:
+        values = _learn_all(rows, counts, sizes, partial, options)
+        result, summary = _assemble(partial, values, counts, statistics)
+        result["signed"] = np.asarray(options.signed)
+        if places is not None:
+            result["rows"] = places
+        parts = count_parts(len(rows), rows.shape[1], counts, sizes, options.penalty is not None)
+        summary["flops"] = {
+            "total": sum(n * count.total() for n, count in parts), "convention": "arithmetic",
+        }  # fmt: skip
+        summary["seconds_of_the_last_run"] = time.monotonic() - started
+        if options.figure:
+            from sparsecode_jax.cli import plots
+
+            about = f"{signals.path.name}: {len(rows):,} signals, {options.num_atoms:,} atoms"
+            plots.learned(result, about, partial.staged(".png"))
+        save_results(partial.staged(""), result, without_nan({**config, **summary}))
+        files = partial.publish()
+    _report(config, summary, files)
+
+
+def _assemble(
+    partial: Partial, values: np.ndarray, counts: tuple[int, int], statistics: Statistics
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arrays and scores of the result, given the objective of every part."""
+    num_restarts, num_hops = counts
+    searches = values[: sum(counts)]
+    best = _best(searches)
+    last = len(values) - 1 if num_hops else best  # settling, which no objective judges
     result = {
-        "dictionary": columns["dictionary"][last],
-        "dictionaries": columns["dictionary"][:num_restarts],
-        "objective": columns["objective"][last],
-        "objectives": values[:num_restarts],
-        "hops": np.array([values[_best(values[: i + 1])] for i in range(num_restarts, sum(counts))],
-                         values.dtype),
-        "atom_usage": columns["atom_usage"][last],
-        "atom_mean": columns["atom_mean"][last],
-        "penalty": columns["penalty"][last],
-        "signed": np.asarray(options.signed),
-    }  # fmt: skip
-    if places is not None:
-        result["rows"] = places
-    parts = count_parts(len(rows), rows.shape[1], counts, sizes, options.penalty is not None)
-    summary = {
+        name: partial.load(last, name)
+        for name in ("dictionary", "objective", "atom_usage", "atom_mean", "penalty")
+    }
+    missing = np.full_like(result["dictionary"], np.nan)
+    result["dictionaries"] = np.stack([
+        partial.load(index, "dictionary") if partial.done(index) else missing
+        for index in range(num_restarts)
+    ])  # fmt: skip
+    result["objectives"] = values[:num_restarts]
+    result["hops"] = np.array(
+        [searches[_best(searches[: i + 1])] for i in range(num_restarts, len(searches))],
+        values.dtype,
+    )
+    error, deviation = float(partial.load(last, "error")), statistics.deviation
+    done = [index for index in range(len(values)) if partial.done(index)]
+    return result, {
         "best_restart": _best(values[:num_restarts]),
         "best_hop": best - num_restarts if best >= num_restarts else None,
         "objective": float(result["objective"]),
         "penalty": float(result["penalty"]),
-        "r2": 1 - float(columns["error"][last]) / statistics.deviation
-        if statistics.deviation
-        else None,
+        "r2": 1 - error / deviation if deviation else None,
         "l0": float(result["atom_usage"].sum()),
         "dead_atoms": int((result["atom_usage"] == 0).sum()),
-        "flops": {"total": sum(n * count.total() for n, count in parts),
-                  "convention": "arithmetic"},
-        "seconds": float(columns["seconds"].sum()),
-        "seconds_of_the_last_run": time.monotonic() - started,
-    }  # fmt: skip
-    files = []
-    if options.figure:
-        from sparsecode_jax.cli import plots
-
-        about = f"{signals.path.name}: {len(rows):,} signals, {options.num_atoms:,} atoms"
-        files.append(plots.learned(result, about, f"{output}.png"))
-    files = [*save_results(output, result, {**config, **summary}), *files]
-    partial.remove()
-    _report(config, summary, files)
+        "seconds": float(sum(partial.load(index, "seconds") for index in done)),
+    }
 
 
 def _draw(signals: Signals, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray | None]:
@@ -186,11 +194,11 @@ def _draw(signals: Signals, options: argparse.Namespace) -> tuple[np.ndarray, np
 def _learn_all(
     rows: np.ndarray, counts: tuple[int, int], sizes: dict, partial: Partial,
     options: argparse.Namespace,
-) -> None:  # fmt: skip
-    """Run and save the restarts that are not there yet, and then the hops."""
+) -> np.ndarray:  # fmt: skip
+    """Run and save the parts that are not there yet; return the objective of all, or NaN."""
     num_restarts, num_hops = counts
     num_searches, num = sum(counts), _num_parts(counts)
-    values = np.full(num, np.nan)
+    values = np.full(num, np.nan, np.float32)
     done = np.array([partial.done(index) for index in range(num)])
     for index in range(num):
         if done[index]:
@@ -210,31 +218,37 @@ def _learn_all(
         return learn_once(part_key, device_rows, options.penalty, best, **how, **sizes)
 
     stages = (
-        ("learning", " restarts", range(num_restarts)),
-        ("learning", " hops", range(num_restarts, num_searches)),
-        ("settling", "", range(num_searches, num)),
+        ("restarts", range(num_restarts)),
+        ("hops", range(num_restarts, num_searches)),
+        ("settling", range(num_searches, num)),
     )
     try:
-        for what, unit, part in stages:
+        for what, part in stages:
             if not part:
                 continue
-            with tqdm(total=len(part), initial=int(done[part].sum()), desc=what,
-                      unit=unit, disable=options.quiet, file=sys.stderr) as bar:  # fmt: skip
+            with tqdm(total=len(part), initial=int(done[part].sum()), desc="learning",
+                      unit=f" {what}", disable=options.quiet, file=sys.stderr) as bar:  # fmt: skip
                 for index in part:
                     if done[index]:
                         continue
                     began = time.monotonic()
                     found = learn(index)
                     wait((found.dictionary, found.codes, found.objective), bar.refresh)
-                    partial.save(index, _part(rows, found, time.monotonic() - began))
-                    values[index], done[index] = found.objective, True
+                    arrays = _part(rows, found, time.monotonic() - began)
+                    if all(np.isfinite(array).all() for array in arrays.values()):
+                        partial.save(index, arrays)
+                        values[index], done[index] = found.objective, True
+                        best = values[index if index == num_searches else _best(values)]
+                        bar.set_postfix_str(f"objective {best:.4g}")
                     bar.update()
-                    bar.set_postfix_str(f"best objective {np.nanmin(values):.4g}")
+            if not done[part].any() and what != "hops":
+                raise FloatingPointError(
+                    f"{_NOT_FINITE[what].format(len(part))}; choose another --penalty, or scale "
+                    "the signals."
+                )
     except KeyboardInterrupt:
-        raise InterruptedRunError(
-            f"{_so_far(done, counts)} are kept in {partial.folder}; the same command goes on "
-            "from there."
-        ) from None
+        raise InterruptedRunError(partial.kept(_so_far(done, counts))) from None
+    return values
 
 
 def _num_parts(counts: tuple[int, int]) -> int:
@@ -252,24 +266,23 @@ def _so_far(done: np.ndarray, counts: tuple[int, int]) -> str:
 
 
 def _best(values: np.ndarray) -> int:
-    """Return the place of the smallest objective."""
-    if not np.isfinite(values).any():
-        raise FloatingPointError(
-            "no restart has a finite objective; scale the signals, or choose another --penalty."
-        )
+    """Return the place of the smallest objective; NaN is where a part was not finite."""
     return int(np.argmin(np.where(np.isfinite(values), values, np.inf)))
 
 
 def _part(rows: np.ndarray, found: Learned, seconds: float) -> dict[str, np.ndarray]:
     codes, dictionary = np.asarray(found.codes), np.asarray(found.dictionary)
     used = (codes != 0).sum(axis=0)
+    with np.errstate(all="ignore"):  # what is not finite is not kept
+        residuals = rows - codes @ dictionary
+        error = np.sum(residuals**2, dtype=np.float64)
     return {
         "dictionary": dictionary,
         "objective": np.asarray(found.objective),
         "penalty": np.asarray(found.penalty),
         "atom_usage": used / len(rows),
         "atom_mean": np.abs(codes).sum(axis=0) / np.maximum(used, 1),
-        "error": np.sum((rows - codes @ dictionary) ** 2, dtype=np.float64),
+        "error": error,
         "seconds": np.asarray(seconds),
     }
 
@@ -285,3 +298,9 @@ def _report(config: dict, summary: dict, files: list[pathlib.Path]) -> None:
         f"FLOPs {summary['flops']['total']:.4g} (convention arithmetic)\n"
         "wrote " + ", ".join(map(str, files))
     )
+    if summary["l0"] == 0:
+        print(
+            "sparsecode-jax learn: warning: all codes are 0, so nothing was learned: the atoms are "
+            "signals drawn at random; a smaller --penalty is needed",
+            file=sys.stderr,
+        )

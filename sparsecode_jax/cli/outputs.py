@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -18,13 +19,38 @@ import numpy as np
 from sparsecode_jax.cli.errors import BadInputError
 from sparsecode_jax.io._atomic import write_bytes
 
-__all__ = ["Partial", "Stream", "output_path", "wait", "write_dense", "write_npz"]
+__all__ = [
+    "DENSE",
+    "Output",
+    "Partial",
+    "Stream",
+    "output_path",
+    "wait",
+    "without_nan",
+    "write_dense",
+    "write_npz",
+]
+
+DENSE = "array (..., N) in .npy"  # what a manifest says of codes
+_SUFFIXES = (".npz", ".json", ".npy", ".png")
+
+
+class Output(NamedTuple):
+    """Where a run writes.
+
+    Attributes:
+      path: without suffix.
+      stale: files of an earlier run that the new one takes the place of, once it is finished.
+    """
+
+    path: pathlib.Path
+    stale: tuple[pathlib.Path, ...]
 
 
 def output_path(
     text: str, suffixes: tuple[str, ...], overwrite: bool, inputs: tuple[pathlib.Path, ...]
-) -> pathlib.Path:
-    """Return an output without suffix, or say why its files cannot be written.
+) -> Output:
+    """Return where the files of a run go, or say why they cannot.
 
     Args:
       text: as given; a suffix that one is tempted to type is dropped.
@@ -35,21 +61,53 @@ def output_path(
     path = pathlib.Path(text)
     if not path.name or path.is_dir():
         raise BadInputError(f"--output {text} is a folder; a name in it is expected.")
-    path = path.with_suffix("") if path.suffix in {".npz", ".npy", ".json"} else path
+    if path.name in _SUFFIXES:
+        raise BadInputError(f"--output {text} is a suffix; a name is expected, without suffix.")
+    path = path.with_suffix("") if path.suffix in _SUFFIXES else path
     found = [file for s in suffixes if (file := pathlib.Path(f"{path}{s}")).exists()]
     for file in found:
         if any(file.samefile(other) for other in inputs):
             raise BadInputError(
                 f"--output {text} would replace the input {file}; another name is expected."
             )
+        if file.is_dir():
+            raise BadInputError(f"--output {text} would replace the folder {file}; another name is "
+                                "expected.")  # fmt: skip
     # Without the manifest, which comes last, files beside parts are of a run cut short.
-    going_on = _folder(path).exists() and pathlib.Path(f"{path}.json") not in found
+    manifest = pathlib.Path(f"{path}.json")
+    going_on = _folder(path).exists() and manifest not in found
     if found and not overwrite and not going_on:
         raise BadInputError(
             f"{', '.join(map(str, found))} there already; a new name is expected. Choose another "
             "--output, or pass --overwrite to replace what is there."
         )
-    return path
+    _check_writable(text, path)
+    dense = pathlib.Path(f"{path}.npy")
+    if dense not in found and dense.exists() and _wrote_dense(manifest):
+        found += [] if any(dense.samefile(other) for other in inputs) else [dense]
+    return Output(path, tuple(found))
+
+
+def _check_writable(text: str, path: pathlib.Path) -> None:
+    """Raise unless a folder can be made beside the output; none is left there."""
+    above = path.absolute().parent
+    while not above.exists():
+        above = above.parent
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=above, prefix=".sparsecode-jax-"))
+    except OSError as error:
+        raise BadInputError(
+            f"--output {text} cannot be written ({error.strerror}: {above}); a name in a folder "
+            "that can be written to is expected."
+        ) from None
+
+
+def _wrote_dense(manifest: pathlib.Path) -> bool:
+    """Say whether an earlier run wrote codes as an array, which is then its own to replace."""
+    try:
+        return json.loads(manifest.read_text())["codes"] == DENSE
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _folder(output: pathlib.Path) -> pathlib.Path:
@@ -72,17 +130,20 @@ def wait(arrays: Any, show: Callable[[], Any]) -> None:
 class Partial:
     """A folder of finished parts beside the output, so that an interrupted run can go on.
 
+    As a context it leaves no folder without parts behind. The files of the result are staged in it
+    and take their places together: what an earlier run wrote stays until then.
+
     Args:
       output: of the run, without suffix.
       config: what decides every part, JSON values; parts of another config are not mixed in.
       overwrite: drop what is there.
     """
 
-    def __init__(self, output: pathlib.Path, config: Mapping, overwrite: bool):
-        self.folder = _folder(output)
-        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    def __init__(self, output: Output, config: Mapping, overwrite: bool):
+        self.output, self.folder = output, _folder(output.path)
+        text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
         before = self.folder / "config.json"
-        held = json.loads(before.read_text()) if before.exists() else None
+        held = json.loads(before.read_text()) if before.exists() and self._any() else None
         if held is not None and held != json.loads(text):
             if not overwrite:
                 changed = [k for k in sorted({*held, *config}) if held.get(k) != config.get(k)]
@@ -121,9 +182,50 @@ class Partial:
         for index in range(num):
             yield self.load(index, name)
 
+    def kept(self, what: str) -> str:
+        """Say what is left of an interrupted run."""
+        if not self._any():
+            return "no part was finished yet, so nothing is kept."
+        return f"{what} are kept in {self.folder}; the same command goes on from there."
+
+    def staged(self, suffix: str) -> pathlib.Path:
+        """Return where a file of the result is written before it takes its place."""
+        return self.folder / f"result{suffix}"
+
+    def publish(self) -> list[pathlib.Path]:
+        """Put the staged files in their places, the manifest last, and drop everything else."""
+        ready = [suffix for suffix in _SUFFIXES if self.staged(suffix).exists()]
+        places = {suffix: pathlib.Path(f"{self.output.path}{suffix}") for suffix in ready}
+        dropped = [file for file in self.output.stale if file not in places.values()]
+        for file in (*dropped, places[".json"]):  # files without a manifest are of a run cut short
+            file.unlink(missing_ok=True)
+        for suffix in sorted(ready, key=lambda suffix: suffix == ".json"):
+            os.replace(self.staged(suffix), places[suffix])
+        self.remove()
+        return list(places.values())
+
     def remove(self) -> None:
         """Drop the parts: the run is finished."""
         shutil.rmtree(self.folder)
+
+    def _any(self) -> bool:
+        return any(self.folder.glob("[0-9]*.npz"))
+
+    def __enter__(self) -> Partial:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._any():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def without_nan(values: Any) -> Any:
+    """Return JSON values in which null stands for numbers that are not finite."""
+    if isinstance(values, Mapping):
+        return {name: without_nan(value) for name, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [without_nan(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 class Stream(NamedTuple):
@@ -136,7 +238,7 @@ class Stream(NamedTuple):
 
 def write_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray | Stream]) -> None:
     """Write an .npz without holding it in memory; equal arrays give equal bytes."""
-    with _replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         for name, value in arrays.items():
             if not isinstance(value, Stream):
                 value = Stream(value.shape, value.dtype, [value])
@@ -152,31 +254,9 @@ def write_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray | Stream]) -> 
 
 def write_dense(path: pathlib.Path, shape: tuple[int, ...], rows: Iterable[np.ndarray]) -> None:
     """Write rows (B, N), batch by batch, as one .npy of the given shape (..., N)."""
-    with _replacing(path) as temporary:
-        out = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
-        flat, place = out.reshape(-1, shape[-1]), 0
-        for batch in rows:
-            flat[place : place + len(batch)] = batch
-            place += len(batch)
-        out.flush()
-
-
-class _replacing:  # noqa: N801
-    """Give a temporary path beside a file; put it in the file's place if all goes well."""
-
-    def __init__(self, path: pathlib.Path):
-        self.path = path
-
-    def __enter__(self) -> pathlib.Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name + ".")
-        os.close(handle)
-        self.temporary = pathlib.Path(name)
-        return self.temporary
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is not None:
-            self.temporary.unlink(missing_ok=True)
-            return
-        os.chmod(self.temporary, 0o644)
-        os.replace(self.temporary, self.path)
+    out = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    flat, place = out.reshape(-1, shape[-1]), 0
+    for batch in rows:
+        flat[place : place + len(batch)] = batch
+        place += len(batch)
+    out.flush()

@@ -15,6 +15,8 @@ __all__ = ["LASSO_SOLVERS", "NUM_ROUNDS", "NUM_STEPS", "PROGRAM", "PURSUITS", "p
 PROGRAM = "sparsecode-jax"
 LASSO_SOLVERS = ("sparsa", "working-set", "fista", "ista")
 NUM_ROUNDS, NUM_STEPS = 100, 8  # of learn_dictionary, without loading it
+_INT = 2**31 - 1  # the largest of 32 bits
+_STEPS, _ROUNDS = 10**8, 10**6  # the most: ten times the steps, three times the rounds fit them
 PURSUITS = ("omp", "ols", "subspace-pursuit")
 
 
@@ -77,27 +79,27 @@ def _learn(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--num-rounds",
-        type=count,
+        type=rounds,
         default=NUM_ROUNDS,
         help="turns of codes and atoms, of a restart; the copies of a hop have six tenths of them "
         "(default: %(default)s)",
     )
     add(
         "--num-steps",
-        type=count,
+        type=steps,
         default=NUM_STEPS,
         help="solver steps a round (default: %(default)s)",
     )
     add(
         "--num-restarts",
-        type=count,
+        type=rounds,
         metavar="R",
         help="random starts, one after the other (default: 16 up to 64 atoms, 1,024 / N above, 1 "
         "from 513 atoms)",
     )
     add(
         "--num-hops",
-        type=count_or_zero,
+        type=hops,
         metavar="H",
         help="then, so many times: learn on from the best dictionary, and from R copies of it at "
         "once, each with two atoms replaced by signals (default: 6, or 0 if R is 1)",
@@ -149,7 +151,7 @@ def _encode(parser: argparse.ArgumentParser) -> None:
         help="stop each signal once its objective is "
         "known to be so close to the minimum, as a fraction of 1/2 |x|^2 (default: 1e-4)",
     )
-    stop.add_argument("--num-steps", type=count, help="run so many steps instead")
+    stop.add_argument("--num-steps", type=steps, help="run so many steps instead")
     add("--num-active", type=count, metavar="K", help="active atoms a signal, of a pursuit")
     add(
         "--batch-size",
@@ -192,7 +194,7 @@ def _flops(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--num-signals", type=count, metavar="S", help="S (required)")
     sizes.add_argument(
         "--num-steps",
-        type=count,
+        type=steps,
         metavar="T",
         help="solver steps (default: 100 for encode, K for omp and ols; 10 a round for learn)",
     )
@@ -202,17 +204,17 @@ def _flops(parser: argparse.ArgumentParser) -> None:
     )
     sizes.add_argument("--num-active", type=count, metavar="K", help="encode, of a pursuit")
     sizes.add_argument(
-        "--num-rounds", type=count, help=f"learn, of a restart (default: {NUM_ROUNDS})"
+        "--num-rounds", type=rounds, help=f"learn, of a restart (default: {NUM_ROUNDS})"
     )
     sizes.add_argument(
         "--num-restarts",
-        type=count,
+        type=rounds,
         metavar="R",
         help="learn (default: 16 up to 64 atoms, 1,024 / N above, 1 from 513 atoms)",
     )
     sizes.add_argument(
         "--num-hops",
-        type=count_or_zero,
+        type=hops,
         metavar="H",
         help="learn (default: 6, or 0 if R is 1)",
     )
@@ -239,14 +241,14 @@ def _number(text: str, kind: type, expected: str, fits: Callable[[float], bool])
     return value
 
 
-def count(text: str) -> int:
-    """Read an integer >= 1."""
-    return int(_number(text, int, "an integer >= 1", lambda x: x >= 1))
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """Return a reader of integers from low to high."""
+    expected = f"an integer from {low} to {high:,}"
 
+    def read(text: str) -> int:
+        return int(_number(text, int, expected, lambda x: low <= x <= high))
 
-def count_or_zero(text: str) -> int:
-    """Read an integer >= 0."""
-    return int(_number(text, int, "an integer >= 0", lambda x: x >= 0))
+    return read
 
 
 def seed(text: str) -> int:
@@ -258,6 +260,10 @@ def positive(text: str) -> float:
     """Read a finite number > 0."""
     fits = lambda x: math.isfinite(x) and x > 0  # noqa: E731
     return _number(text, float, "a finite number > 0", fits)
+
+
+count, steps = integer(1, _INT), integer(1, _STEPS)
+rounds, hops = integer(1, _ROUNDS), integer(0, _ROUNDS)
 
 
 class _Version(argparse.Action):

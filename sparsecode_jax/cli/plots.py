@@ -13,7 +13,7 @@ __all__ = ["encoded", "learned"]
 _BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#9a9a9a"  # of Okabe and Ito's safe palette
 
 
-def learned(result: Mapping[str, Any], about: str, path: str) -> pathlib.Path:
+def learned(result: Mapping[str, Any], about: str, path: pathlib.Path) -> None:
     """Draw the objective of every restart, after each hop and settled, and the usage of atoms."""
     figure, (left, right) = _panels(2)
     values = np.sort(np.asarray(result["objectives"], float))[::-1]
@@ -31,12 +31,12 @@ def learned(result: Mapping[str, Any], about: str, path: str) -> pathlib.Path:
     left.legend()
     left.locator_params(axis="x", integer=True)
     _usage(right, result["atom_usage"])
-    return _save(figure, f"{about}; λ = {float(result['penalty']):.4g}", path)
+    _save(figure, f"{about}; λ = {float(result['penalty']):.4g}", path)
 
 
 def encoded(
-    result: Mapping[str, Any], size: int, num_signals: int, about: str, path: str
-) -> pathlib.Path:
+    result: Mapping[str, Any], size: int, num_signals: int, about: str, path: pathlib.Path
+) -> None:
     """Draw the objective along the file, the active atoms a signal, and the usage of atoms."""
     figure, (left, middle, right) = _panels(3)
     edges = np.minimum(size * np.arange(len(result["batch_objective"]) + 1), num_signals)
@@ -62,7 +62,7 @@ def encoded(
     middle.legend()
     middle.locator_params(axis="x", integer=True)
     _usage(right, result["atom_usage"])
-    return _save(figure, about, path)
+    _save(figure, about, path)
 
 
 def _panels(num: int) -> tuple[Any, Any]:
@@ -89,7 +89,6 @@ def _usage(axis: Any, usage: np.ndarray) -> None:
     axis.locator_params(axis="x", integer=True)
 
 
-def _save(figure: Any, caption: str, path: str) -> pathlib.Path:
+def _save(figure: Any, caption: str, path: pathlib.Path) -> None:
     figure.supxlabel(caption, fontsize=10, color="#444444")
     figure.savefig(path, dpi=150)
-    return pathlib.Path(path)

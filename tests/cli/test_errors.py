@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import warnings
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ def nan(signals):
     return signals
 
 
+OMP = ["--solver", "omp", "--num-active", "2"]
 ENCODE_ERRORS = {
     "missing file": (lambda x: None, [], "signals.npy: no such file; a .npy file"),
     "objects": (lambda x: x.astype(object), [], "Python objects in dtype.); a .npy"),
@@ -28,6 +30,25 @@ ENCODE_ERRORS = {
     "not finite": (nan, [], "has nan at row 437, column 3, and 1 such rows"),
     "zeros": (lambda x: 0 * x, [], "holds nothing but zeros"),
     "too large": (lambda x: 1e30 * x, [], "whose square float32 cannot hold"),
+    "too large for steps": (lambda x: 1e25 * x, ["--num-steps", "10"], "whose square float32"),
+    "too large for a pursuit": (lambda x: 1e25 * x, OMP, "whose square float32 cannot hold"),
+    "too small": (lambda x: 1e-30 * x, [], "whose square float32 cannot hold"),
+    "penalty too large": (lambda x: x, ["--penalty", "1e39"], "the penalty is 1e+39, which is"),
+    "penalty too small": (lambda x: x, ["--penalty", "1e-46"], "the penalty is 1e-46, which is"),
+    "penalty of a file": (
+        lambda x: x,
+        ["--dictionary", "inf.npz"],
+        "inf.npz holds the penalty inf",
+    ),
+    "no penalty": (lambda x: x, ["--dictionary", "abc.npz"], "abc.npz holds the penalty abc; one"),
+    "penalties": (lambda x: x, ["--dictionary", "many.npz"], "many.npz holds the penalty [1. 2.]"),
+    "no sign": (lambda x: x, ["--dictionary", "sign.npz"], "sign.npz holds signed = maybe; True"),
+    "large atoms": (lambda x: x, ["--dictionary", "large.npy"], "12 atoms of large.npy have norms"),
+    "larger atoms": (lambda x: x, ["--dictionary", "larger.npy"], "larger.npy have norms below"),
+    "small atoms": (lambda x: x, ["--dictionary", "small.npy"], "1 atoms of small.npy have norms"),
+    "nan atom": (lambda x: x, ["--dictionary", "nan.npy"], "dictionary holds 8 non-finite numbers"),
+    "object atoms": (lambda x: x, ["--dictionary", "object.npz"], "object.npz is not readable"),
+    "cut file": (lambda x: x, ["--dictionary", "cut.npz"], "cut.npz is not readable"),
     "too large for float32": (lambda x: 1e50 * x.astype(float), [], "finite in float32"),
     "width": (lambda x: x[:, :5], [], "signals have 5 measurements (shape (500, 5)) but the"),
     "no dictionary": (lambda x: x, ["--dictionary", "no.npz"], "no.npz: no such file"),
@@ -35,7 +56,8 @@ ENCODE_ERRORS = {
     "zero atom": (lambda x: x, ["--dictionary", "zero.npy"], "1 zero atoms (the first is row 2)"),
     "penalty": (lambda x: x, ["--penalty", "-1"], "'-1' given; a finite number > 0"),
     "penalty nan": (lambda x: x, ["--penalty", "nan"], "'nan' given; a finite number > 0"),
-    "steps": (lambda x: x, ["--num-steps", "1.5"], "'1.5' given; an integer >= 1"),
+    "too many steps": (lambda x: x, ["--num-steps", "3000000000"], "1 to 100,000,000 is expected"),
+    "steps": (lambda x: x, ["--num-steps", "1.5"], "'1.5' given; an integer from 1 to"),
     "tolerance": (lambda x: x, ["--tolerance", "1e-9"], "below what float32 can certify"),
     "both": (lambda x: x, ["--tolerance", ".1", "--num-steps", "3"], "not allowed with"),
     "solver": (lambda x: x, ["--solver", "magic"], "invalid choice"),
@@ -43,6 +65,9 @@ ENCODE_ERRORS = {
     "K too large": (lambda x: x, ["--solver", "ols", "--num-active", "13"], "from 1 to 12"),
     "K of a lasso": (lambda x: x, ["--num-active", "3"], "--num-active 3 is given, but sparsa"),
     "folder": (lambda x: x, ["--output", "."], "--output . is a folder"),
+    "suffix": (lambda x: x, ["--output", ".npz"], "--output .npz is a suffix; a name"),
+    "no writing": (lambda x: x, ["--output", "/proc/x"], "--output /proc/x cannot be written"),
+    "under a file": (lambda x: x, ["--output", "d.npy/x"], "--output d.npy/x cannot be written"),
     "input": (lambda x: x, ["--output", "signals", "--dense"], "would replace the input"),
     "option": (lambda x: x, ["--fast"], "unrecognized arguments: --fast"),
 }
@@ -59,12 +84,24 @@ def test_bad_input_is_said_in_one_line(files, capsys, case):
         np.save("signals.npy", changed)
     np.savez("other.npz", atoms=files.dictionary)
     np.save("zero.npy", np.where(np.arange(N)[:, None] == 2, 0, files.dictionary))
+    atoms = np.array(files.dictionary)
+    np.savez("inf.npz", dictionary=atoms, penalty=np.inf)
+    np.savez("abc.npz", dictionary=atoms, penalty="abc")
+    np.savez("many.npz", dictionary=atoms, penalty=[1.0, 2.0])
+    np.savez("sign.npz", dictionary=atoms, penalty=1, signed="maybe")
+    np.save("large.npy", 1e30 * atoms)
+    np.save("larger.npy", 1e60 * atoms.astype(float))
+    np.save("small.npy", np.where(np.arange(N)[:, None] == 2, 1e-30, 1) * atoms)
+    np.save("nan.npy", np.where(np.arange(N)[:, None] == 2, np.nan, atoms))
+    np.savez("object.npz", dictionary=atoms.astype(object))
+    whole = pathlib.Path("d.npz").read_bytes()
+    pathlib.Path("cut.npz").write_bytes(whole[:200] + b"xxxxxxxx" + whole[208:])
     before = sorted(os.listdir())
-    given = None if "ols" in words else PENALTY
+    given = None if {"--solver", "--dictionary"} & set(words) else PENALTY
     assert run_encode(*words, penalty=given) == 2
     out, err = capsys.readouterr()
     assert text in err and err.startswith("sparsecode-jax") and err.count("\n") == 1
-    assert "Traceback" not in err and out == ""
+    assert "Traceback" not in err and "encode: encode" not in err and out == ""
     assert sorted(os.listdir()) == before  # nothing is left behind
 
 
@@ -72,17 +109,33 @@ def test_bad_input_is_said_in_one_line(files, capsys, case):
     ("words", "text"),
     [
         ([], "--num-atoms"),
-        (["--num-atoms", "0"], "'0' given; an integer >= 1 is expected"),
+        (["--num-atoms", "0"], "'0' given; an integer from 1 to"),
         (["--num-atoms", "501"], "500 signals cannot determine 501 atoms"),
-        (["--num-atoms", "3", "--num-hops", "-1"], "'-1' given; an integer >= 0 is expected"),
+        (["--num-atoms", "3", "--num-hops", "-1"], "'-1' given; an integer from 0 to"),
+        (["--num-atoms", "3", "--num-steps", "99999999999"], "from 1 to 100,000,000"),
+        (["--num-atoms", "3", "--num-rounds", "99999999999"], "from 1 to 1,000,000"),
+        (["--num-atoms", "3", "--penalty", "1e39"], "the penalty is 1e+39, which is"),
+        (["--num-atoms", "3", "--penalty", "1e-46"], "the penalty is 1e-46, which is"),
+        (["--num-atoms", "3", "--output", "/proc/x"], "--output /proc/x cannot be written"),
         (["--num-atoms", "3", "--seed", "-1"], "an integer from 0 to 2^32 - 1"),
         (["--num-atoms", "3", "--output", "d"], "d.npz there already"),
     ],
 )
 def test_bad_input_of_learn(files, capsys, words, text):
     assert run("learn", "signals.npy", *words) == 2
-    err = capsys.readouterr().err
+    out, err = capsys.readouterr()
     assert text in err and err.startswith("sparsecode-jax learn: ") and err.count("\n") == 1
+    assert out == "" and not list(pathlib.Path().glob("learned*")) and "learn: learn" not in err
+
+
+@pytest.mark.parametrize("factor", [1e25, 1e-30])
+def test_learn_wants_signals_whose_squares_float32_holds(files, capsys, factor):
+    np.save("signals.npy", factor * np.asarray(files.signals))
+    before = sorted(os.listdir())
+    assert run("learn", "signals.npy", "--num-atoms", 4) == 2
+    out, err = capsys.readouterr()
+    assert "whose square float32 cannot hold" in err and err.count("\n") == 1 and out == ""
+    assert sorted(os.listdir()) == before
 
 
 def test_a_run_that_fails_says_so_without_a_traceback(files, monkeypatch, capsys):
@@ -93,7 +146,8 @@ def test_a_run_that_fails_says_so_without_a_traceback(files, monkeypatch, capsys
     assert run_encode() == 1
     err = capsys.readouterr().err
     assert "encode: failed: OSError: [Errno 28] No space left on device" in err
-    assert "Traceback" not in err
+    assert "Traceback" not in err and err.count("\n") == 1 and "--debug for the traceback" in err
+    assert not list(pathlib.Path().glob("codes*"))
     with pytest.raises(OSError, match="No space"):
         run_encode("--debug")
 
@@ -108,3 +162,34 @@ def test_signals_that_did_not_converge_are_warned_of(files, monkeypatch, capsys)
     assert 0 < missed < S and manifest["mean_steps"] == 5
     expected = f"warning: {missed} signals are not within the tolerance 1e-05"
     assert expected in capsys.readouterr().err
+
+
+def test_batches_that_are_not_finite_fail_and_are_not_kept(files, monkeypatch, capsys):
+    original = encode.inference.encode_batch
+
+    def overflowing(method):
+        def run(*args):
+            codes, scores, count = original(method)(*args)
+            return codes, scores._replace(objective=np.inf * scores.objective), count
+
+        return run
+
+    monkeypatch.setattr(encode.inference, "encode_batch", overflowing)
+    assert run_encode() == 1
+    err = capsys.readouterr().err
+    assert "failed: FloatingPointError: rows 0 to 166" in err and err.count("\n") == 1
+    assert not list(pathlib.Path().glob("codes*"))
+
+
+def test_warnings_are_one_line_without_source(files, monkeypatch, capsys):
+    def warn(*_):
+        warnings.warn("overflow encountered\nin cast", RuntimeWarning, stacklevel=1)
+        raise OSError("full")
+
+    monkeypatch.setattr(encode, "_save", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run_encode() == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "sparsecode-jax encode: warning: overflow encountered in cast"
+    assert len(lines) == 2 and "failed: OSError: full" in lines[1]

@@ -1,6 +1,7 @@
 """``learn``: its results equal the library's, and runs go on."""
 
 import json
+import os
 import pathlib
 
 import jax
@@ -145,3 +146,40 @@ def test_learn_draws_rows_and_reads_no_others(files, capsys):
     np.save("signals.npy", signals)
     assert run(*words, "--output", "again") == 2
     assert f"has inf at row {rows[7]}, column 2" in capsys.readouterr().err
+
+
+def test_learning_nothing_is_warned_of(files, capsys):
+    words = ["--num-atoms", 12, "--num-rounds", 2, "--num-restarts", 1, "--quiet", "--no-figure"]
+    assert run("learn", "signals.npy", *words, "--penalty", 1e5) == 0
+    assert sc.io.load_results("learned")[1]["l0"] == 0
+    assert "warning: all codes are 0, so nothing was learned" in capsys.readouterr().err
+    assert run("learn", "signals.npy", *words, "--output", "other") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_parts_that_are_not_finite_are_not_kept(files, monkeypatch, capsys):
+    original = learn.learn_once
+
+    def broken(*words, **options):
+        return original(*words, **options)._replace(objective=np.float32(np.nan))
+
+    words = ["learn", "signals.npy", "--num-atoms", 4, "--num-rounds", 2, "--num-restarts", 2,
+             "--num-hops", 1, "--no-figure"]  # fmt: skip
+    monkeypatch.setattr(learn, "learn_once", broken)
+    monkeypatch.setattr(learn, "count_parts", lambda *_: [])
+    before = sorted(os.listdir())
+    assert run(*words) == 1
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert "failed: FloatingPointError: none of the 2 restarts has finite numbers" in err
+    assert sorted(os.listdir()) == before
+    monkeypatch.setattr(learn, "learn_once", original)
+    assert run(*words, "--penalty", 0.1, "--quiet") == 0  # and no parts of before refuse it
+    assert capsys.readouterr().err == ""
+
+
+def test_a_manifest_holds_null_where_a_number_is_undefined(files):
+    np.save("signals.npy", np.ones((20, M)))
+    words = ["--num-atoms", 2, "--num-rounds", 2, "--num-restarts", 1, "--quiet", "--no-figure"]
+    assert run("learn", "signals.npy", *words) == 0
+    text = pathlib.Path("learned.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["r2"] is None
