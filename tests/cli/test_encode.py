@@ -122,6 +122,62 @@ def test_overwrite_drops_parts_of_another_run_and_results(files, monkeypatch, ca
     assert pathlib.Path("codes.npz").read_bytes() == pathlib.Path("other.npz").read_bytes()
 
 
+def contents(pattern):
+    return {path.name: path.read_bytes() for path in pathlib.Path().glob(pattern) if path.is_file()}
+
+
+def test_overwrite_leaves_nothing_of_the_earlier_run(files):
+    words = ["encode", "signals.npy", "--dictionary", "d.npz", "--quiet", "--overwrite"]
+    assert run(*words, "--dense", "--output", "codes") == 0
+    assert contents("codes*").keys() == {"codes.npz", "codes.json", "codes.npy", "codes.png"}
+    assert run_encode("--overwrite") == 0
+    assert contents("codes*").keys() == {"codes.npz", "codes.json"}
+    assert scipy.sparse.load_npz("codes.npz").shape == (S, N)
+    np.save("mine.npy", np.ones(3))  # of no run
+    assert run_encode("--output", "mine") == 0
+    assert run_encode("--output", "mine", "--overwrite") == 0
+    assert run_encode("--output", "signals") == 0
+    assert run_encode("--output", "signals", "--overwrite") == 0
+    assert len(contents("mine.*")) == len(contents("signals.*")) == 3
+
+
+@pytest.mark.parametrize("where", ["_save", "write_npz", "manifest_text"])
+def test_an_overwriting_run_that_fails_loses_nothing(files, monkeypatch, capsys, where):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    assert run_encode("--dense") == 0
+    before = contents("codes.*")
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, where, full)
+        assert run_encode("--penalty", 0.2, "--overwrite") == 1
+    after = contents("codes.[njp]*")
+    assert after == {k: v for k, v in before.items() if k in after} and len(after) == 3
+    assert run_encode("--penalty", 0.2, "--overwrite") == 0
+    assert "No space" in capsys.readouterr().err
+    assert contents("codes.[njp]*").keys() == {"codes.npz", "codes.json"}
+
+
+def test_a_kill_between_two_files_is_finished_by_the_same_command(files, monkeypatch):
+    assert run_encode("--output", "whole", "--penalty", 0.2) == 0
+    assert run_encode() == 0
+    replace, places = os.replace, []
+
+    def stop(source, place):
+        if str(place) in ("codes.npz", "codes.json"):
+            places.append(str(place))
+            if len(places) == 2:
+                raise KeyboardInterrupt
+        replace(source, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stop)
+        assert run_encode("--penalty", 0.2, "--overwrite") == 130
+    assert places == ["codes.npz", "codes.json"] and not pathlib.Path("codes.json").exists()
+    assert run_encode("--penalty", 0.2) == 0
+    assert contents("codes.*")["codes.npz"] == contents("whole.*")["whole.npz"]
+
+
 def test_a_killed_process_loses_nothing(files):
     program = (
         "import os, sys\n"
