@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax.cli import inference
-from sparsecode_jax.cli.errors import BadInputError
+from sparsecode_jax.cli.errors import BadInputError, one_line
 from sparsecode_jax.cli.parser import NUM_ROUNDS, NUM_STEPS
 from sparsecode_jax.flops import FlopCount, OpenTripCountError, eval_flops
 from sparsecode_jax.learning.alternating import default_counts
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
         _refuse(options, of_learn if options.program == "encode" else of_encode)
         counts, extra = (_encode if options.program == "encode" else _learn)(options)
     else:
-        _refuse(options, (*_SIZES, "num_steps", "solver", "num_active", "num_rounds",
+        _refuse(options, (*_SIZES, "num_steps", "signed", "solver", "num_active", "num_rounds",
                           "num_restarts", "num_hops"))  # fmt: skip
         counts, extra = _own(options)
     try:
@@ -62,10 +62,11 @@ def run(options: argparse.Namespace) -> None:
 
 def _refuse(options: argparse.Namespace, names: tuple[str, ...]) -> None:
     for name in names:
-        if getattr(options, name) is not None:
+        given = getattr(options, name)
+        if given is not None:
+            words = _flag(name) if given is True else f"{_flag(name)} {given}"
             raise BadInputError(
-                f"{_flag(name)} {getattr(options, name)} is given, but is no option of "
-                f"{options.program}; leave it out."
+                f"{words} is given, but is no option of {options.program}; leave it out."
             )
 
 
@@ -110,7 +111,11 @@ def _encode(options: argparse.Namespace) -> tuple[Counts, dict[str, Any]]:
     name = options.solver or "fista"
     shape = (options.num_atoms, options.num_measurements)
     choose = functools.partial(
-        inference.choose, name, signed=options.signed, num_active=options.num_active, shape=shape
+        inference.choose,
+        name,
+        signed=bool(options.signed),
+        num_active=options.num_active,
+        shape=shape,
     )
     steps = options.num_steps
     method = choose(num_steps=steps)
@@ -143,7 +148,7 @@ def _learn(options: argparse.Namespace) -> tuple[Counts, dict[str, Any]]:
 
     sizes: dict[str, Any] = {
         "num_atoms": options.num_atoms, "num_rounds": options.num_rounds or NUM_ROUNDS,
-        "num_steps": options.num_steps or NUM_STEPS, "signed": options.signed,
+        "num_steps": options.num_steps or NUM_STEPS, "signed": bool(options.signed),
     }  # fmt: skip
     if options.num_signals < options.num_atoms:
         raise BadInputError(
@@ -179,8 +184,15 @@ def _own(options: argparse.Namespace) -> tuple[Counts, dict[str, Any]]:
         raise BadInputError(
             f"no --shapes; one an argument of {name} is expected, such as --shapes 1024,16 32,16."
         )
-    count = eval_flops(function, *(_shape(text) for text in options.shapes))
+    shapes = [_shape(text) for text in options.shapes]
     given = " ".join(options.shapes) or "no arguments"
+    try:
+        count = eval_flops(function, *shapes)
+    except (Exception, SystemExit) as error:
+        raise BadInputError(
+            f"{options.program} of {given} raises {_said(error)}; a JAX function that takes arrays "
+            "of these --shapes is expected (--debug shows the traceback)."
+        ) from error
     return [(1, count)], {"what": f"{options.program} of {given}", "shapes": options.shapes}
 
 
@@ -194,13 +206,23 @@ def _load(path: pathlib.Path, name: str) -> Callable:
         raise BadInputError(f"{path} is not a Python file; path/to/file.py:function is expected.")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.resolve().parent))  # as if it were run as a script
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise BadInputError(
+            f"{path} cannot be loaded ({_said(error)}); a Python file that can be imported is "
+            "expected (--debug shows the traceback)."
+        ) from error
     function = getattr(module, name, None)
     if not callable(function):
         raise BadInputError(
             f"{path} has no function {name!r}; a function at the top of the file is expected."
         )
     return function
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _shape(text: str) -> jax.ShapeDtypeStruct:

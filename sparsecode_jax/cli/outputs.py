@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparsecode_jax.cli.errors import BadInputError
+from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError
 from sparsecode_jax.io._atomic import write_bytes
 
 __all__ = [
@@ -214,9 +214,12 @@ class Partial:
     def __enter__(self) -> Partial:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: Any, *_: object) -> None:
+        kept = self.kept("all parts")
         if not self._any():
             shutil.rmtree(self.folder, ignore_errors=True)
+        if kind is KeyboardInterrupt:  # while the result was put together
+            raise InterruptedRunError(kept) from None
 
 
 def without_nan(values: Any) -> Any:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from sparsecode_jax.cli import texts
+from sparsecode_jax.learning import learn_dictionary
 
 __all__ = ["LASSO_SOLVERS", "NUM_ROUNDS", "NUM_STEPS", "PROGRAM", "PURSUITS", "parse"]
 
 PROGRAM = "sparsecode-jax"
 LASSO_SOLVERS = ("sparsa", "working-set", "fista", "ista")
-NUM_ROUNDS, NUM_STEPS = 100, 8  # of learn_dictionary, without loading it
+_LEARN = inspect.signature(learn_dictionary).parameters
+NUM_ROUNDS, NUM_STEPS = _LEARN["num_rounds"].default, _LEARN["num_steps"].default
 _INT = 2**31 - 1  # the largest of 32 bits
 _STEPS, _ROUNDS = 10**8, 10**6  # the most: ten times the steps, three times the rounds fit them
 PURSUITS = ("omp", "ols", "subspace-pursuit")
@@ -42,7 +45,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     _learn(_command(commands, "learn", "learn", texts.LEARN, texts.LEARN_END))
     _encode(_command(commands, "encode", "encode", texts.ENCODE, texts.ENCODE_END))
     _flops(_command(commands, "flops", "count", texts.FLOPS, texts.FLOPS_END))
-    return parser.parse_args(argv)
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:  # said by the command, whose --help has the words that it knows
+        commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def _command(
@@ -196,9 +202,15 @@ def _flops(parser: argparse.ArgumentParser) -> None:
         "--num-steps",
         type=steps,
         metavar="T",
-        help="solver steps (default: 100 for encode, K for omp and ols; 10 a round for learn)",
+        help="solver steps (default: 100 for encode, K for omp and ols, 10 for subspace-pursuit; "
+        f"{NUM_STEPS} a round for learn)",
     )
-    sizes.add_argument("--signed", action="store_true", help="codes of either sign")
+    sizes.add_argument(
+        "--signed",
+        action="store_const",
+        const=True,
+        help="codes of either sign (default: non-negative)",
+    )
     sizes.add_argument(
         "--solver", choices=(*LASSO_SOLVERS, *PURSUITS), help="encode (default: fista)"
     )

@@ -158,7 +158,7 @@ def test_an_overwriting_run_that_fails_loses_nothing(files, monkeypatch, capsys,
     assert contents("codes.[njp]*").keys() == {"codes.npz", "codes.json"}
 
 
-def test_a_kill_between_two_files_is_finished_by_the_same_command(files, monkeypatch):
+def test_a_stop_between_two_files_is_finished_by_the_same_command(files, monkeypatch, capsys):
     assert run_encode("--output", "whole", "--penalty", 0.2) == 0
     assert run_encode() == 0
     replace, places = os.replace, []
@@ -173,6 +173,7 @@ def test_a_kill_between_two_files_is_finished_by_the_same_command(files, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stop)
         assert run_encode("--penalty", 0.2, "--overwrite") == 130
+    assert "interrupted; all parts are kept in codes.partial" in capsys.readouterr().err
     assert places == ["codes.npz", "codes.json"] and not pathlib.Path("codes.json").exists()
     assert run_encode("--penalty", 0.2) == 0
     assert contents("codes.*")["codes.npz"] == contents("whole.*")["whole.npz"]

@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import jax
+import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax.cli import parser
@@ -74,7 +75,13 @@ def test_flops_of_a_function_in_a_file(tmp_path, monkeypatch, capsys):
         "def apply(x, w): return scale * (x @ w.T)\n"
         "def halve(x): return jax.lax.while_loop(lambda x: x > 1, lambda x: x / 2, x)\n"
         "def broken(x): return x.reshape(7)\n"
+        "def long(x): raise ValueError('one\\ntwo\\n\\nthree')\n"
+        "def leave(x): raise SystemExit(3)\n"
     )
+    pathlib.Path("syntax.py").write_text("def f(:\n")
+    pathlib.Path("leaves.py").write_text("import sys\nsys.exit(0)\n")
+    pathlib.Path("imports.py").write_text("import no_such_module\n")
+    pathlib.Path("text.txt").write_text("text\n")
     assert run("flops", "model.py:apply", "--shapes", "64,16", "float32[32,16]", "--json") == 0
     assert json.loads(capsys.readouterr().out)["total"] == 2 * 64 * 32 * 16 + 64 * 32
     words = ["flops", "model.py:apply", "--shapes", "64,16", "32,16", "--convention", "matmul"]
@@ -83,17 +90,31 @@ def test_flops_of_a_function_in_a_file(tmp_path, monkeypatch, capsys):
     assert run("flops", "model.py:halve", "--shapes", "float32[]") == 1
     out, err = capsys.readouterr()
     assert "?" in out and "value_and_flops" in err
-    assert run("flops", "model.py:broken", "--shapes", "3") == 1
-    assert "failed: TypeError" in capsys.readouterr().err
     for program, shapes, text in (
         ("model.py:nothing", ["3"], "has no function 'nothing'"),
         ("missing.py:apply", ["3"], "missing.py: no such file"),
         ("model.py", ["3"], "encode, learn or path/to/file.py:function is expected"),
+        ("model.py:broken", ["3"], "model.py:broken of 3 raises TypeError: cannot reshape"),
+        ("model.py:apply", ["3"], "model.py:apply of 3 raises TypeError: apply() missing 1"),
+        ("model.py:long", ["3"], "model.py:long of 3 raises ValueError: one two;"),
+        ("model.py:leave", ["3"], "model.py:leave of 3 raises SystemExit: 3"),
+        ("syntax.py:f", ["3"], "syntax.py cannot be loaded (SyntaxError: "),
+        ("leaves.py:f", ["3"], "leaves.py cannot be loaded (SystemExit: 0)"),
+        ("imports.py:f", ["3"], "imports.py cannot be loaded (ModuleNotFoundError: "),
+        ("text.txt:f", ["3"], "text.txt is not a Python file"),
+        ("model.py:apply", ["-3,3"], "unrecognized arguments: -3,3; try"),
+        ("model.py:apply", ["3", "3", "--signed"], "--signed is given, but is no option of"),
+        ("model.py:apply", ["3", "3", "--num-steps", "4"], "--num-steps 4 is given, but is no"),
         ("model.py:apply", ["3", "four"], "--shapes 'four' is not a shape"),
         ("encode", ["3"], "--num-measurements, --num-atoms, --num-signals not given"),
     ):
         assert run("flops", program, "--shapes", *shapes) == 2
-        assert text in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert text in err and err.startswith("sparsecode-jax flops: ") and err.count("\n") == 1
+    with pytest.raises(TypeError, match="cannot reshape"):
+        run("flops", "model.py:broken", "--shapes", "3", "--debug")
+    with pytest.raises(SyntaxError):
+        run("flops", "syntax.py:f", "--shapes", "3", "--debug")
 
 
 def test_conventions_of_the_parser_are_those_of_the_library(capsys):

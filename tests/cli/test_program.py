@@ -1,11 +1,14 @@
 """The program: its help, its entry points and the README's commands."""
 
+import importlib.metadata
+import inspect
 import os
 import pathlib
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 
 import sparsecode_jax as sc
 from sparsecode_jax.cli import main
@@ -26,6 +29,44 @@ def test_help_and_version(capsys):
     assert run() == 2
     assert run("encode") == 2
     assert "signals, --dictionary" in capsys.readouterr().err
+
+
+def test_help_names_the_defaults_of_the_library(capsys):
+    assert run("flops", "--help") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"{default_of_learning('num_steps')} a round for learn" in out
+    assert f"of a restart (default: {default_of_learning('num_rounds')})" in out
+    assert run("learn", "--help") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"a round (default: {default_of_learning('num_steps')})" in out
+
+
+def default_of_learning(name):
+    return inspect.signature(sc.learning.learn_dictionary).parameters[name].default
+
+
+def test_unknown_words_are_errors_of_the_command(capsys):
+    for words in (["flops", "m.py:f", "--shapes", "-x"], ["encode", "x", "--dictionary", "d", "y"]):
+        assert run(*words) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"sparsecode-jax {words[0]}: unrecognized arguments: {words[-1]}")
+        assert err.count("\n") == 1
+
+
+def test_the_installed_entry_point_runs():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert list(declared) == ["sparsecode-jax"]
+    module, _, name = declared["sparsecode-jax"].partition(":")
+    point = importlib.metadata.EntryPoint(
+        "sparsecode-jax", declared["sparsecode-jax"], "console_scripts"
+    )
+    assert point.load() is main
+    program = f"import sys; from {module} import {name}; sys.exit({name}())"  # as installers write
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program, "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: sparsecode-jax [-h]") and done.stderr == ""
 
 
 def test_the_module_runs_and_its_help_loads_no_plots():
