@@ -44,6 +44,7 @@ __all__ = ["run"]
 
 _FRACTION = 0.015  # of the root mean square norm: the default penalty, as of learn_dictionary
 _TOLERANCE = 1e-4
+_UNUSUAL = 1e-4, 1e4  # norms of atoms: below or above, a warning
 _BATCH, _BATCH_CODES = 4096, 2**25
 
 
@@ -112,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
         text = manifest_text(without_nan({**config, **summary}), shapes)
         write_bytes(partial.staged(".json"), text.encode())
         files = partial.publish()
-    _report(config, summary, files, num_atoms)
+    _report(config, summary, files, atoms)
 
 
 def _summary(
@@ -299,14 +300,15 @@ def _rows(num_atoms: int, data: np.ndarray, indices: np.ndarray, counts: np.ndar
     return out
 
 
-def _report(config: dict, summary: dict, files: list[pathlib.Path], num_atoms: int) -> None:
+def _report(config: dict, summary: dict, files: list[pathlib.Path], atoms: Atoms) -> None:
     rate = summary["num_signals"] / max(summary["seconds"], 1e-9)
     r2 = "undefined" if summary["r2"] is None else f"{summary['r2']:.4f}"
     print(
         f"encoded {summary['num_signals']:,} signals in {summary['seconds']:.1f} s "
         f"({rate:,.0f} signals/s, compilation included)\n"
         f"mean objective {summary['objective']:.4g}, R² {r2}, active atoms a signal "
-        f"{summary['l0']:.2f} of {num_atoms:,}, atoms never used {summary['dead_atoms']:,}\n"
+        f"{summary['l0']:.2f} of {len(atoms.dictionary):,}, "
+        f"atoms never used {summary['dead_atoms']:,}\n"
         f"FLOPs {summary['flops']['total']:.4g} ({summary['flops']['per_signal']:,.0f} a signal, "
         "convention arithmetic)\nwrote " + ", ".join(map(str, files))
     )
@@ -314,7 +316,14 @@ def _report(config: dict, summary: dict, files: list[pathlib.Path], num_atoms: i
     if summary["converged_fraction"] < 1:
         missed = round((1 - summary["converged_fraction"]) * summary["num_signals"])
         warn.append(f"{missed:,} signals are not within the tolerance {config['tolerance']:g}")
-    if summary["l0"] == 0:
+    shortest, longest = atoms.norms
+    if shortest < _UNUSUAL[0] or longest > _UNUSUAL[1]:
+        warn.append(
+            f"the atoms have norms from {shortest:.3g} to {longest:.3g}, where norms near 1 are "
+            "usual: penalties weigh and steps move such atoms unlike others; divide each by its "
+            "norm" + ("; all codes are 0" if summary["l0"] == 0 else "")
+        )
+    elif summary["l0"] == 0:
         warn.append("all codes are 0; a smaller --penalty is needed to explain anything")
     for text in warn:
         print(f"sparsecode-jax encode: warning: {text}", file=sys.stderr)

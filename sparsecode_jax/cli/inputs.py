@@ -169,13 +169,23 @@ def check_penalty(penalty: float, statistics: Statistics) -> None:
 
 
 class Atoms(NamedTuple):
-    """A dictionary file: atoms (N, M), and how they were learned, where the file says so."""
+    """A dictionary file: atoms (N, M), and how they were learned, where the file says so.
+
+    Attributes:
+      path: of the file.
+      dictionary: atoms in float32.
+      penalty: as the file has it, unchecked; None if it has none.
+      signed: whether codes have either sign.
+      sha256: of the atoms.
+      norms: the smallest and the largest of an atom.
+    """
 
     path: pathlib.Path
     dictionary: np.ndarray
     penalty: np.ndarray | None
     signed: bool | None
     sha256: str
+    norms: tuple[float, float]
 
     def penalty_of_learning(self) -> float | None:
         """Return the penalty that the file names, None if it names none."""
@@ -203,7 +213,7 @@ def open_dictionary(path: str) -> Atoms:
         )
     array = _member(held, "dictionary", file)
     _plain_numbers(file, "the atoms", array)
-    _check_norms(file, array)
+    norms = _norms(file, array)
     with np.errstate(over="ignore"):
         dictionary = np.ascontiguousarray(array, dtype=np.float32)
     with bad_input("encode"):
@@ -217,7 +227,8 @@ def open_dictionary(path: str) -> Atoms:
             "out of the file, and pass --signed or --no-signed."
         )
     digest = hashlib.sha256(dictionary.tobytes()).hexdigest()
-    return Atoms(file, dictionary, penalty, None if signed is None else bool(signed.item()), digest)
+    sign = None if signed is None else bool(signed.item())
+    return Atoms(file, dictionary, penalty, sign, digest, (norms.min(), norms.max()))
 
 
 def _member(held: Any, name: str, path: pathlib.Path) -> np.ndarray:
@@ -227,8 +238,8 @@ def _member(held: Any, name: str, path: pathlib.Path) -> np.ndarray:
         raise _unreadable(path, f"an array {name!r}", error) from None
 
 
-def _check_norms(path: pathlib.Path, atoms: np.ndarray) -> None:
-    """Raise if float32 cannot square what lies between these atoms and signals."""
+def _norms(path: pathlib.Path, atoms: np.ndarray) -> np.ndarray:
+    """Return the norms of atoms, or raise if float32 cannot square them."""
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.linalg.norm(np.atleast_1d(atoms).astype(np.float64), axis=-1).ravel()
     held = (norms > _SHORTEST) & (norms < _LONGEST)
@@ -241,3 +252,4 @@ def _check_norms(path: pathlib.Path, atoms: np.ndarray) -> None:
             f"first is row {bad[0]}, of norm {norms[bad[0]]:.3g}), whose squares float32 cannot "
             "hold; norms near 1 are expected. Divide each atom by its norm."
         )
+    return norms

@@ -70,11 +70,12 @@ def _command(
 def _learn(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("signals", help=".npy file of numbers, (S, M)")
     add = parser.add_argument
-    add("--num-atoms", type=count, required=True, metavar="N", help="atoms to learn")
+    add("--num-atoms", type=count, required=True, metavar="N", help="atoms to learn (required)")
     add(
         "--penalty",
         type=positive,
-        help="the l1 weight; more is sparser (default: .015 of the "
+        metavar="X",
+        help="weight of |z|_1, in the units of the signals; more is sparser (default: .015 of the "
         "root mean square norm of the signals)",
     )
     add(
@@ -87,13 +88,15 @@ def _learn(parser: argparse.ArgumentParser) -> None:
         "--num-rounds",
         type=rounds,
         default=NUM_ROUNDS,
-        help="turns of codes and atoms, of a restart; the copies of a hop have six tenths of them "
-        "(default: %(default)s)",
+        metavar="T",
+        help="turns of codes and atoms, of a restart; a hop has six tenths of them, settling three "
+        "times as many (default: %(default)s)",
     )
     add(
         "--num-steps",
         type=steps,
         default=NUM_STEPS,
+        metavar="T",
         help="solver steps a round (default: %(default)s)",
     )
     add(
@@ -107,16 +110,23 @@ def _learn(parser: argparse.ArgumentParser) -> None:
         "--num-hops",
         type=hops,
         metavar="H",
-        help="then, so many times: learn on from the best dictionary, and from R copies of it at "
-        "once, each with two atoms replaced by signals (default: 6, or 0 if R is 1)",
+        help="then, so many times: learn on from R copies of the best dictionary at once, each "
+        "with two atoms replaced by signals, and keep the best (default: 6, or 0 if R is 1)",
     )
     add(
         "--max-signals",
         type=count,
+        metavar="S",
         help="learn from at most so many signals, drawn at random "
         "from the file (default: 100 an atom, at least 10,000, and at most 2^26 / N)",
     )
-    add("--seed", type=seed, default=0, help="of the random starts and of the draw (default: 0)")
+    add(
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="I",
+        help="of the random starts and of the draw; same seed, same result (default: 0)",
+    )
     _outputs(parser, "learned")
 
 
@@ -128,12 +138,13 @@ def _encode(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help=".npz with an array 'dictionary' (what "
-        "learn writes) or .npy; (N, M), one atom per row",
+        "learn writes) or .npy; (N, M), one atom per row (required)",
     )
     add(
         "--penalty",
         type=positive,
-        help="the l1 weight; more is sparser (default: what the "
+        metavar="X",
+        help="weight of |z|_1, in the units of the signals; more is sparser (default: what the "
         "dictionary was learned with; else .015 of the root mean square norm of the signals)",
     )
     add(
@@ -145,26 +156,44 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     add(
         "--solver",
         choices=(*LASSO_SOLVERS, *PURSUITS),
-        help="of the lasso: sparsa (default), "
-        "working-set (default from 1,024 atoms on), fista, ista; with --num-active atoms a signal "
-        "and no penalty: omp and ols (orthogonal matching pursuit, orthogonal least squares), "
-        "subspace-pursuit",
+        metavar="SOLVER",
+        help="with a penalty: sparsa (default), "
+        "working-set (default from 1,024 atoms on), fista (default with --num-steps), ista; with "
+        "--num-active atoms a signal and no penalty: omp (orthogonal matching pursuit), ols "
+        "(orthogonal least squares), subspace-pursuit",
     )
     stop = parser.add_mutually_exclusive_group()
     stop.add_argument(
         "--tolerance",
         type=positive,
+        metavar="X",
         help="stop each signal once its objective is "
-        "known to be so close to the minimum, as a fraction of 1/2 |x|^2 (default: 1e-4)",
+        "surely this close to its minimum, as a fraction of 1/2 |x|^2 (default: 1e-4)",
     )
-    stop.add_argument("--num-steps", type=steps, help="run so many steps instead")
-    add("--num-active", type=count, metavar="K", help="active atoms a signal, of a pursuit")
+    stop.add_argument(
+        "--num-steps",
+        type=steps,
+        metavar="T",
+        help="take so many solver steps for every signal instead",
+    )
+    add(
+        "--num-active",
+        type=count,
+        metavar="K",
+        help="the most active atoms of a signal; only with omp, ols and subspace-pursuit, which "
+        "need it",
+    )
     add(
         "--batch-size",
         type=count,
+        metavar="B",
         help="signals at a time (default: 4,096, fewer above 8,192 atoms)",
     )
-    add("--dense", action="store_true", help="write the codes as an array of S x N numbers")
+    add(
+        "--dense",
+        action="store_true",
+        help="write the codes as an array of S x N numbers in .npy, not as a sparse matrix in .npz",
+    )
     _outputs(parser, "codes")
 
 
@@ -173,7 +202,7 @@ def _outputs(parser: argparse.ArgumentParser, default: str) -> None:
         "--output",
         default=default,
         metavar="NAME",
-        help=f"of the files to write, without suffix (default: {default})",
+        help=f"name of the files to write, without suffix (default: {default})",
     )
     parser.add_argument(
         "--overwrite",
@@ -195,9 +224,11 @@ def _flops(parser: argparse.ArgumentParser) -> None:
     )
     add("--json", action="store_true", help="print one JSON object")
     sizes = parser.add_argument_group("sizes, for encode and learn")
-    sizes.add_argument("--num-measurements", type=count, metavar="M", help="M (required)")
-    sizes.add_argument("--num-atoms", type=count, metavar="N", help="N (required)")
-    sizes.add_argument("--num-signals", type=count, metavar="S", help="S (required)")
+    sizes.add_argument(
+        "--num-measurements", type=count, metavar="M", help="numbers in a signal (required)"
+    )
+    sizes.add_argument("--num-atoms", type=count, metavar="N", help="atoms (required)")
+    sizes.add_argument("--num-signals", type=count, metavar="S", help="signals (required)")
     sizes.add_argument(
         "--num-steps",
         type=steps,
@@ -212,23 +243,34 @@ def _flops(parser: argparse.ArgumentParser) -> None:
         help="codes of either sign (default: non-negative)",
     )
     sizes.add_argument(
-        "--solver", choices=(*LASSO_SOLVERS, *PURSUITS), help="encode (default: fista)"
+        "--solver",
+        choices=(*LASSO_SOLVERS, *PURSUITS),
+        metavar="SOLVER",
+        help=f"for encode: {', '.join((*LASSO_SOLVERS, *PURSUITS))} (default: fista)",
     )
-    sizes.add_argument("--num-active", type=count, metavar="K", help="encode, of a pursuit")
     sizes.add_argument(
-        "--num-rounds", type=rounds, help=f"learn, of a restart (default: {NUM_ROUNDS})"
+        "--num-active",
+        type=count,
+        metavar="K",
+        help="for encode: active atoms of a signal, with omp, ols, subspace-pursuit",
+    )
+    sizes.add_argument(
+        "--num-rounds",
+        type=rounds,
+        metavar="T",
+        help=f"for learn: turns of a restart (default: {NUM_ROUNDS})",
     )
     sizes.add_argument(
         "--num-restarts",
         type=rounds,
         metavar="R",
-        help="learn (default: 16 up to 64 atoms, 1,024 / N above, 1 from 513 atoms)",
+        help="for learn (default: 16 up to 64 atoms, 1,024 / N above, 1 from 513 atoms)",
     )
     sizes.add_argument(
         "--num-hops",
         type=hops,
         metavar="H",
-        help="learn (default: 6, or 0 if R is 1)",
+        help="for learn (default: 6, or 0 if R is 1)",
     )
     own = parser.add_argument_group("shapes, for a function of yours")
     own.add_argument(

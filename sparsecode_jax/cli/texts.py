@@ -32,18 +32,24 @@ Learn a dictionary: N unit atoms in which the signals have sparse codes.
 
 Minimizes the mean of 1/2 |x - z D|^2 + penalty * |z|_1 over codes z and atoms D, by turns of solver
 and least squares, from several random starts; then from copies of the best with some atoms replaced
-(hops between minima). The best of all is kept."""
+(hops between minima). The best of all is kept and, after hops, settled: learned on at .3 of the
+penalty, which draws atoms less towards one another; its scores are at the penalty itself."""
 
 LEARN_END = """\
 writes, with --output learned:
   learned.npz   dictionary (N, M); of each atom atom_usage, the fraction of signals that use it,
-                and atom_mean, its mean magnitude where used; the objectives of all restarts,
-                and hops, the best objective after each hop
+                and atom_mean, its mean magnitude where used; objective, of the result; the
+                objectives of all restarts, and hops, the best objective after each hop
   learned.json  the options, what was read, the scores, versions, seconds, FLOPs
   learned.png   the objective of every restart and hop, and how much each atom is used
 
 An interrupted run keeps its finished restarts and hops in learned.partial; the same command goes
-on."""
+on.
+
+examples:
+  sparsecode-jax learn signals.npy --num-atoms 32
+  sparsecode-jax learn signals.npy --num-atoms 32 --num-restarts 4 --num-hops 2 --seed 1
+  sparsecode-jax learn signals.npy --num-atoms 256 --penalty 0.05 --signed --output atoms"""
 
 ENCODE = """\
 Encode signals: find the sparse codes z of each signal x in a dictionary D,
@@ -73,6 +79,8 @@ PROGRAM is "encode" (codes in a given dictionary), "learn" (a dictionary), or a 
 yours: path/to/file.py:function, with the shapes of its arguments in --shapes."""
 
 FLOPS_END = """\
+"encode" is counted for a number of steps: a run by tolerance says its own count when it is done.
+
 Conventions: "matmul" counts matrix products and convolutions; "arithmetic" every operation that
 makes a new number (a multiply-add is 2); "all" adds comparisons and sign changes.
 

@@ -154,7 +154,11 @@ def test_a_run_that_fails_says_so_without_a_traceback(files, monkeypatch, capsys
 
 def test_signals_that_did_not_converge_are_warned_of(files, monkeypatch, capsys):
     assert run_encode("--penalty", 100, "--output", "none") == 0
-    assert "all codes are 0" in capsys.readouterr().err
+    assert "all codes are 0; a smaller --penalty" in capsys.readouterr().err
+    np.save("short.npy", 1e-8 * np.asarray(files.dictionary))
+    assert run_encode("--dictionary", "short.npy", "--output", "short") == 0
+    err = capsys.readouterr().err
+    assert "norms from 1e-08 to 1e-08" in err and "--penalty" not in err
     monkeypatch.setattr("sparsecode_jax.solvers._core._MOST_STEPS", 5)
     assert run_encode("--tolerance", 1e-5) == 0
     manifest = sc.io.load_results("codes")[1]
