@@ -31,6 +31,10 @@ class Alternated(NamedTuple):
     state: PyTree
 
 
+# Where to code (N, M), the objective there, and what was fitted last.
+Ahead = tuple[Array, Array, Alternated]
+
+
 def alternate(
     signals: ArrayLike,
     dictionary: ArrayLike,
@@ -141,9 +145,35 @@ def run_rounds(
     updated_codes: bool,
 ) -> Alternated:
     """Scan the rounds of a schedule: penalties (T,) and whether atoms are replaced (T,)."""
+    numbers = jnp.arange(schedule[0].shape[0])
+    scheduled = (*schedule, numbers)
+    return go_on(
+        key, signals, before_rounds(start), scheduled, momentum, solver, update, num_steps,
+        updated_codes,
+    )[2]  # fmt: skip
 
-    def turn(now: tuple, scheduled: tuple[Array, Array, Array]) -> tuple[tuple, None]:
-        ahead, before, fitted = now  # where to code, the objective there, what was fitted last
+
+def before_rounds(start: Alternated) -> Ahead:
+    """Return what rounds carry before the first."""
+    return start.dictionary, jnp.asarray(jnp.inf, start.dictionary.dtype), start
+
+
+@functools.partial(jax.jit, static_argnames=("solver", "update", "num_steps", "updated_codes"))
+def go_on(
+    key: Key,
+    signals: Array,
+    carried: Ahead,
+    scheduled: tuple[Array, Array, Array],
+    momentum: Array,
+    solver: Solver,
+    update: DictionaryUpdate,
+    num_steps: int,
+    updated_codes: bool,
+) -> Ahead:
+    """Scan rounds from what those before carry; the schedule has their numbers (T,) besides."""
+
+    def turn(now: Ahead, scheduled: tuple[Array, Array, Array]) -> tuple[Ahead, None]:
+        ahead, before, fitted = now
         penalty, replaces, number = scheduled
         codes = encode(solver, signals, ahead, penalty, num_steps, fitted.codes)
         value = jnp.mean(objectives.lasso(signals, ahead, codes, penalty))
@@ -159,10 +189,7 @@ def run_rounds(
         further = jnp.where(new[:, None], renewed, further)
         return (further, value, Alternated(renewed, codes, state)), None
 
-    infinite = jnp.asarray(jnp.inf, signals.dtype)
-    numbers = jnp.arange(schedule[0].shape[0])
-    begin = (start.dictionary, infinite, start)
-    return jax.lax.scan(turn, begin, (*schedule, numbers))[0][2]
+    return jax.lax.scan(turn, carried, scheduled)[0]
 
 
 def encode(
