@@ -14,12 +14,14 @@ import numpy as np
 from tqdm import tqdm
 
 from sparsecode_jax import _checks
+from sparsecode_jax.cli import restarts
 from sparsecode_jax.cli.errors import InterruptedRunError, bad_input
 from sparsecode_jax.cli.inputs import Signals, Statistics, check_penalty, check_scale, open_signals
 from sparsecode_jax.cli.outputs import Partial, output_path, wait, without_nan
 from sparsecode_jax.flops import FlopCount, eval_flops
 from sparsecode_jax.io import save_results
 from sparsecode_jax.learning import Learned, learn_dictionary
+from sparsecode_jax.learning._chunks import Chunks, restart_in_chunks
 from sparsecode_jax.learning.alternating import default_counts
 from sparsecode_jax.prox import soft_threshold
 from sparsecode_jax.solvers import sparsa
@@ -57,6 +59,13 @@ def learn_once(
         num_settling=_SETTLING * num_rounds if settles else 0,
         dictionary0=best, solver=sparsa(prox=soft_threshold) if signed else sparsa(),
     )  # fmt: skip
+
+
+def _chunks(
+    key: Key, signals: Array, penalty: float | None, *, signed: bool, **sizes: int
+) -> Chunks:
+    solver = sparsa(prox=soft_threshold) if signed else sparsa()
+    return restart_in_chunks(key, signals, penalty=penalty, solver=solver, **sizes)
 
 
 def count_parts(
@@ -203,13 +212,19 @@ def _learn_all(
     for index in range(num):
         if done[index]:
             values[index] = partial.load(index, "objective")
-    if done.any():
-        print(f"going on: {_so_far(done, counts)} are in {partial.folder}")
+    if done.any() or any(map(partial.rounds, range(num_restarts))):
+        print(f"going on: {_so_far(done, counts, partial)} are in {partial.folder}")
     key = jax.random.key(options.seed)
     device_rows = jax.numpy.asarray(rows)
 
-    def learn(index: int) -> Learned:
+    chunk = restarts.chunk_size(rows.shape, sizes)
+    in_rounds = chunk < sizes["num_rounds"]  # else a restart is short
+
+    def learn(index: int, bar: tqdm) -> Learned:
         part_key = jax.random.fold_in(key, index)
+        if index < num_restarts and in_rounds:
+            chunks = _chunks(part_key, device_rows, options.penalty, **sizes)
+            return restarts.restart(chunks, partial, index, chunk, bar)
         if index < num_restarts:
             return learn_once(part_key, device_rows, options.penalty, **sizes)
         best = partial.load(_best(values[: min(index, num_searches)]), "dictionary")
@@ -226,13 +241,18 @@ def _learn_all(
         for what, part in stages:
             if not part:
                 continue
-            with tqdm(total=len(part), initial=int(done[part].sum()), desc="learning",
-                      unit=f" {what}", disable=options.quiet, file=sys.stderr) as bar:  # fmt: skip
+            unit, each = what, 1
+            before = int(done[part].sum())
+            if what == "restarts" and in_rounds:
+                unit, each = "rounds", sizes["num_rounds"]
+                before = before * each + sum(map(partial.rounds, part))
+            with tqdm(total=each * len(part), initial=before, desc="learning", unit=f" {unit}",
+                      disable=options.quiet, file=sys.stderr) as bar:  # fmt: skip
                 for index in part:
                     if done[index]:
                         continue
                     began = time.monotonic()
-                    found = learn(index)
+                    found = learn(index, bar)
                     wait((found.dictionary, found.codes, found.objective), bar.refresh)
                     arrays = _part(rows, found, time.monotonic() - began)
                     if all(np.isfinite(array).all() for array in arrays.values()):
@@ -240,14 +260,15 @@ def _learn_all(
                         values[index], done[index] = found.objective, True
                         best = values[index if index == num_searches else _best(values)]
                         bar.set_postfix_str(f"objective {best:.4g}")
-                    bar.update()
+                    partial.drop_rounds(index)
+                    bar.update(0 if unit == "rounds" else 1)
             if not done[part].any() and what != "hops":
                 raise FloatingPointError(
                     f"{_NOT_FINITE[what].format(len(part))}; choose another --penalty, or scale "
                     "the signals."
                 )
     except KeyboardInterrupt:
-        raise InterruptedRunError(partial.kept(_so_far(done, counts))) from None
+        raise InterruptedRunError(partial.kept(_so_far(done, counts, partial))) from None
     return values
 
 
@@ -256,9 +277,12 @@ def _num_parts(counts: tuple[int, int]) -> int:
     return sum(counts) + (counts[1] > 0)
 
 
-def _so_far(done: np.ndarray, counts: tuple[int, int]) -> str:
+def _so_far(done: np.ndarray, counts: tuple[int, int], partial: Partial) -> str:
     num_restarts, num_hops = counts
     text = f"{done[:num_restarts].sum()} of {num_restarts} restarts"
+    num_rounds = sum(map(partial.rounds, range(num_restarts)))
+    if num_rounds:
+        return f"{text} and {num_rounds} rounds of the next"
     if not num_hops:
         return text
     settled = ", all settled," if done[-1] else ""

@@ -182,6 +182,32 @@ class Partial:
         for index in range(num):
             yield self.load(index, name)
 
+    def save_rounds(self, index: int, num: int, arrays: list[np.ndarray]) -> None:
+        """Write what the first rounds of an unfinished part left, whole or not at all."""
+        temporary = self.folder / "rounds.npz"  # may be large: not in memory once more
+        named: dict[str, Any] = {f"array_{i}": array for i, array in enumerate(arrays)}
+        np.savez(temporary, num=num, **named)
+        os.replace(temporary, self._rounds(index))
+
+    def rounds(self, index: int) -> int:
+        """Return how many rounds of an unfinished part are kept."""
+        if self.done(index) or not self._rounds(index).exists():
+            return 0
+        with np.load(self._rounds(index), allow_pickle=False) as kept:
+            return int(kept["num"])
+
+    def load_rounds(self, index: int, num_arrays: int) -> list[np.ndarray]:
+        """Read what those rounds left."""
+        with np.load(self._rounds(index), allow_pickle=False) as kept:
+            return [kept[f"array_{i}"] for i in range(num_arrays)]
+
+    def drop_rounds(self, index: int) -> None:
+        """Drop them: the part is finished."""
+        self._rounds(index).unlink(missing_ok=True)
+
+    def _rounds(self, index: int) -> pathlib.Path:
+        return self.folder / f"{index:08d}.rounds.npz"
+
     def kept(self, what: str) -> str:
         """Say what is left of an interrupted run."""
         if not self._any():

@@ -43,8 +43,8 @@ writes, with --output learned:
   learned.json  the options, what was read, the scores, versions, seconds, FLOPs
   learned.png   the objective of every restart and hop, and how much each atom is used
 
-An interrupted run keeps its finished restarts and hops in learned.partial; the same command goes
-on.
+An interrupted run keeps its finished restarts and hops (of long restarts also the rounds) in
+learned.partial; the same command goes on.
 
 examples:
   sparsecode-jax learn signals.npy --num-atoms 32
