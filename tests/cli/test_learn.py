@@ -164,7 +164,7 @@ def test_parts_that_are_not_finite_are_not_kept(files, monkeypatch, capsys):
         return original(*words, **options)._replace(objective=np.float32(np.nan))
 
     words = ["learn", "signals.npy", "--num-atoms", 4, "--num-rounds", 2, "--num-restarts", 2,
-             "--num-hops", 1, "--no-figure"]  # fmt: skip
+             "--num-hops", 0, "--no-figure"]  # fmt: skip
     monkeypatch.setattr(learn, "learn_once", broken)
     monkeypatch.setattr(learn, "count_parts", lambda *_: [])
     before = sorted(os.listdir())

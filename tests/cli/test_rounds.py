@@ -15,12 +15,11 @@ from sparsecode_jax.learning._chunks import Chunks, restart_in_chunks
 from .shell import N, run
 
 
-@pytest.mark.parametrize("signed", [False, True])
-def test_rounds_in_chunks_are_those_of_the_library(problem, signed):
+def test_rounds_in_chunks_are_those_of_the_library(problem):
     key, num_rounds = jax.random.key(1), 20
-    prox = sc.prox.soft_threshold if signed else sc.prox.nonnegative_soft_threshold
-    options = {"num_atoms": N, "penalty": 0.05 if signed else None, "num_rounds": num_rounds,
-               "num_steps": 4, "solver": sc.solvers.sparsa(prox=prox)}  # fmt: skip
+    solver = sc.solvers.sparsa(prox=sc.prox.soft_threshold)
+    options = {"num_atoms": N, "penalty": 0.05, "num_rounds": num_rounds, "num_steps": 4,
+               "solver": solver}  # fmt: skip
     expected = sc.learning.learn_dictionary(
         key, problem.signals, num_restarts=1, num_hops=0, num_settling=0, **options
     )
