@@ -251,7 +251,7 @@ def _learn_all(
                 for index in part:
                     if done[index]:
                         continue
-                    began = time.monotonic()
+                    began = time.monotonic() - partial.seconds(index)
                     found = learn(index, bar)
                     wait((found.dictionary, found.codes, found.objective), bar.refresh)
                     arrays = _part(rows, found, time.monotonic() - began)

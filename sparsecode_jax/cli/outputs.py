@@ -182,19 +182,26 @@ class Partial:
         for index in range(num):
             yield self.load(index, name)
 
-    def save_rounds(self, index: int, num: int, arrays: list[np.ndarray]) -> None:
+    def save_rounds(self, index: int, num: int, seconds: float, arrays: list[np.ndarray]) -> None:
         """Write what the first rounds of an unfinished part left, whole or not at all."""
         temporary = self.folder / "rounds.npz"  # may be large: not in memory once more
         named: dict[str, Any] = {f"array_{i}": array for i, array in enumerate(arrays)}
-        np.savez(temporary, num=num, **named)
+        np.savez(temporary, num=num, seconds=seconds, **named)
         os.replace(temporary, self._rounds(index))
 
     def rounds(self, index: int) -> int:
         """Return how many rounds of an unfinished part are kept."""
+        return int(self._of_rounds(index, "num"))
+
+    def seconds(self, index: int) -> float:
+        """Return the seconds that those rounds took."""
+        return float(self._of_rounds(index, "seconds"))
+
+    def _of_rounds(self, index: int, name: str) -> Any:
         if self.done(index) or not self._rounds(index).exists():
             return 0
         with np.load(self._rounds(index), allow_pickle=False) as kept:
-            return int(kept["num"])
+            return kept[name]
 
     def load_rounds(self, index: int, num_arrays: int) -> list[np.ndarray]:
         """Read what those rounds left."""

@@ -30,18 +30,18 @@ def chunk_size(shape: tuple[int, ...], sizes: dict[str, Any]) -> int:
 def restart(chunks: Chunks, partial: Partial, index: int, size: int, bar: tqdm) -> Learned:
     """Run all rounds but those that an interrupted run kept, and finish."""
     leaves, structure = jax.tree.flatten(jax.eval_shape(chunks.begin))
-    num = partial.rounds(index)
+    num, spent, began = partial.rounds(index), partial.seconds(index), time.monotonic()
     if num:
         kept = (jax.numpy.asarray(leaf) for leaf in partial.load_rounds(index, len(leaves)))
         carried = jax.tree.unflatten(structure, kept)
     else:
         carried = chunks.begin()
-    saved, since = num, time.monotonic()
+    saved, since = num, began
 
     def keep() -> None:
         arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(carried)]
         if num > saved and all(np.isfinite(array).all() for array in arrays):
-            partial.save_rounds(index, num, arrays)
+            partial.save_rounds(index, num, spent + time.monotonic() - began, arrays)
 
     try:
         while num < chunks.num_rounds:

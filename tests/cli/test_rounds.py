@@ -82,7 +82,12 @@ def test_rounds_are_kept_every_so_often(files, monkeypatch, capsys):
         assert run(*WORDS, "--quiet") == 1
     assert sorted(os.listdir("learned.partial")) == ["00000000.rounds.npz", "config.json"]
     capsys.readouterr()
+    with np.load("learned.partial/00000000.rounds.npz") as kept:
+        seconds, arrays = float(kept["seconds"]), dict(kept)
+    arrays["seconds"] = np.asarray(1000 + seconds)
+    np.savez("learned.partial/00000000.rounds.npz", **arrays)
     assert run(*WORDS, "--quiet") == 0
+    assert 0 < seconds < sc.io.load_results("learned")[1]["seconds"] - 1000
     assert "0 of 2 restarts and 8 rounds of the next" in capsys.readouterr().out
 
 
