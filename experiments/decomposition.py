@@ -299,8 +299,8 @@ NOTES = """Mean ± 95 % interval over {count} data sets (the paper's unknown set
 {config.data_seeds[0]}, and fresh ones): N = 16, M = 8, K = 3, 1,024 training and 1,024 test
 signals. FLOPs are measured, convention 'arithmetic' (a multiply-add is 2, comparisons 0).
 Each dictionary cost {flops:.3g} FLOPs to learn at most (turns: {config.num_restarts} restarts of
-{config.num_rounds} rounds, {config.num_hops} hops); training encoders for a given dictionary is not
-charged.
+{config.num_rounds} rounds, {config.num_hops} hops, settling); training encoders for a given
+dictionary is not charged.
 'SAE + FISTA' starts from the own encoder's codes, from the one layer's where there is none. The one
 layer, MLP and LISTA start as steps of ISTA and minimise the lasso in each dictionary, without true
 codes. 'all supports': non-negative least squares on every support of at most 3 atoms.

@@ -4,7 +4,7 @@ Claim: on the paper's own data, iterative sparse inference reaches the published
 inference-time optimisation (MCC .9667 with the known dictionary) for hundreds of times fewer FLOPs
 than the published optimiser spent, and beats every one-pass encoder; with a dictionary learned by
 gradient steps, an SAE of any kind or the paper's sparse coding, all methods are limited by the
-dictionary (.71 at best), while one learned by turns is the true one for 3.3e9 FLOPs.
+dictionary (.71 at best), while one learned by turns is the true one for 3.4e9 FLOPs.
 
 Command: ``make pareto``, or ``python -m experiments.pareto`` (8 minutes on 2 cores).
 ``--plot-only`` redraws the figure from the results, ``--quick`` is a short version for tests, and
@@ -183,7 +183,9 @@ def tables(curves: dict[str, dict[str, Curve]]) -> str:
         "unknown dictionary", "MCC at the end", "best mean", "published", "measured",
         f"to {PUBLISHED_SAE}, measured",
     )  # fmt: skip
-    parts.append("latent MCC on the test half, 95 % interval over 5 initial weights, and FLOPs")
+    parts.append(
+        "latent MCC on the test half, 95 % interval over 5 initial weights or keys, and FLOPs"
+    )
     parts.append(common.format_table(header, rows))
     parts += ["", _notes(total)]
     return "\n".join(parts) + "\n"

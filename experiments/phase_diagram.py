@@ -6,7 +6,7 @@ boundary that the paper draws. It holds in 21 of 24 cells; not for M = 8, K = 9 
 more, where more atoms are active than there are measurements.
 
 Command: ``python -m experiments.phase_diagram`` (24 cells, the three published data sets of each;
-about 20 minutes on one core, finished cells are kept; ``--quick`` 10 seconds). Expected:
+about 20 minutes on 2 busy cores, finished cells are kept; ``--quick`` 10 seconds). Expected:
 docs/phase_diagram.txt.
 """
 
@@ -111,7 +111,7 @@ def table(config: Config, done: dict[tuple[int, ...], dict[str, float]]) -> str:
         "sets (seeds 20240927 + run, as published); learned on 1,024 training signals.\n"
         "'published': sparse coding by Adam, mean of 3 runs. 'goal': wherever M >= 2K ln(N/K). "
         "'met': mean at or above both.\n'true dictionary': the same inference with the true "
-        "dictionary. Dictionary MCC: |cosine|. FLOPs: training, restarts and hops\ncharged, "
+        "dictionary. Dictionary MCC: |cosine|. FLOPs: restarts, hops and\nsettling, "
         "convention 'arithmetic'.\n"
     )
 

@@ -88,8 +88,8 @@ def pareto(curves: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> pathl
         "sets (dotted curves); ITO, ISTA and FISTA are deterministic there (n = 1).\nPenalty and "
         "steps of a solver are chosen on the training half. Dotted horizontal line: MCC .9667, the "
         f"published ITO after 19,900 steps. Crosses: published values.\nMethods for which the "
-        "paper has no formula keep their measured FLOPs on the left; those of learning by turns "
-        f"have 5 learner seeds.\n{CONVENTION[0].upper()}{CONVENTION[1:]}."
+        "paper has no formula keep their measured FLOPs on the left. Learning by turns has 5 keys "
+        f"in the place of initial weights.\n{CONVENTION[0].upper()}{CONVENTION[1:]}."
     )
     figure.text(0.01, 0.005, caption, fontsize=9, va="bottom")
     figure.tight_layout(rect=(0, 0.075, 1, 1))

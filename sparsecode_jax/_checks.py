@@ -380,6 +380,16 @@ def static_active(name: str, value: Any, num_atoms: int) -> None:
     num_active(name, value, num_atoms)
 
 
+def mean_active(name: str, value: Any, num_atoms: int) -> None:
+    """Raise unless a mean number of codes is one number, above 0 and at most N if concrete."""
+    scalar(name, "num_active", value)
+    if concrete(value) and not 0 < float(value) <= num_atoms:
+        raise ValueError(
+            f"{name}: num_active is {value} but there are {num_atoms} atoms; a number above 0, at "
+            f"most {num_atoms}, is expected."
+        )
+
+
 def num_subsets(name: str, count: int, maximum: int = 200_000) -> None:
     """Raise if a search over subsets of atoms would not end."""
     if count > maximum:

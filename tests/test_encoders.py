@@ -1,5 +1,7 @@
 """The laws that every encoder obeys, one table, and what only some promise."""
 
+import re
+
 import chex
 import flax.linen as nn
 import jax
@@ -291,15 +293,14 @@ def test_a_batch_may_keep_a_mean_that_is_not_whole():
 
 
 def test_every_encoder_is_in_the_table_of_laws():
-    named = [case.id for case in ENCODERS]
+    named = {re.split(r"-bias|-no_bias|\[|-", case.id)[0] for case in ENCODERS}
     helpers = {"batch_top_k_threshold", "as_flax_module"}
     factories = {
         name
         for name in encoders.__all__
         if name[0].islower() and not name.endswith(("_params", "_weight"))
     }
-    missing = {f for f in factories - helpers if not any(name.startswith(f) for name in named)}
-    assert not missing
+    assert factories - helpers <= named
 
 
 def test_the_threshold_of_batch_top_k_gives_the_same_codes_and_needs_no_batch():
@@ -311,6 +312,21 @@ def test_the_threshold_of_batch_top_k_gives_the_same_codes_and_needs_no_batch():
     np.testing.assert_allclose(codes, encoder.apply(params, signals), atol=1e-6)
     assert int(jnp.sum(codes != 0)) == 600
     np.testing.assert_allclose(inference.apply(frozen, signals[7]), codes[7], atol=1e-6)
+
+
+def test_the_threshold_takes_k_from_the_parameters_that_hold_it():
+    encoder, inference = encoders.variable_batch_top_k(M, N), encoders.jump_relu(M, N)
+    params = encoder.init(jax.random.key(0))._replace(num_active=jnp.asarray(2.5))
+    signals = signals_of((200,))
+    frozen = jax.jit(encoders.batch_top_k_threshold)(params, signals)
+    codes = inference.apply(frozen, signals)
+    np.testing.assert_allclose(codes, encoder.apply(params, signals), atol=1e-6)
+    assert int(jnp.sum(codes != 0)) == 500
+    plain = encoders.LinearParams(params.weight, params.bias)
+    with pytest.raises(ValueError, match="no num_active, and the parameters hold none"):
+        encoders.batch_top_k_threshold(plain, signals)
+    with pytest.raises(ValueError, match="num_active is 16.5 but there are 16 atoms"):
+        encoders.batch_top_k_threshold(plain, signals, num_active=16.5)
 
 
 def test_the_threshold_of_a_centered_encoder_is_found_behind_its_center():

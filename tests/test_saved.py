@@ -30,6 +30,13 @@ def test_saved_parameters_are_named_and_refuse_another_encoder(tmp_path):
         learning.load(tmp_path / "nothing", LINEAR)
 
 
+def test_free_codes_are_saved_with_their_dictionary(tmp_path):
+    encoder = encoders.free_codes(len(SIGNALS), N)  # takes so many signals, no more and no fewer
+    params = fit(encoder=encoder).params
+    learning.save(tmp_path / "model", params)
+    chex.assert_trees_all_equal(learning.load(tmp_path / "model", encoder), params)
+
+
 def test_saved_half_precision_comes_back_as_it_was(tmp_path):
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), fit().params)
     params = params._replace(dictionary=params.dictionary.astype(jnp.float32))
@@ -119,10 +126,29 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path):
             "lasso": lambda codes, batch: losses.lasso(codes, batch),
             "squared": lambda codes, batch: losses.squared_error(codes, batch),
             "text": lambda codes, batch: losses.lasso(codes, batch) + 0 * len("text"),
+            "pair": lambda codes, batch: losses.lasso(codes, batch) * (0.1, 0.2)[0],
+            "other pair": lambda codes, batch: losses.lasso(codes, batch) * (0.3, 0.2)[0],
             "other text": lambda codes, batch: losses.lasso(codes, batch) + 0 * len("txet"),
         }[name]
 
-    for one, other in (("lasso", "squared"), ("text", "other text")):
+    class Weighted:
+        def __init__(self, weight):
+            self.weight = weight
+
+        def loss(self, codes, batch):
+            return self.weight * losses.lasso(codes, batch)
+
+    def keyword(weight):
+        return lambda codes, batch, *, weight=weight: weight * losses.lasso(codes, batch)
+
+    for name, one, other in (
+        ("methods", Weighted(0.1).loss, Weighted(0.2).loss),
+        ("keywords", keyword(0.1), keyword(0.2)),
+    ):
+        fit(loss=one, checkpoint=tmp_path / name)
+        with pytest.raises(ValueError, match="belongs to another run"):
+            fit(loss=other, checkpoint=tmp_path / name)
+    for one, other in (("lasso", "squared"), ("text", "other text"), ("pair", "other pair")):
         fit(loss=through(one), checkpoint=tmp_path / one)
         fit(loss=through(one), checkpoint=tmp_path / one)
         with pytest.raises(ValueError, match="belongs to another run"):

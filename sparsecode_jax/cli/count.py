@@ -97,7 +97,7 @@ def _show(options: argparse.Namespace, counts: Counts, extra: dict[str, Any]) ->
         "per_restart": "a restart",
         "per_hop": "a hop",
         "settling": "settling, after all hops",
-        "per_round": "a round and restart, on average",
+        "per_round": "a round of a restart, on average",
     }
     lines += [(label, result[name]) for name, label in labels.items() if name in result]
     width = max(len(label) for label, _ in lines)

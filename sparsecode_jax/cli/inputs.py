@@ -142,7 +142,7 @@ class Statistics(NamedTuple):
 
 
 def check_scale(path: pathlib.Path, statistics: Statistics) -> None:
-    """Raise unless float32 holds the squares of signals."""
+    """Raise unless float32 holds sums of squares of signals."""
     largest = statistics.largest
     if largest == 0:
         raise BadInputError(
@@ -151,9 +151,9 @@ def check_scale(path: pathlib.Path, statistics: Statistics) -> None:
         )
     if not _SMALLEST < largest < _LARGEST:
         raise BadInputError(
-            f"the largest entry of {path} is {largest:g}, whose square float32 cannot hold; "
-            f"{_SMALLEST:.0e} to {_LARGEST:.0e} is expected. Divide the signals, and a --penalty "
-            "that is given, by one number."
+            f"the largest entry of {path} is {largest:g}, too far from 1 for sums of squares in "
+            f"float32; {_SMALLEST:.0e} to {_LARGEST:.0e} is expected. Divide the signals, and "
+            "a --penalty that is given, by one number."
         )
 
 
@@ -249,7 +249,7 @@ def _norms(path: pathlib.Path, atoms: np.ndarray) -> np.ndarray:
     if bad.size:
         raise BadInputError(
             f"{bad.size} atoms of {path} have norms below {_SHORTEST:g} or above {_LONGEST:g} (the "
-            f"first is row {bad[0]}, of norm {norms[bad[0]]:.3g}), whose squares float32 cannot "
-            "hold; norms near 1 are expected. Divide each atom by its norm."
+            f"first is row {bad[0]}, of norm {norms[bad[0]]:.3g}), too far from 1 for sums of "
+            "squares in float32; norms near 1 are expected. Divide each atom by its norm."
         )
     return norms

@@ -22,10 +22,10 @@ from sparsecode_jax.flops import FlopCount, eval_flops
 from sparsecode_jax.io import save_results
 from sparsecode_jax.learning import Learned, learn_dictionary
 from sparsecode_jax.learning._chunks import Chunks, restart_in_chunks
-from sparsecode_jax.learning.alternating import default_counts
+from sparsecode_jax.learning.alternating import SETTLE_ROUNDS, default_counts
 from sparsecode_jax.prox import soft_threshold
 from sparsecode_jax.solvers import sparsa
-from sparsecode_jax.types import Array, ArrayLike, Key
+from sparsecode_jax.types import Array, ArrayLike, Key, Solver
 
 __all__ = ["learn_once", "run"]
 
@@ -35,7 +35,6 @@ _NOT_FINITE = {
     "restarts": "none of the {} restarts has finite numbers",
     "settling": "settling has numbers that are not finite",
 }
-_SETTLING = 3  # times the rounds of a restart, once after all hops, as of learn_dictionary
 
 
 def learn_once(
@@ -56,16 +55,19 @@ def learn_once(
         key, signals, num_atoms=num_atoms, penalty=penalty, num_rounds=num_rounds,
         num_steps=num_steps, num_restarts=num_copies,
         num_hops=0 if best is None or settles else 1,
-        num_settling=_SETTLING * num_rounds if settles else 0,
-        dictionary0=best, solver=sparsa(prox=soft_threshold) if signed else sparsa(),
+        num_settling=SETTLE_ROUNDS * num_rounds if settles else 0,
+        dictionary0=best, solver=_solver(signed),
     )  # fmt: skip
 
 
 def _chunks(
     key: Key, signals: Array, penalty: float | None, *, signed: bool, **sizes: int
 ) -> Chunks:
-    solver = sparsa(prox=soft_threshold) if signed else sparsa()
-    return restart_in_chunks(key, signals, penalty=penalty, solver=solver, **sizes)
+    return restart_in_chunks(key, signals, penalty=penalty, solver=_solver(signed), **sizes)
+
+
+def _solver(signed: bool) -> Solver:
+    return sparsa(prox=soft_threshold) if signed else sparsa()
 
 
 def count_parts(

@@ -113,7 +113,8 @@ def alista_params(
     """Return ALISTA's parameters before training.
 
     Thresholds are the penalty times the step, which is the largest that is safe for this weight.
-    With the dictionary as ``weight`` the encoder is T steps of ISTA.
+    With the dictionary as ``weight`` the encoder is T steps of ISTA, as it stands; training puts
+    the weight of least coherence in.
 
     Args:
       dictionary: (N, M). **Traced**.

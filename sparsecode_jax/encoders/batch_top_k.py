@@ -60,7 +60,9 @@ def batch_top_k(
     return Encoder(init, apply, aux, rescale=rescale_bias)
 
 
-def batch_top_k_threshold(params: Any, signals: ArrayLike, *, num_active: int) -> Any:
+def batch_top_k_threshold(
+    params: Any, signals: ArrayLike, *, num_active: ArrayLike | None = None
+) -> Any:
     """Turn the parameters of :func:`batch_top_k` into those of :func:`jump_relu`, for inference.
 
     The threshold, one for all latents, is midway between the last latent kept and the first one
@@ -68,9 +70,10 @@ def batch_top_k_threshold(params: Any, signals: ArrayLike, *, num_active: int) -
     latents are positive), and codes of other signals do not depend on their batch.
 
     Args:
-      params: trained; of ``centered(batch_top_k(...))`` too. **Traced**.
+      params: trained; of ``variable_batch_top_k`` and ``centered(...)`` of either too. **Traced**.
       signals: (..., M), the more the better: of the training distribution. **Traced**.
-      num_active: K. **Static**.
+      num_active: K, which need not be whole; None takes that of ``variable_batch_top_k``'s
+        parameters. **Traced**.
 
     Returns:
       Parameters of ``jump_relu(M, N)`` that give the same codes on these signals; centered as the
@@ -88,9 +91,16 @@ def batch_top_k_threshold(params: Any, signals: ArrayLike, *, num_active: int) -
         return CenteredParams(params.center, inner)
     _checks.signals_shape(name, signals)
     _checks.same_measurements(name, signals, params.weight)
-    _checks.static_active(name, num_active, params.weight.shape[0])
+    if num_active is None:
+        if not hasattr(params, "num_active"):
+            raise ValueError(
+                f"{name}: no num_active, and the parameters hold none; pass the K that they were "
+                "trained with."
+            )
+        num_active = params.num_active
+    _checks.mean_active(name, num_active, params.weight.shape[0])
     positive = jax.nn.relu(affine(params, signals)).ravel()
-    rank = jnp.asarray(num_active * math.prod(signals.shape[:-1]))
+    rank = jnp.round(jnp.asarray(num_active) * math.prod(signals.shape[:-1]))
     last = kth_largest(positive, rank)[0]
     first = jnp.max(jnp.where(positive < last, positive, 0))
     threshold = jnp.maximum((last + first) / 2, jnp.finfo(positive.dtype).tiny)

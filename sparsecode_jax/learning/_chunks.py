@@ -8,11 +8,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsecode_jax import objectives
-from sparsecode_jax.learning import alternating
-from sparsecode_jax.learning._replacement import rms_norm, start_from_signals
-from sparsecode_jax.learning.alternating import Learned
-from sparsecode_jax.learning.rounds import Ahead, Alternated, before_rounds, encode, go_on
+from sparsecode_jax.learning._replacement import start_from_signals
+from sparsecode_jax.learning.alternating import (
+    JUDGING,
+    MOMENTUM,
+    POLISHING,
+    Found,
+    Learned,
+    annealing,
+    judged,
+    penalties,
+)
+from sparsecode_jax.learning.rounds import Ahead, Alternated, before_rounds, go_on
 from sparsecode_jax.learning.updates import method_of_optimal_directions
 from sparsecode_jax.types import Array, Key, Solver
 
@@ -42,9 +49,7 @@ class Chunks(NamedTuple):
 
     def advance(self, carried: Ahead, done: int, num: int) -> Ahead:
         """Run some rounds after those that are done."""
-        schedule = alternating._schedule(
-            self.first, self.last, self.num_rounds, alternating._HOLDING
-        )
+        schedule = annealing(self.first, self.last, self.num_rounds)
         some = [x[done : done + num] for x in (*schedule, jnp.arange(self.num_rounds))]
         return _advance(
             self.key, self.signals, carried, tuple(some), num_steps=self.num_steps,
@@ -76,10 +81,7 @@ def restart_in_chunks(
     solver: Solver,
 ) -> Chunks:
     """Prepare ``learn_dictionary(num_restarts=1, num_hops=0, num_settling=0)`` on (S, M)."""
-    scale = rms_norm(signals)
-    last = jnp.asarray(alternating._LAST if penalty is None else penalty / scale, signals.dtype)
-    first = min(alternating._FIRST, alternating._FIRST_ROOT / signals.shape[1] ** 0.5)
-    first = jnp.maximum(first, last)
+    scale, first, last = penalties(signals, penalty)
     return Chunks(
         key, signals / scale, first, last, scale, num_atoms, num_rounds, num_steps, solver
     )
@@ -112,7 +114,7 @@ def _advance(
     num_steps: int,
     solver: Solver,
 ) -> Ahead:
-    momentum = jnp.asarray(alternating._MOMENTUM, signals.dtype)
+    momentum = jnp.asarray(MOMENTUM, signals.dtype)
     update = method_of_optimal_directions()
 
     def advance(keys: Key, carried: Ahead) -> Ahead:
@@ -126,11 +128,9 @@ def _advance(
 @functools.partial(jax.jit, static_argnames=("num_steps", "solver"))
 def _finish(
     signals: Array, fitted: Alternated, last: Array, *, num_steps: int, solver: Solver
-) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
-    def judge(dictionary: Array, codes: Array, times: int) -> tuple[Array, Array, Array]:
-        codes = encode(solver, signals, dictionary, last, times * num_steps, codes)
-        return dictionary, codes, jnp.mean(objectives.lasso(signals, dictionary, codes, last))
-
-    judging = functools.partial(judge, times=alternating._JUDGING)
-    found = jax.vmap(judging)(fitted.dictionary, fitted.codes)
-    return found, judge(found[0][0], found[1][0], alternating._POLISHING)
+) -> tuple[Found, Found]:
+    judge = functools.partial(judged, solver, signals)
+    found = jax.vmap(lambda d, z: judge(d, z, last, JUDGING * num_steps))(
+        fitted.dictionary, fitted.codes
+    )
+    return found, judge(found.dictionary[0], found.codes[0], last, POLISHING * num_steps)

@@ -17,7 +17,11 @@ __all__ = ["fingerprint_of"]
 
 
 def fingerprint_of(settings: str, arrays: PyTree, functions: Iterable[Any]) -> str:
-    """Hash what decides a run: settings, arrays (no PRNG keys) and the names of its functions."""
+    """Hash what decides a run: settings, arrays (no PRNG keys) and its functions.
+
+    Functions are known by their names, by what they close over or default to, and by the names and
+    constants in their code; what a global name stands for is not looked at.
+    """
     digest = hashlib.sha256(settings.encode())
     for leaf in jax.tree.leaves(arrays):
         array = np.ascontiguousarray(leaf)
@@ -48,6 +52,9 @@ def _name(fn: Any, depth: int = 6) -> str:
         code = getattr(fn, "__code__", None)
         if code is not None:
             values += [*_written(code, fn.__doc__), *(getattr(fn, "__defaults__", None) or ())]
+            values += [v for _, v in sorted((getattr(fn, "__kwdefaults__", None) or {}).items())]
+            owner = getattr(fn, "__self__", None)
+            values += [v for _, v in sorted(getattr(owner, "__dict__", {}).items())]
         elif not isinstance(fn, type):
             values += [v for _, v in sorted(getattr(fn, "__dict__", {}).items())]
         held = [_name(value, depth - 1) for value in values]
@@ -61,6 +68,6 @@ def _written(code: types.CodeType, doc: str | None) -> list[Any]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             held += _written(constant, None)
-        elif isinstance(constant, int | float | str) and constant != doc:
+        elif isinstance(constant, int | float | str | tuple) and constant != doc:
             held.append(constant)
     return held

@@ -100,7 +100,7 @@ def number_of_steps(num_steps: int | None, max_flops: float | None, work: Work, 
             f"fit: max_flops is {max_flops:.3g} and one step takes {work.step:.3g}; at least one "
             "step is expected to fit."
         )
-    least, most = 1, int(min(max_flops // work.step, ENDLESS - 1))
+    least, most = 1, int(min(max_flops / work.step, ENDLESS - 1))
     while least < most:  # the largest number of steps within the budget
         middle = (least + most + 1) // 2
         total = work.total(middle)

@@ -22,14 +22,14 @@ __all__ = ["Learned", "default_counts", "learn_dictionary"]
 # with a signal by 1/sqrt(M), so that in many dimensions a smaller first penalty is sparse enough.
 _FIRST, _FIRST_ROOT, _LAST = 0.2, 1.6, 0.015
 _HOLDING = 0.5  # the first fraction of a restart's rounds keeps the first penalty
-_SETTLING = 0.15  # the last fraction of rounds replaces no atom and keeps the last penalty
-_MOMENTUM = 0.9
+_KEEPING = 0.15  # the last fraction of rounds replaces no atom and keeps the last penalty
+MOMENTUM = 0.9
 _REPLACE_EVERY, _REPLACE_FROM = 5, 10  # rounds
-_JUDGING = 3  # times the steps of a round, for the codes by which dictionaries are compared
-_POLISHING = 10  # times the steps of a round, for the codes that are returned
+JUDGING = 3  # times the steps of a round, for the codes by which dictionaries are compared
+POLISHING = 10  # times the steps of a round, for the codes that are returned
 _HOP_ROUNDS = 0.6  # of the rounds of a restart
 _HOP_ATOMS = 2  # that a hop replaces
-_SETTLE_ROUNDS = 3  # times the rounds of a restart, for the one that is left after hops
+SETTLE_ROUNDS = 3  # times the rounds of a restart, for the one that is left after hops
 _SETTLE_PENALTY = 0.3  # of the last penalty, for its atoms: penalties draw atoms together
 _MOST_COPIES, _MOST_ATOMS = 16, 1024  # copies at once, and copies times atoms, by default
 _HOPS = 6  # by default
@@ -39,14 +39,15 @@ class Learned(NamedTuple):
     """What :func:`learn_dictionary` found.
 
     Attributes:
-      dictionary: the best found, unit atoms, (N, M).
+      dictionary: the best found, settled, unit atoms, (N, M).
       codes: of the signals in it, (..., N).
-      objective: their mean lasso objective, at ``penalty``.
+      objective: their mean lasso objective, at ``penalty``; settling, which minimizes it at a
+        smaller penalty, may raise it a little over the last of ``hops``.
       penalty: the last penalty, which the codes are of.
       objectives: of every restart, (R,), before any hop.
       dictionaries: of every restart, (R, N, M), before any hop.
       hops: the best objective after each hop, (H,).
-      flops: arithmetic operations of all restarts and hops.
+      flops: arithmetic operations of all restarts, hops and settling.
     """
 
     dictionary: Array
@@ -144,7 +145,8 @@ def learn_dictionary(
 
     **Cost**: a restart: ``num_rounds`` of :func:`~sparsecode_jax.learning.alternate`, and three
     times ``num_steps`` steps to judge it; a hop: six tenths of R restarts; settling: its rounds
-    and 13 times ``num_steps`` steps; ten times ``num_steps`` steps for the codes that are returned.
+    and 13 times ``num_steps`` steps; ten times ``num_steps`` steps for the codes that are returned,
+    and as many to judge a ``dictionary0``.
     ``flops`` has the count of it all.
 
     References:
@@ -169,7 +171,7 @@ def learn_dictionary(
     num_restarts, num_hops = default_counts(num_atoms, num_restarts, num_hops)
     if num_settling is None:
         without = 0 if dictionary0 is None else num_rounds
-        num_settling = _SETTLE_ROUNDS * num_rounds if num_hops else without
+        num_settling = SETTLE_ROUNDS * num_rounds if num_hops else without
     for label, count, least in (
         ("num_rounds", num_rounds, 1),
         ("num_steps", num_steps, 1),
@@ -190,10 +192,10 @@ def learn_dictionary(
         _checks.finite(name, dictionary0=dictionary0)
         _checks.dictionary_shape(name, dictionary0, (num_atoms, signals.shape[-1]))
         dictionary0 = dictionaries.normalize(dictionary0)
-    scale = rms_norm(flat)  # the learner works on signals of unit root mean square norm
-    last = jnp.asarray(_LAST if penalty is None else penalty / scale, flat.dtype)
-    _checks.scalar(name, "penalty", last)
-    _checks.positive(name, penalty=last if penalty is None else penalty)
+    if penalty is not None:
+        _checks.scalar(name, "penalty", penalty)
+        _checks.positive(name, penalty=penalty)
+    scale, first, last = penalties(flat, penalty)
     run = functools.partial(
         _learn,
         num_atoms=num_atoms,
@@ -205,8 +207,7 @@ def learn_dictionary(
         solver=solver,
         update=update,
     )
-    first = min(_FIRST, _FIRST_ROOT / flat.shape[1] ** 0.5)
-    args = (key, flat / scale, jnp.maximum(first, last), last, dictionary0)
+    args = (key, flat / scale, first, last, dictionary0)
     best, codes, value, found, values, hops = run(*args)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
     return Learned(
@@ -219,6 +220,14 @@ def learn_dictionary(
         hops=scale**2 * hops,
         flops=int(eval_flops(run, *shapes).total()),
     )
+
+
+def penalties(signals: Array, penalty: ArrayLike | None) -> tuple[Array, Array, Array]:
+    """Return the signals' root mean square norm, and the first and last penalty in its units."""
+    scale = rms_norm(signals)  # the learner works on signals of unit root mean square norm
+    last = jnp.asarray(_LAST if penalty is None else penalty / scale, signals.dtype)
+    first = min(_FIRST, _FIRST_ROOT / signals.shape[1] ** 0.5)
+    return scale, jnp.maximum(first, last), last
 
 
 @functools.partial(
@@ -245,24 +254,22 @@ def _learn(
     update: DictionaryUpdate,
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     """Return the best dictionary, its codes and objective; those of restarts and after hops."""
-    momentum = jnp.asarray(_MOMENTUM, signals.dtype)
+    momentum = jnp.asarray(MOMENTUM, signals.dtype)
 
     no_codes = jnp.zeros((signals.shape[0], num_atoms), signals.dtype)
 
-    def anneal(
-        key: Key, dictionary: Array, first: Array, num_rounds: int, holding: float
-    ) -> _Found:
-        schedule = _schedule(first, last, num_rounds, holding)
+    def anneal(key: Key, dictionary: Array, first: Array, num_rounds: int, holding: float) -> Found:
+        schedule = annealing(first, last, num_rounds, holding)
         found = rounds(key, dictionary, no_codes, schedule, False)
-        return judge(found.dictionary, found.codes, _JUDGING)
+        return judge(found.dictionary, found.codes, JUDGING)
 
-    def settle(best: _Found) -> _Found:
+    def settle(best: Found) -> Found:
         low = _SETTLE_PENALTY * last
         # Codes first: atoms fitted to codes that are far from converged would leave their places.
-        before = judge(best.dictionary, best.codes, _POLISHING, low)
+        before = judge(best.dictionary, best.codes, POLISHING, low)
         schedule = jnp.broadcast_to(low, (num_settling,)), jnp.zeros((num_settling,), bool)
         settled = rounds(key, before.dictionary, before.codes, schedule, True)
-        after = judge(settled.dictionary, settled.codes, _JUDGING, low)
+        after = judge(settled.dictionary, settled.codes, JUDGING, low)
         return jax.tree.map(lambda x, y: jnp.where(after.value < before.value, x, y), after, before)
 
     def rounds(
@@ -277,18 +284,16 @@ def _learn(
             key, signals, start, schedule, momentum, solver, update, num_steps, updated_codes
         )
 
-    def judge(dictionary: Array, codes: Array, times: int, penalty: Array = last) -> _Found:
-        codes = encode(solver, signals, dictionary, penalty, times * num_steps, codes)
-        value = jnp.mean(objectives.lasso(signals, dictionary, codes, penalty))
-        return _Found(dictionary, codes, value)
+    def judge(dictionary: Array, codes: Array, times: int, penalty: Array = last) -> Found:
+        return judged(solver, signals, dictionary, codes, penalty, times * num_steps)
 
-    def restart(key: Key) -> _Found:
+    def restart(key: Key) -> Found:
         draw, anneal_key = jax.random.split(key)
         start = start_from_signals(draw, signals, num_atoms)
         return anneal(anneal_key, start, first, num_rounds, _HOLDING)
 
-    def hop(best: _Found, key: Key) -> tuple[_Found, Array]:
-        def copy(key: Key) -> _Found:
+    def hop(best: Found, key: Key) -> tuple[Found, Array]:
+        def copy(key: Key) -> Found:
             which, fresh, anneal_key = jax.random.split(key, 3)
             out = jax.random.permutation(which, num_atoms) < _HOP_ATOMS
             atoms = start_from_signals(fresh, signals, num_atoms)
@@ -301,7 +306,7 @@ def _learn(
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best)
         return best, best.value
 
-    def best_of(found: _Found) -> _Found:
+    def best_of(found: Found) -> Found:
         finite = jnp.where(jnp.isfinite(found.value), found.value, jnp.inf)
         return jax.tree.map(lambda x: x[jnp.argmin(finite)], found)
 
@@ -309,28 +314,44 @@ def _learn(
     if dictionary0 is None:
         found = jax.vmap(restart)(jax.random.split(restart_key, num_restarts))
     else:
-        found = judge(dictionary0, no_codes, _POLISHING)
+        found = judge(dictionary0, no_codes, POLISHING)
         found = jax.tree.map(lambda x: x[None], found)
     best, hops = best_of(found), found.value[:0]
     if num_hops:
         best, hops = jax.lax.scan(hop, best, jax.random.split(hop_key, num_hops))
     if num_settling:
         best = settle(best)
-    best = judge(best.dictionary, best.codes, _POLISHING)
+    best = judge(best.dictionary, best.codes, POLISHING)
     return best.dictionary, best.codes, best.value, found.dictionary, found.value, hops
 
 
-class _Found(NamedTuple):
-    """A dictionary, its codes, and their mean objective at the last penalty."""
+class Found(NamedTuple):
+    """A dictionary, its codes, and their mean objective at some penalty."""
 
     dictionary: Array
     codes: Array
     value: Array
 
 
-def _schedule(first: Array, last: Array, num_rounds: int, holding: float) -> tuple[Array, Array]:
+def judged(
+    solver: Solver,
+    signals: Array,
+    dictionary: Array,
+    codes: Array,
+    penalty: Array,
+    num_steps: int,
+) -> Found:
+    """Bring codes nearer their minimum, and take the objective there."""
+    codes = encode(solver, signals, dictionary, penalty, num_steps, codes)
+    value = jnp.mean(objectives.lasso(signals, dictionary, codes, penalty))
+    return Found(dictionary, codes, value)
+
+
+def annealing(
+    first: Array, last: Array, num_rounds: int, holding: float = _HOLDING
+) -> tuple[Array, Array]:
     """Return the penalty of each round, (T,), and whether it replaces atoms, (T,)."""
-    begin, end = round(holding * num_rounds), round((1 - _SETTLING) * num_rounds)
+    begin, end = round(holding * num_rounds), round((1 - _KEEPING) * num_rounds)
     turns = jnp.arange(num_rounds)
     fraction = jnp.clip((turns - begin) / max(end - begin, 1), 0, 1).astype(last.dtype)
     due = turns % _REPLACE_EVERY == _REPLACE_EVERY - 1

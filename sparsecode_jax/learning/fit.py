@@ -197,6 +197,7 @@ def fit(
       >>> result.params.dictionary.shape
       (3, 16, 8)
     """
+    began = time.monotonic()
     _checks.encoder("fit", encoder)
     _checks.optimizer("fit", optimizer)
     if num_steps is not None:
@@ -239,11 +240,9 @@ def fit(
             f">= {done}, or another path."
         )
     taken = sum(step < done for step in steps)  # a record due now is taken again: it is the same
-    began = time.monotonic()
-
     run = functools.partial(_run, encoder=encoder, recipe=recipe, axes=axes)
     batches = None if source.stream is None else Batches(source.stream, done, data)
-    chunk, saved = 1, began
+    chunk, saved = 1, time.monotonic()
     with tqdm(
         total=None if num_steps == ENDLESS else num_steps, initial=done, desc=progress,
         unit="step", disable=progress is None,

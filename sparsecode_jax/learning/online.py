@@ -118,8 +118,8 @@ def learn_dictionary_online(
       TypeError: half precision, or what is no solver or no update.
 
     **Cost**: a batch: ``num_steps`` solver steps and their start, one ``dictionaries.step_size``,
-    4BMN for objective and residuals, 6BN for moments, the update, 2MN^2 for cosines; ``flops`` has
-    the count.
+    4BMN + 6BM + 2BN for objective and residuals, 4BN for moments, the update, 2MN^2 for cosines;
+    ``flops`` has the count.
 
     References:
       Mairal, Bach, Ponce, Sapiro, 2010, Algorithm 1.

@@ -87,8 +87,8 @@ def alternate(
       TypeError: half precision, or what is no solver or no update.
 
     **Cost**: a round: ``num_steps`` solver steps and its start for all B signals, one
-    ``dictionaries.step_size``, the update, the objective, 2BMN + 3BM for residuals and 2MN^2 for
-    cosines.
+    ``dictionaries.step_size``, the update, the objective, 2BMN + 3BM for residuals,
+    4BN for moments and 2MN^2 for cosines.
 
     Example:
       >>> import jax, jax.numpy as jnp, sparsecode_jax as sc

@@ -29,10 +29,10 @@ ENCODE_ERRORS = {
     "empty": (lambda x: x[:0], [], "has shape (0, 8)"),
     "not finite": (nan, [], "has nan at row 437, column 3, and 1 such rows"),
     "zeros": (lambda x: 0 * x, [], "holds nothing but zeros"),
-    "too large": (lambda x: 1e30 * x, [], "whose square float32 cannot hold"),
+    "too large": (lambda x: 1e30 * x, [], "too far from 1 for sums of squares"),
     "too large for steps": (lambda x: 1e25 * x, ["--num-steps", "10"], "whose square float32"),
-    "too large for a pursuit": (lambda x: 1e25 * x, OMP, "whose square float32 cannot hold"),
-    "too small": (lambda x: 1e-30 * x, [], "whose square float32 cannot hold"),
+    "too large for a pursuit": (lambda x: 1e25 * x, OMP, "too far from 1 for sums of squares"),
+    "too small": (lambda x: 1e-30 * x, [], "too far from 1 for sums of squares"),
     "penalty too large": (lambda x: x, ["--penalty", "1e39"], "the penalty is 1e+39, which is"),
     "penalty too small": (lambda x: x, ["--penalty", "1e-46"], "the penalty is 1e-46, which is"),
     "penalty of a file": (
@@ -134,7 +134,7 @@ def test_learn_wants_signals_whose_squares_float32_holds(files, capsys, factor):
     before = sorted(os.listdir())
     assert run("learn", "signals.npy", "--num-atoms", 4) == 2
     out, err = capsys.readouterr()
-    assert "whose square float32 cannot hold" in err and err.count("\n") == 1 and out == ""
+    assert "too far from 1 for sums of squares" in err and err.count("\n") == 1 and out == ""
     assert sorted(os.listdir()) == before
 
 
