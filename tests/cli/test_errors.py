@@ -30,7 +30,11 @@ ENCODE_ERRORS = {
     "not finite": (nan, [], "has nan at row 437, column 3, and 1 such rows"),
     "zeros": (lambda x: 0 * x, [], "holds nothing but zeros"),
     "too large": (lambda x: 1e30 * x, [], "too far from 1 for sums of squares"),
-    "too large for steps": (lambda x: 1e25 * x, ["--num-steps", "10"], "whose square float32"),
+    "too large for steps": (
+        lambda x: 1e25 * x,
+        ["--num-steps", "10"],
+        "too far from 1 for sums of squares",
+    ),
     "too large for a pursuit": (lambda x: 1e25 * x, OMP, "too far from 1 for sums of squares"),
     "too small": (lambda x: 1e-30 * x, [], "too far from 1 for sums of squares"),
     "penalty too large": (lambda x: x, ["--penalty", "1e39"], "the penalty is 1e+39, which is"),
