@@ -6,7 +6,7 @@ WORKERS ?= 2
 
 .PHONY: help pareto reproduce bench lint test test-all docs clean
 help:
-	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (about 11 minutes)"
+	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (about 8 minutes)"
 	@echo "make reproduce  the paper's three settings at full fidelity (about 25 minutes; resumes)"
 	@echo "make bench      solvers and training beside their peers (20 minutes; resumes)"
 	@echo "make test       lint, types and the test suite"

@@ -6,7 +6,7 @@ than the published optimiser spent, and beats every one-pass encoder; with a dic
 gradient steps, an SAE of any kind or the paper's sparse coding, all methods are limited by the
 dictionary (.71 at best), while one learned by turns is the true one for 3.4e9 FLOPs.
 
-Command: ``make pareto``, or ``python -m experiments.pareto`` (8 minutes on 2 cores).
+Command: ``make pareto``, or ``python -m experiments.pareto`` (7 minutes on 2 cores).
 ``--plot-only`` redraws the figure from the results, ``--quick`` is a short version for tests, and
 ``--signals my.npy`` compares methods on your own data, where no truth is known.
 """
