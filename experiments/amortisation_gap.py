@@ -6,8 +6,8 @@ layer is trained with the true codes, to convergence, beside wider, deeper and u
 beside 1 to 1,024 steps of ISTA; the rank bound behind the theorem, K = 1 as its exception, and the
 theorem that one ReLU layer near the dictionary recovers supports are checked numerically.
 
-Command: ``python -m experiments.amortisation_gap`` (15 minutes on one core; resumable; ``--quick``
-half a minute). Expected, latent MCC on the test half of the paper's data: one layer .880 from every
+Command: ``python -m experiments.amortisation_gap`` (6 minutes; resumable; ``--quick`` half a
+minute). Expected, latent MCC on the test half of the paper's data: one layer .880 from every
 start; one hidden layer .945 (16 wide) to .993 (1,024), three of 256 .9996; LISTA of 2, 4, 8 layers
 .958, .986, .996; ISTA of 1, 16, 1,024 steps .73, .91, .986; FISTA of 1,024 .9925. At K = 1 the
 layer has .979, and 4 of the 16 atoms can be decoded exactly.

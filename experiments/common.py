@@ -138,7 +138,7 @@ def run_cases(
 ) -> dict[tuple[int, ...], dict[str, float]]:
     """Measure what is missing, keeping each case as it is done; return all that is kept.
 
-    What was kept under other settings is not used.
+    What was kept under other settings is not used; after a change of the code, delete it.
     """
     out.mkdir(parents=True, exist_ok=True)
     kept = out / f"{name}_cases.json"
@@ -157,23 +157,35 @@ def run_cases(
     return {case: done[label[case]] for case in cases}
 
 
-def save_cases(
+def report_cases(
     name: str,
     done: dict[tuple[int, ...], dict[str, float]],
     axis: str,
+    table: str,
     config: dict[str, Any],
     out: pathlib.Path,
 ) -> None:
-    """Write what :func:`run_cases` returned as one result, a column each number."""
+    """Write what :func:`run_cases` returned, a column each number, and print and write its table.
+
+    Args:
+      name: of the experiment.
+      done: numbers of each case.
+      axis: what the numbers of a case's label are.
+      table: the report.
+      config: of the experiment.
+      out: the results folder.
+    """
     columns = list(next(iter(done.values())))
     arrays = {key: np.asarray([row[key] for row in done.values()]) for key in columns}
     manifest = {
         "experiment": name, "config": config,
         "axes": {key: ["case"] for key in columns} | {"case": ["case", axis]},
-        "flops": "training, all restarts and hops; convention 'arithmetic'",
+        "flops": "training: restarts, hops and settling; convention 'arithmetic'",
         "seconds": round(float(arrays["seconds"].sum()), 1),
     }  # fmt: skip
     save_results(out / name, {**arrays, "case": np.asarray(list(done))}, manifest)
+    (out / f"{name}.txt").write_text(table)
+    print("\n" + table)
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

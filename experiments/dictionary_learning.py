@@ -8,9 +8,8 @@ MCC that is left to gain is then the solver's, not the dictionary's.
 Command: ``python -m experiments.dictionary_learning`` (2 minutes on 2 cores; ``--quick`` 10
 seconds). Expected: on the paper's data dictionary MCC 1.0000 and latent MCC .9855 (true dictionary:
 .9854) on all five runs; on ten other data sets dictionary MCC .9997 or more and latent MCC at most
-.0022 below that of the true dictionary on nine; on one (209) .9949 and .014 below. What was learned
-there has a lower training objective than what the learner reaches from the true dictionary, so that
-more search does not help (docs/targets.md). Published (data
+.0022 below that of the true dictionary on nine; on one (209) .9949 and .014 below: its search ends
+in a minimum that is not the lowest (docs/targets.md). Published (data
 seed 20240926): SAE .566 latent MCC for 7.05e10 FLOPs by the paper's formula; sparse coding .698
 latent, .785 to .839 dictionary.
 """

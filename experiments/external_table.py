@@ -128,10 +128,8 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
     cases = [(n, k, seed) for seed in config.seeds for n, k in config.cases]
     settings = {"num_rounds": config.num_rounds, "num_samples": config.num_samples}
     done = common.run_cases(NAME, cases, settings, functools.partial(measure, config), out)
-    common.save_cases(NAME, done, "N, k, seed", dataclasses.asdict(config), out)
     text = table(config, done)
-    print("\n" + text)
-    (out / f"{NAME}.txt").write_text(text)
+    common.report_cases(NAME, done, "N, k, seed", text, dataclasses.asdict(config), out)
 
 
 if __name__ == "__main__":

@@ -127,10 +127,8 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
     ]
     settings = {"num_rounds": config.num_rounds, "num_hops": config.num_hops}
     done = common.run_cases(NAME, cases, settings, functools.partial(measure, config), out)
-    common.save_cases(NAME, done, "N, M, K, run", dataclasses.asdict(config), out)
     text = table(config, done)
-    print("\n" + text)
-    (out / f"{NAME}.txt").write_text(text)
+    common.report_cases(NAME, done, "N, M, K, run", text, dataclasses.asdict(config), out)
 
 
 if __name__ == "__main__":

@@ -333,3 +333,16 @@ def numpy_gap(signals, dictionary, codes, penalty, *, signed, ridge=0.0, group_s
     half = 0.5 * np.sum(x**2, axis=-1)
     primal = 0.5 * squares + np.sum(heavy * norms(z), axis=-1)
     return (primal - half + 0.5 * np.sum(dual**2, axis=-1)) / np.where(half > 0, half, 1)
+
+
+def raises(error, message, call):
+    """Expect an error of one line that matches."""
+    with pytest.raises(error, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def spoiled(array, value, index=(2, 3)):
+    array = np.array(array)
+    array[index] = value
+    return array

@@ -1,4 +1,4 @@
-"""What only LCA and coordinate descent promise; the laws of all solvers run in test_solvers.py."""
+"""What only LCA and coordinate descent promise; laws of all solvers: test_solvers.py."""
 
 import jax
 import jax.numpy as jnp

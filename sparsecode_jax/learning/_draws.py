@@ -55,8 +55,8 @@ def random_rows(key: Key, count: int, num_rows: int) -> Array:
     """Draw row numbers with replacement, (count,) of int32.
 
     The upper half of the 64-bit product of 32 random bits and ``num_rows``: a row's probability is
-    off by less than 2**-32. ``jax.random.randint`` draws twice the bits and divides: 230 in the
-    place of 115 microseconds for 256 models of 32 signals, whose whole step takes 850 (2 cores).
+    off by less than 2**-32. ``jax.random.randint`` draws twice the bits and divides, which a sweep
+    of small models feels.
     """
     bits = jax.random.bits(key, (count,), jnp.uint32)
     high, low = bits >> 16, bits & 0xFFFF

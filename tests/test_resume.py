@@ -1,0 +1,234 @@
+"""Training in chunks and from checkpoints: bit by bit what an uninterrupted run gives."""
+
+import functools
+import importlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sparsecode_jax as sc
+from sparsecode_jax import encoders
+from sparsecode_jax.learning import _fingerprint, losses
+
+from .contracts import M, N
+from .training_settings import (
+    DICTIONARY,
+    KEY,
+    SIGNALS,
+    assert_same_bits,
+    each_setting,
+    fit,
+    fit_module,
+    identity,
+)
+
+# --- chunks --------------------------------------------------------------------------------------
+
+
+@each_setting
+def test_results_do_not_depend_on_where_a_run_is_cut(setting, monkeypatch):
+    straight = fit(num_steps=50, **setting)
+    recorded = fit(num_steps=50, record=identity, record_steps=[0, 1, 2, 3, 9, 31, 50], **setting)
+    assert_same_bits(straight.state, recorded.state)
+    assert_same_bits(straight.params, recorded.params)
+    monkeypatch.setattr(fit_module, "_CHUNK_SECONDS", 0.0)  # single steps
+    assert_same_bits(straight.state, fit(num_steps=50, **setting).state)
+    monkeypatch.setattr(fit_module, "_CHUNK_SECONDS", 1e9)  # chunks of 1, 10, 39
+    assert_same_bits(straight.state, fit(num_steps=50, **setting).state)
+
+
+def test_other_numbers_compile_nothing(compilations):
+    def run(keys, scale, num_steps):
+        fit(
+            keys,
+            num_steps=num_steps,
+            penalty=0.1 * scale,
+            learning_rate=0.01 * scale,
+            signals=scale * SIGNALS,
+            dictionary=scale * DICTIONARY,
+            batch_size=7,
+            record=identity,
+            record_steps=[0, 3, num_steps],
+        )
+
+    keys, others = jax.random.split(KEY, 2), jax.random.split(jax.random.key(1), 2)
+    run(keys, 1, 15)
+    assert compilations.count > 0
+    compilations.count = 0
+    run(keys, 2, 15)
+    run(others, 3, 40)
+    assert compilations.count == 0
+
+
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runs", [KEY, jax.random.split(KEY, 2)], ids=["one_run", "two_runs"])
+@each_setting
+def test_a_longer_run_continues_bit_by_bit(setting, runs, tmp_path):
+    kwargs = {"record": identity, "record_steps": [0, 10, 30], **setting}
+    fit(runs, num_steps=30, checkpoint=tmp_path / "c", **kwargs)
+    resumed = fit(runs, num_steps=60, checkpoint=tmp_path / "c", **kwargs)
+    straight = fit(runs, num_steps=60, **kwargs)
+    assert_same_bits(resumed, straight)
+    again = fit(runs, num_steps=60, checkpoint=tmp_path / "c", **kwargs)
+    assert_same_bits(again, straight)
+
+
+class Interrupted(BaseException):
+    """Stands for a Ctrl-C that arrives between two chunks."""
+
+
+@pytest.mark.parametrize("stop", [1, 10, 33, 59])
+def test_an_interrupted_run_continues_bit_by_bit(stop, tmp_path, monkeypatch):
+    kwargs = {
+        "num_steps": 60,
+        "batch_size": 7,
+        "record": identity,
+        "record_steps": [0, 10, 33, 34, 60],
+    }
+    straight = fit(**kwargs)
+    trained, interrupted = [], []
+
+    def run(state, data, length, **static):
+        if sum(trained) == stop and not interrupted:
+            interrupted.append(stop)
+            raise Interrupted
+        trained.append(length)
+        return original(state, data, length, **static)
+
+    original = fit_module._run
+    monkeypatch.setattr(fit_module, "_run", run)
+    monkeypatch.setattr(fit_module, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(fit_module, "_CHUNK_SECONDS", 0.0)  # single steps
+    with pytest.raises(Interrupted):
+        fit(checkpoint=tmp_path / "c", **kwargs)
+    assert sum(trained) == stop
+    resumed = fit(checkpoint=tmp_path / "c", **kwargs)
+    assert sum(trained) == 60  # nothing was trained twice
+    assert_same_bits(resumed, straight)
+
+
+CHILD = """
+import functools, sys
+import jax, numpy as np, optax
+from sparsecode_jax import encoders, learning
+fit_module = sys.modules["sparsecode_jax.learning.fit"]
+fit_module._CHECKPOINT_SECONDS = 0.02
+fit_module._CHUNK_SECONDS = 0.01
+learning.fit(
+    jax.random.split(jax.random.key(0), 2), encoders.linear(8, 16), np.load(sys.argv[1]),
+    num_atoms=16, num_steps=int(sys.argv[3]), learning_rate=0.01, batch_size=7, progress=None,
+    optimizer={optimizer}, checkpoint=sys.argv[2],
+)
+"""
+
+
+def start_child(tmp_path, optimizer, num_steps):
+    np.save(tmp_path / "signals.npy", SIGNALS)
+    root = pathlib.Path(sc.__file__).parents[1]
+    program = CHILD.format(optimizer=optimizer)
+    arguments = [str(tmp_path / "signals.npy"), str(tmp_path / "c"), str(num_steps)]
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+
+
+def test_a_killed_run_continues_bit_by_bit(tmp_path):
+    num_steps = 20_000
+    child = start_child(tmp_path, "optax.adam", num_steps)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "c").exists() and time.monotonic() < deadline:
+            assert child.poll() is None
+            time.sleep(0.01)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    keys = jax.random.split(KEY, 2)
+    kwargs = {"num_steps": num_steps, "batch_size": 7}
+    left = [p for p in tmp_path.iterdir() if p.name.startswith("c")]
+    assert tmp_path / "c" in left  # and perhaps a temporary file that the kill left
+    content = importlib.import_module("flax.serialization").msgpack_restore(
+        (tmp_path / "c").read_bytes()
+    )
+    reached = int(np.max(content["leaves"]["0"]))
+    assert 0 < reached < num_steps
+    resumed = fit(keys, checkpoint=tmp_path / "c", **kwargs)
+    assert_same_bits(resumed, fit(keys, **kwargs))
+
+
+def test_a_partial_optimizer_resumes_in_another_process(tmp_path):
+    optimizer = "functools.partial(optax.adam, b1=0.5)"
+    child = start_child(tmp_path, optimizer, 20)
+    assert child.wait(timeout=120) == 0
+    keys = jax.random.split(KEY, 2)
+    kwargs = {"batch_size": 7, "optimizer": functools.partial(optax.adam, b1=0.5), "num_steps": 40}
+    resumed = fit(keys, checkpoint=tmp_path / "c", **kwargs)
+    assert_same_bits(resumed, fit(keys, **kwargs))
+
+
+def test_a_run_is_named_alike_in_every_process():
+    """No address of an object may enter the fingerprint."""
+    functions = (
+        optax.adam,
+        functools.partial(optax.adam, b1=0.5),
+        functools.partial(losses.lasso, transform=jnp.exp),
+        functools.partial(functools.partial(losses.lasso, loss=losses.paper), losses.cosine),
+    )
+    names = [_fingerprint._name(fn) for fn in functions]
+    assert len(set(names)) == len(names)
+    assert not [name for name in names if " at 0x" in name]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"key": jax.random.key(1)},
+        {"signals": SIGNALS + 1e-6},
+        {"learning_rate": 0.02},
+        {"penalty": 0.02},
+        {"batch_size": 8},
+        {"optimizer": optax.sgd},
+        {"optimizer": functools.partial(optax.adam, b1=0.5)},
+        {"loss": losses.lasso},
+        {"encoder": encoders.linear(M, N, use_bias=False)},
+        {"encoder": encoders.mlp(M, N, hidden=())},
+        {"record": identity, "record_steps": [3]},
+        {"dictionary": DICTIONARY},
+        {"key": jax.random.split(KEY, 2)},
+    ],
+    ids=lambda other: "-".join(other),
+)
+def test_a_checkpoint_of_another_run_is_refused_and_left(other, tmp_path):
+    fit(num_steps=3, batch_size=7, checkpoint=tmp_path / "c")
+    before = (tmp_path / "c").read_bytes()
+    with pytest.raises(ValueError, match="c belongs to another run: its data, settings or initial"):
+        fit(**{"num_steps": 3, "batch_size": 7, "checkpoint": tmp_path / "c", **other})
+    assert (tmp_path / "c").read_bytes() == before
+
+
+def test_a_checkpoint_beyond_the_last_step_is_refused(tmp_path):
+    fit(num_steps=30, checkpoint=tmp_path / "c")
+    before = (tmp_path / "c").read_bytes()
+    with pytest.raises(ValueError, match=r"fit: .*30"):
+        fit(num_steps=10, checkpoint=tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == before
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_and_left(tmp_path):
+    (tmp_path / "c").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="c is not a checkpoint"):
+        fit(checkpoint=tmp_path / "c")
+    assert (tmp_path / "c").read_bytes() == b"precious"
