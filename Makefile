@@ -14,25 +14,40 @@ help:
 	@echo "make docs       the API reference, as web pages in site/"
 	@echo "make clean      remove the virtual environment and caches; results/ stays"
 
-$(BIN)/python:
+# An environment is made once, for one interpreter; another one that is asked for is refused.
+.PHONY: interpreter
+interpreter:
+ifneq ($(origin PYTHON),file)
+	@wanted=$$($(PYTHON) -c 'import platform; print(platform.python_version())'); \
+	there=$$($(BIN)/python -c 'import platform; print(platform.python_version())' 2>/dev/null); \
+	if [ -n "$$there" ] && [ "$$there" != "$$wanted" ]; then \
+	  echo "$(VENV) holds Python $$there but PYTHON=$(PYTHON) is $$wanted; run make clean first," \
+	    "or leave PYTHON out to use what is there." >&2; exit 1; fi
+endif
+
+$(BIN)/python: | interpreter
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "Python >= 3.11 is needed, this is %s; run make PYTHON=python3.11" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/experiments.stamp: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[experiments]"
+# $(call install,EXTRA): the tested set and one extra of the project.
+install = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(1)]"
+SET := $(BIN)/python pyproject.toml constraints.txt
+
+$(VENV)/experiments.stamp: $(SET) | interpreter
+	$(call install,experiments)
 	@touch $@
 
-$(VENV)/test.stamp: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test]"
+$(VENV)/test.stamp: $(SET) | interpreter
+	$(call install,test)
 	@touch $(VENV)/experiments.stamp $(VENV)/docs.stamp $@
 
-$(VENV)/docs.stamp: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[docs]"
+$(VENV)/docs.stamp: $(SET) | interpreter
+	$(call install,docs)
 	@touch $@
 
-$(VENV)/bench.stamp: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[bench]"
+$(VENV)/bench.stamp: $(SET) | interpreter
+	$(call install,bench)
 	@touch $(VENV)/experiments.stamp $@
 
 pareto: $(VENV)/experiments.stamp

@@ -4,6 +4,7 @@ Shapes everywhere: signals (..., M), dictionary (N, M) with one atom per row, co
 """
 
 from sparsecode_jax import (
+    _jax_release,  # noqa: F401 - first, so that what cannot work says so before it fails
     dictionaries,
     encoders,
     flops,

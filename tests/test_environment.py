@@ -77,6 +77,34 @@ def test_installed_versions_satisfy_the_python_floor():
     assert project()["requires-python"] == ">=3.11"
 
 
+def imported_with(release):
+    program = f"import jax; jax.__version__ = {release!r}; import sparsecode_jax"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+def test_a_release_with_wrong_numbers_is_refused_at_import():
+    done = imported_with("0.10.2")
+    assert done.returncode == 1
+    assert "ImportError: sparsecode_jax: jax 0.10.2 silently returns wrong" in done.stderr
+
+
+def test_a_release_too_old_is_refused_at_import():
+    assert "ImportError: sparsecode_jax: jax 0.9.2 is installed" in imported_with("0.9.2").stderr
+
+
+@pytest.mark.parametrize(("release", "warns"), [("0.13.0", True), ("1.0", True), ("0.12.9", False)])
+def test_an_untested_release_is_said_at_import(release, warns):
+    done = imported_with(release)
+    assert done.returncode == 0
+    assert (f"jax {release} is newer than the releases" in done.stderr) == warns
+
+
+def test_the_bound_on_jax_is_one():
+    (pin,) = [d for d in project()["dependencies"] if d.startswith("jax>")]
+    assert pin == "jax>=0.10.1,!=0.10.2,<0.13"
+    assert pin in (ROOT / "sparsecode_jax" / "_jax_release.py").read_text()
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_the_package_alone_and_imports_anywhere(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "-w", str(tmp_path)]

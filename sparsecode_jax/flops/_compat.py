@@ -1,7 +1,8 @@
 """The one module of this sub-package that touches JAX internals.
 
-Written against jax 0.10.1, tested from 0.8.3 on. Primitives are recognized by name, because their
-Python objects move between versions and some names differ (``jit`` and ``pjit``, ``remat2`` and
+docs/test_matrix.txt lists the releases that the tests pass on. What differs between them is told
+by what is there, never by a version number. Primitives are recognized by name, because their Python
+objects move between releases and some names differ (``jit`` and ``pjit``, ``remat2`` and
 ``checkpoint``).
 """
 
@@ -9,19 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.extend.core as jex
 from jax._src import core, source_info_util
 from jax._src.interpreters import ad, batching, mlir
 from jax._src.interpreters import partial_eval as pe
 from jax._src.sharding_impls import UNSPECIFIED
 from jax._src.util import weakref_lru_cache
 
-Jaxpr = core.Jaxpr
-ClosedJaxpr = core.ClosedJaxpr
-Eqn = core.JaxprEqn
-Literal = core.Literal
-Var = core.Var
-Tracer = core.Tracer
-Primitive = core.Primitive
+Jaxpr = jex.Jaxpr
+ClosedJaxpr = jex.ClosedJaxpr  # from 0.11 on the same class as Jaxpr
+Eqn = jex.JaxprEqn
+Literal = jex.Literal
+Var = jex.Var
+Primitive = jex.Primitive
+Tracer = jax.core.Tracer
 
 weak_cache = weakref_lru_cache
 
@@ -31,6 +33,19 @@ def open_jaxpr(jaxpr: Any) -> tuple[Jaxpr, Sequence[Any]]:
     if isinstance(jaxpr, ClosedJaxpr):
         return jaxpr.jaxpr, jaxpr.consts
     return jaxpr, ()
+
+
+def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """Return how many leading inputs of a scan are constants, and how many then are carried."""
+    if "ft_in" in params:  # from 0.11 on: the inputs as a tree (constants, carry, slices)
+        constants, carry, _ = (list(part) for part in params["ft_in"].unpack())
+        return len(constants), len(carry)
+    return params["num_consts"], params["num_carry"]
+
+
+def manual_axes(params: dict[str, Any]) -> frozenset[Any]:
+    """Return the mesh axes a shard_map maps over; ``manual_axes`` until 0.11."""
+    return params["newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"]
 
 
 def is_jaxpr(value: Any) -> bool:
@@ -50,6 +65,18 @@ def params_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
 def eliminate_dead_code(jaxpr: Jaxpr) -> Jaxpr:
     """Drop equations that no output needs, keeping every input and output."""
     return pe.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), True)[0]
+
+
+def program(fun: Callable[..., Any], args: Any, kwargs: Any) -> tuple[ClosedJaxpr, Any]:
+    """Trace a function of pytrees; return its jaxpr and the tree of its outputs.
+
+    Operations that stand for a program (``jax.lax.custom_root`` from jax 0.11 on) are written out,
+    as ``jax.jit`` does before it lowers them.
+    """
+    jaxpr, shapes = jax.make_jaxpr(fun, return_shape=True)(*args, **kwargs)
+    if getattr(jaxpr, "is_high", False):
+        jaxpr = pe.lower_jaxpr2(jaxpr)
+    return jaxpr, jax.tree.structure(shapes)
 
 
 def is_reference(aval: Any) -> bool:
@@ -124,20 +151,10 @@ def jit_params(params: dict[str, Any], jaxpr: ClosedJaxpr, num_extra: int) -> di
     }
 
 
-def scan_params(params: dict[str, Any], jaxpr: ClosedJaxpr, num_extra: int) -> dict[str, Any]:
-    """Adapt the parameters of a scan equation to a body with ``num_extra`` leading carries."""
-    adapted = {**params, "jaxpr": jaxpr, "num_carry": params["num_carry"] + num_extra}
-    if "linear" in params:
-        place = params["num_consts"]
-        linear = params["linear"]
-        adapted["linear"] = (*linear[:place], *[False] * num_extra, *linear[place:])
-    return adapted
-
-
 def shard_map_like(eqn: Eqn, fun: Callable[..., Any], num_extra: int) -> Callable[..., Any]:
     """Map ``fun`` over devices as an equation does; extra outputs are stacked over all of them."""
-    params = eqn.params
-    manual = tuple(axis for axis in params["mesh"].axis_names if axis in params["manual_axes"])
+    params, mapped = eqn.params, manual_axes(eqn.params)
+    manual = tuple(axis for axis in params["mesh"].axis_names if axis in mapped)
     return jax.shard_map(
         fun,
         mesh=params["mesh"],

@@ -130,6 +130,11 @@ def _static_inner(name: str, analyzer: Analyzer, eqn: Any) -> Region:
     return region
 
 
+def _composite(analyzer: Analyzer, eqn: Any) -> Region:
+    name = "call_jaxpr" if "call_jaxpr" in eqn.params else "jaxpr"  # the latter until jax 0.10
+    return _static_inner(name, analyzer, eqn)
+
+
 def _scan(analyzer: Analyzer, eqn: Any) -> Region:
     length = int(eqn.params["length"])
     region = Region()
@@ -198,7 +203,7 @@ def _shard_map(analyzer: Analyzer, eqn: Any) -> Region:
     with analyzer.mesh_axes(eqn):
         inner = analyzer.region(eqn.params["jaxpr"])
     region = Region()
-    region.include(inner, times=prod(sizes[axis] for axis in eqn.params["manual_axes"]))
+    region.include(inner, times=prod(sizes[axis] for axis in _compat.manual_axes(eqn.params)))
     return region
 
 
@@ -254,7 +259,7 @@ def _expanded(analyzer: Analyzer, eqn: Any, fun: Callable[..., Any]) -> Region:
 
 STRUCTURAL: dict[str, Handler] = {
     **{name: partial(_call, param) for name, param in traffic.CALLS.items()},
-    "composite": partial(_static_inner, "jaxpr"),
+    "composite": _composite,
     "custom_partitioning": partial(_static_inner, "call"),
     "custom_vmap_call": partial(_static_inner, "call"),
     "linear_call": partial(_static_inner, "callee"),

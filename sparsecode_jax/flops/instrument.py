@@ -34,13 +34,18 @@ from sparsecode_jax.flops.tallies import (
     widen,
     zero_tallies,
 )
+from sparsecode_jax.flops.traffic import CALLS
 
 Outs = tuple[list[Any], list[Tally]]
 
 
 def evaluate(analyzer: Analyzer, jaxpr: Any, args: Sequence[Any]) -> Outs:
     """Run a jaxpr (open or closed) and return its outputs and its blocks' counters."""
-    opened, consts = _compat.open_jaxpr(jaxpr)
+    return evaluate_open(analyzer, *_compat.open_jaxpr(jaxpr), args)
+
+
+def evaluate_open(analyzer: Analyzer, opened: Any, consts: Sequence[Any], args: Any) -> Outs:
+    """Run an open jaxpr on constants given apart."""
     if not analyzer.region(opened).blocks:
         return _compat.evaluate(opened, consts, args), []
     live = _compat.eliminate_dead_code(opened)
@@ -95,7 +100,7 @@ def _remat(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
 
 def _inline(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
     with _compat.equation_context(eqn):
-        return evaluate(analyzer, eqn.params["call_jaxpr"], args)
+        return evaluate(analyzer, eqn.params[CALLS[eqn.primitive.name]], args)
 
 
 def _custom_rule(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
@@ -148,24 +153,27 @@ def _linear_solve(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
 
 def _scan(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
     params = eqn.params
-    inner, num_consts = params["jaxpr"], params["num_consts"]
+    inner = params["jaxpr"]
+    num_consts, num_carry = _compat.scan_counts(params)
+    first = num_consts + num_carry
+    consts, carry, slices = args[:num_consts], args[num_consts:first], args[first:]
     blocks = analyzer.region(inner).blocks
-    start = pack(zero_tallies(blocks))
-    extra = len(start)
 
-    def body(*operands: Any) -> list[Any]:
-        consts, counters = operands[:num_consts], operands[num_consts : num_consts + extra]
-        outs, tallies = evaluate(analyzer, inner, (*consts, *operands[num_consts + extra :]))
-        return [*add_packed(counters, pack(tallies)), *outs]
+    def body(state: Any, part: Any) -> Any:
+        carried, counters = state
+        outs, tallies = evaluate(analyzer, inner, [*consts, *carried, *part])
+        return (outs[:num_carry], add_packed(counters, pack(tallies))), outs[num_carry:]
 
-    avals = list(inner.in_avals)
-    avals[num_consts:num_consts] = [_compat.aval_of(leaf) for leaf in start]
-    outs = _compat.bind_with(
-        eqn,
-        [*args[:num_consts], *start, *args[num_consts:]],
-        _compat.scan_params(params, _compat.trace(body, avals), extra),
-    )
-    return outs[extra:], unpack(blocks, outs[:extra])
+    with _compat.equation_context(eqn):
+        (carry, counters), stacked = jax.lax.scan(
+            body,
+            (carry, [jnp.asarray(leaf) for leaf in pack(zero_tallies(blocks))]),
+            slices,
+            length=params["length"],
+            reverse=params["reverse"],
+            unroll=params["unroll"],
+        )
+    return [*carry, *stacked], unpack(blocks, counters)
 
 
 def _cond(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
@@ -305,7 +313,8 @@ def _shard_map(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
 HANDLERS: dict[str, Callable[[Analyzer, Any, list[Any]], Outs]] = {
     **dict.fromkeys(("jit", "pjit"), _jit),
     **dict.fromkeys(("remat", "remat2", "checkpoint"), _remat),
-    **dict.fromkeys(("call", "core_call", "closed_call"), _inline),
+    **dict.fromkeys(("call", "core_call", "closed_call", "eval_jaxpr"), _inline),
+    **dict.fromkeys(("program_order", "xla_metadata_call"), _inline),
     **dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), _custom_rule),
     "custom_linear_solve": _linear_solve,
     "scan": _scan,

@@ -75,7 +75,7 @@ def _equation_dependence(eqn: Any, marks: list[bool], visit: Visit | None) -> li
             visit(eqn, predicate)
         return [mark or predicate for mark in carry]
     if name == "scan":
-        first, second = params["num_consts"], params["num_carry"]
+        first, second = _compat.scan_counts(params)
         consts, xs = marks[:first], marks[first + second :]
         carry = _fixpoint(params["jaxpr"], consts, marks[first : first + second], xs)
         outs = _dependence(params["jaxpr"], [*consts, *carry, *xs], visit)

@@ -22,19 +22,20 @@ COLLECTIVES = rules_array.COLLECTIVES
 
 _FREE = """
 after_all ag_done ag_start all_gather all_gather_done all_gather_invariant all_gather_reduced
-all_gather_reduced_start all_gather_start all_to_all all_to_all_done all_to_all_start and
-axis_index bitcast_convert_type broadcast_in_dim broadcast_to check clz complex concatenate
+all_gather_reduced_start all_gather_start all_to_all all_to_all_done all_to_all_start and axis_index
+bitcast_convert_type broadcast_in_dim broadcast_to check clz complex concatenate
 convert_element_type copy copy_p create_linear create_token dce_sink debug_callback debug_print
 device_put dim_as_value dimension_size dynamic_slice dynamic_update_slice empty empty2 from_edtype
 full_to_shard gather imag inspect_sharding iota iota_2x32_shape layout_constraint
-lu_pivots_to_permutation name not optimization_barrier or pad pbroadcast pbroadcast_done
-pbroadcast_start pgather pin platform_index population_count ppermute ppermute_done ppermute_start
-precv preduced psend pvary ragged_all_to_all random_bits random_clone random_fold_in random_seed
-random_split random_unwrap random_wrap real reduce_and reduce_or reduce_precision reduce_xor
-reduced_vary_cast_p reshape reshard rev rng_bit_generator rng_uniform shape_assertion
-shard_to_full sharding_constraint shift_left shift_right_arithmetic shift_right_logical slice
-split squeeze stack stage stop_gradient threefry2x32 tie tile to_edtype transpose unpin
-unreachable unstack vary_unreduced_cast_p with_memory_space_constraint xor
+lu_pivots_to_permutation mulhi name not optimization_barrier or pad pbroadcast pbroadcast_done
+pbroadcast_dynamic pbroadcast_start pgather philox2x32 philox4x32 pin platform_index
+population_count ppermute ppermute_done ppermute_start precv preduced psend pvary ragged_all_to_all
+random_bits random_clone random_fold_in random_seed random_split random_unwrap random_wrap real
+reduce_and reduce_or reduce_precision reduce_xor reduced_vary_cast reduced_vary_cast_p relayout
+reshape reshard rev rng_bit_generator rng_uniform shape_assertion shard_to_full sharding_constraint
+shift_left shift_right_arithmetic shift_right_logical slice split squeeze stack stage stop_gradient
+threefry2x32 threefry4x32 tie tile to_edtype transpose unpin unreachable unstack vary_unreduced_cast
+vary_unreduced_cast_p with_memory_space_constraint xla_metadata_value xor
 """
 #: Layout, conversion, communication without arithmetic, integers, random bits, printing.
 FREE: frozenset[str] = frozenset(_FREE.split())
@@ -74,6 +75,8 @@ OPAQUE: Mapping[str, str] = {
     "scaled_matmul": _FUSED,
     "scaled_matmul_wrapper": _FUSED,
     "xla_pmap": _OLD,
+    "unreduced_pmax": _ASYNC,
+    "unreduced_pmin": _ASYNC,
     "unreduced_psum": _ASYNC,
     "unreduced_psum_start": _ASYNC,
     "unreduced_reduce_scatter": _ASYNC,

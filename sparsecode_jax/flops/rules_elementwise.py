@@ -98,14 +98,28 @@ def _integer_pow(
     return {cls.ELEMENTWISE: size(outs[0]) * each}
 
 
+def _one_minus_square(
+    ins: Sequence[Any], outs: Sequence[Any], params: dict[str, Any]
+) -> Mapping[str, int]:
+    return {cls.ELEMENTWISE: size(outs[0]) * (mul_cost(outs[0]) + add_cost(outs[0]))}
+
+
+def _polynomial(
+    ins: Sequence[Any], outs: Sequence[Any], params: dict[str, Any]
+) -> Mapping[str, int]:
+    degree = len(ins) - 2  # Horner's rule; the inputs are the argument and degree + 1 coefficients
+    each = mul_cost(outs[0]) + add_cost(outs[0])
+    return {cls.ELEMENTWISE: size(outs[0]) * degree * each}
+
+
 def _select(ins: Sequence[Any], outs: Sequence[Any], params: dict[str, Any]) -> Mapping[str, int]:
     return {cls.COMPARE: size(outs[0]) * scalar_cost(outs[0], 1, 1)}
 
 
 _TRANSCENDENTAL = (
     "acos acosh asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt cos cosh digamma erf "
-    "erf_inv erfc exp exp2 expm1 igamma igamma_grad_a igammac lgamma log log1p logistic polygamma "
-    "pow random_gamma_grad regularized_incomplete_beta rsqrt sin sinh tan tanh zeta"
+    "erf_inv erfc exp exp2 expm1 igamma igamma_grad_a igammac lgamma log log1p log2 logistic "
+    "polygamma pow random_gamma_grad regularized_incomplete_beta rsqrt sin sinh tan tanh zeta"
 )
 _COMPARE_BY_INPUT = "eq ne lt le gt ge eq_to lt_to le_to is_finite"
 
@@ -116,6 +130,8 @@ RULES: dict[str, Rule] = {
     "div": _by_output(cls.ELEMENTWISE, 1, COMPLEX_DIV),
     "sqrt": _sqrt,
     "integer_pow": _integer_pow,
+    "one_minus_square": _one_minus_square,
+    "polynomial": _polynomial,
     **{name: _by_output(cls.TRANSCENDENTAL) for name in _TRANSCENDENTAL.split()},
     **{name: _by_input(cls.COMPARE, 1, 2) for name in _COMPARE_BY_INPUT.split()},
     **{name: _by_output(cls.COMPARE) for name in ("ceil", "floor", "round", "nextafter")},

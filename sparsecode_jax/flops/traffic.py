@@ -25,7 +25,8 @@ from sparsecode_jax.flops.table import Region
 #: Calls that belong to the region around them, and the parameter that holds their program.
 CALLS: dict[str, str] = {
     **dict.fromkeys(("jit", "pjit", "remat", "remat2", "checkpoint"), "jaxpr"),
-    **dict.fromkeys(("call", "core_call", "closed_call"), "call_jaxpr"),
+    **dict.fromkeys(("program_order", "xla_metadata_call"), "jaxpr"),
+    **dict.fromkeys(("call", "core_call", "closed_call", "eval_jaxpr"), "call_jaxpr"),
     **dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), "call_jaxpr"),
 }
 #: Operations whose analysis includes regions of their own.

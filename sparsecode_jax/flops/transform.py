@@ -14,7 +14,7 @@ from sparsecode_jax.flops import _compat
 from sparsecode_jax.flops.analyze import ON_UNKNOWN, Analyzer
 from sparsecode_jax.flops.count import FlopCount
 from sparsecode_jax.flops.errors import FlopCountError
-from sparsecode_jax.flops.instrument import evaluate
+from sparsecode_jax.flops.instrument import evaluate_open
 from sparsecode_jax.flops.rules import registry_version
 from sparsecode_jax.flops.table import Table
 from sparsecode_jax.flops.tallies import Tally, pack, saturating_sum
@@ -139,8 +139,8 @@ def _program(jaxpr: Any, on_unknown: str, version: int) -> tuple[Table, Any]:
     num_consts = len(jaxpr.constvars)
 
     def run(*operands: Any) -> list[Any]:
-        closed = _compat.ClosedJaxpr(jaxpr, operands[:num_consts])
-        outs, tallies = evaluate(analyzer, closed, operands[num_consts:])
+        consts, args = operands[:num_consts], operands[num_consts:]
+        outs, tallies = evaluate_open(analyzer, jaxpr, consts, args)
         return [*outs, *pack([_at_root(tally) for tally in tallies])]
 
     avals = [var.aval for var in (*jaxpr.constvars, *jaxpr.invars)]
@@ -165,7 +165,7 @@ def _trace(
     fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], caller: str
 ) -> tuple[Any, Any]:
     try:
-        jaxpr, shapes = jax.make_jaxpr(fun, return_shape=True)(*args, **kwargs)
+        return _compat.program(fun, args, kwargs)
     except Exception as error:
         error.add_note(
             f"{caller} traces its function as jax.jit does: every argument must be an array (or a "
@@ -174,7 +174,6 @@ def _trace(
             f"{caller}(functools.partial(fun, num_steps=100))."
         )
         raise
-    return jaxpr, jax.tree.structure(shapes)
 
 
 def _check(fun: Any, on_unknown: str, caller: str) -> None:

@@ -78,7 +78,10 @@ def loop(eqn, values):
 
 def scan(eqn, values):
     p = eqn.params
-    nc, nk = p["num_consts"], p["num_carry"]
+    if "ft_in" in p:  # jax 0.11 and newer
+        nc, nk = (len(list(part)) for part in p["ft_in"].unpack()[:2])
+    else:
+        nc, nk = p["num_consts"], p["num_carry"]
     consts, carry, xs = values[:nc], values[nc : nc + nk], values[nc + nk :]
     order = range(p["length"])
     stacked = {}
@@ -103,7 +106,7 @@ def step(eqn, values):
     values = [v if hasattr(v, "dtype") else np.asarray(v) for v in values]
     if name in ("jit", "remat2", "checkpoint"):
         return call(params["jaxpr"], values)
-    if name in ("custom_jvp_call", "custom_vjp_call", "closed_call"):
+    if name in ("custom_jvp_call", "custom_vjp_call", "closed_call", "eval_jaxpr"):
         return call(params["call_jaxpr"], values)
     if name == "custom_linear_solve":
         sizes = params["const_lengths"]
@@ -146,6 +149,8 @@ def _float_step(eqn, name, params, values):
         return [out.astype(bool)]
     if name == "sqrt":
         return [elementwise(Scalar.sqrt, x)]
+    if name == "one_minus_square":
+        return [elementwise(lambda a: Scalar(np.float32(1)) - a * a, x)]
     if name == "square":
         return [elementwise(lambda a: a * a, x)]
     if name == "integer_pow":
@@ -215,6 +220,8 @@ def count(fun, *args):
         ``(outputs, operations by class)``, the outputs as a flat list of NumPy arrays.
     """
     closed = jax.make_jaxpr(fun)(*args)
+    if getattr(closed, "is_high", False):
+        closed = partial_eval.lower_jaxpr2(closed)
     TALLY.clear()
     leaves = [wrap(leaf) for leaf in jax.tree.leaves(args)]
     outs = run(closed.jaxpr, [wrap(c) for c in closed.consts], leaves)

