@@ -68,8 +68,9 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+test: lint  # most time is spent in XLA, and most laws hold however hard it tries
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --least-effort
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and full_effort"
 
 test-all: lint
 	$(BIN)/python -m pytest -n $(WORKERS)

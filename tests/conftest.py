@@ -1,9 +1,43 @@
-"""What every test may use: a counter of compilations and a small sparse problem."""
+"""What every test may use: a counter of compilations, a small sparse problem, cheap compilation."""
+
+import importlib.metadata
+import os
 
 import jax
 import pytest
 
 from . import contracts
+
+LEAST_EFFORT = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--least-effort",
+        action="store_true",
+        help="let XLA optimize as little as it can, and leave out tests marked full_effort",
+    )
+
+
+def pytest_configure(config):
+    """Set XLA's flags before the first program: it reads them once, and child processes inherit."""
+    if config.getoption("least_effort"):
+        flags = list(LEAST_EFFORT)
+        if importlib.metadata.version("jaxlib").startswith("0.10."):
+            # The larger half of the time at level 0. XLA stops at a flag that it does not know.
+            flags.append("--xla_cpu_use_fusion_emitters=false")
+        os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("least_effort"):
+        marked = [item for item in items if item.get_closest_marker("full_effort")]
+        config.hook.pytest_deselected(items=marked)
+        items[:] = [item for item in items if item not in marked]
 
 
 class Compilations:

@@ -81,6 +81,7 @@ def test_a_trained_lista_beats_ista_of_the_same_depth():
     assert floor < score(got.params.encoder) < floor + 0.5 * (score(params) - floor)
 
 
+@pytest.mark.full_effort
 @pytest.mark.parametrize("loss", [losses.squared_error, losses.aux_k(num_aux=2)])
 @pytest.mark.parametrize(
     "encoder",

@@ -28,6 +28,7 @@ def test_jax_is_not_the_version_that_multiplies_wrongly():
     assert jaxlib.__version__ != "0.10.2"
 
 
+@pytest.mark.full_effort
 @pytest.mark.parametrize(("dtype", "rows"), [("float32", 40_000), ("float64", 33_000)])
 def test_large_vmapped_products_are_right(dtype, rows):
     """jax-ml/jax#39103: jax 0.10.2 gives wrong rows here, without a word."""

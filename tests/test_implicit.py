@@ -164,6 +164,7 @@ def test_codes_are_returned_as_they_are_and_the_start_has_no_derivative():
         np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.full_effort
 def test_memory_does_not_grow_with_the_steps():
     signals, dictionary, _ = sparse_problem()
 

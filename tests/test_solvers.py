@@ -140,6 +140,7 @@ def test_orthonormal_atoms_are_solved_in_one_step():
         np.testing.assert_allclose(codes, prox(signals @ dictionary.T, 0.3), atol=1e-6)
 
 
+@pytest.mark.full_effort
 @pytest.mark.parametrize("case", [p for p in SOLVERS if "restart" not in p.id])
 def test_large_batches_agree_with_numpy(case):
     """jax 0.10.2 miscompiles products of more than 32,768 rows on CPU."""

@@ -166,7 +166,7 @@ print("done")
 
 
 def test_signals_on_two_devices():
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     run = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, env=env)
     assert run.stdout.strip() == "done", run.stderr

@@ -64,7 +64,7 @@ print("done")
 
 
 def test_counters_of_loops_add_up_over_devices():
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=env)
     assert run.stdout.strip() == "done", run.stderr
