@@ -1,5 +1,9 @@
 """The working set against scikit-learn, where it has to grow, where it cannot, and odd problems."""
 
+import importlib
+import re
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +22,7 @@ from sparsecode_jax.solvers import solve_to_tolerance, working_set
 
 from .contracts import docstring, numpy_gap
 
+module = importlib.import_module("sparsecode_jax.solvers.working_set")  # the name is the function
 M, N, S = 24, 60, 6
 PENALTY = 0.05
 WEIGHTS = np.linspace(0.02, 0.2, N)
@@ -191,3 +196,38 @@ def test_one_round_equals_proximal_gradient_on_the_same_atoms():
         fista = solvers.fista(restart=solvers.gradient_restart)
         expected = solvers.solve(fista, problem, num_steps=3000)
     np.testing.assert_allclose(codes, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("leading", [(5,), (3, 2)])
+def test_a_round_in_blocks_of_signals_equals_one_of_all(monkeypatch, leading):
+    """Also where the last block is not full, and over two rounds of different sizes."""
+    signals, dictionary = coherent()
+    signals = signals[: np.prod(leading)].reshape(*leading, M)
+    with jax.enable_x64(True):
+        problem = Lasso(*map(jnp.asarray, (signals, dictionary, PENALTY, 1.0)))
+        solver = working_set((4, 8))
+
+        def two_rounds():  # a function of its own each time: a compiled one would be kept
+            step = jax.jit(lambda state: solver.step(state, problem))
+            return step(step(solver.init(problem)))
+
+        expected = two_rounds()
+        monkeypatch.setattr(module, "_MOST_ENTRIES", 2 * 8 * M)  # four signals, then two
+        blocks = two_rounds()
+    assert blocks.support.shape == (*leading, 8)
+    chex.assert_trees_all_close(blocks, expected, atol=1e-12)
+
+
+def test_memory_does_not_grow_with_the_gathered_atoms_of_all_signals():
+    """The largest array of a round has the entries allowed, whatever the number of signals."""
+
+    def largest(batch, width):
+        shapes = ((batch, 64), (2048, 64), (), ())
+        problem = Lasso(*(jax.ShapeDtypeStruct(shape, "float32") for shape in shapes))
+        solver = working_set((width,))
+        text = jax.jit(solver.step).lower(jax.eval_shape(solver.init, problem), problem).as_text()
+        found = re.findall(r"tensor<([0-9x]+)xf32>", text)
+        return max(np.prod([int(n) for n in shape.split("x")], dtype=np.int64) for shape in found)
+
+    assert largest(2**12, 128) == 2**12 * 128 * 128 <= module._MOST_ENTRIES
+    assert largest(2**16, 256) <= module._MOST_ENTRIES < 2**16 * 256 * 256

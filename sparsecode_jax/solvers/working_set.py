@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -27,6 +29,7 @@ __all__ = ["WorkingSetState", "working_set"]
 
 _HIGHEST = lax.Precision.HIGHEST
 _GROUPS = 16  # candidates are the best of each of so many groups of atoms per wanted atom
+_MOST_ENTRIES = 2**27  # of gathered atoms, and of their Gram matrices, at a time: 512 MiB each
 
 
 class WorkingSetState(NamedTuple):
@@ -78,7 +81,8 @@ def working_set(
 
     **Cost**: in matrix products 2MN a signal to start; a signal and round of size W 2MN to
     correlate, 2MW^2 + 2MW for the Gram matrix and the residual, 2W^2 an inner step and 4W^2 before
-    them. The choice of atoms is comparisons.
+    them. The choice of atoms is comparisons. A round of many signals is done in blocks whose
+    gathered atoms, and Gram matrices, are at most 2^27 numbers.
 
     References:
       Working sets with a duality gap as certificate: Massias, Gramfort, Salmon, 2018 (celer);
@@ -109,7 +113,7 @@ def working_set(
     def step(state: WorkingSetState, problem: Lasso) -> WorkingSetState:
         different = sorted(set(widths(problem)))
         which = jnp.asarray([different.index(width) for width in widths(problem)])
-        branches = [functools.partial(_round, prox, inner_steps, width) for width in different]
+        branches = [functools.partial(_in_blocks, prox, inner_steps, width) for width in different]
         turn = which[jnp.minimum(state.rounds, len(sizes) - 1)]
         support, values, residual = lax.switch(turn, branches, state, problem)
         correlations = correlate(residual, problem.dictionary)
@@ -133,6 +137,37 @@ def working_set(
         )
 
     return Solver(init, step, codes, lambda dictionary: jnp.ones((), dictionary.dtype), gap, prox)
+
+
+def _in_blocks(
+    prox: Callable, inner_steps: int, width: int, state: WorkingSetState, problem: Lasso
+) -> tuple[Array, Array, Array]:
+    """Do a round on no more signals at a time than whose gathered atoms fit in memory.
+
+    A signal gathers W atoms of M numbers and a Gram matrix of W^2, so that a wide set takes far
+    more memory than the codes of the same signals.
+    """
+    leading, num_measurements = problem.signals.shape[:-1], problem.dictionary.shape[1]
+    size, most = math.prod(leading), _MOST_ENTRIES // (width * max(width, num_measurements))
+    if size <= max(most, 1):
+        return _round(prox, inner_steps, width, state, problem)
+    num_blocks = -(-size // max(most, 1))
+    block = -(-size // num_blocks)
+
+    def cut(x: Array) -> Array:
+        flat = jnp.pad(x.reshape(size, -1), [(0, num_blocks * block - size), (0, 0)])
+        return flat.reshape(num_blocks, block, -1)
+
+    def solve(rows: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+        signals, support, values, correlations = rows
+        here = state._replace(support=support, values=values, correlations=correlations)
+        return _round(prox, inner_steps, width, here, problem._replace(signals=signals))
+
+    rows = problem.signals, state.support, state.values, state.correlations
+    found = lax.map(solve, tuple(cut(x) for x in rows))
+    return jax.tree.map(
+        lambda x: x.reshape(num_blocks * block, -1)[:size].reshape(*leading, -1), found
+    )
 
 
 def _round(
