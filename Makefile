@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help pareto reproduce bench lint test test-all docs clean
+.PHONY: help pareto reproduce bench accelerators lint test test-all docs clean
 help:
 	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (about 8 minutes)"
 	@echo "make reproduce  the paper's three settings at full fidelity (about 25 minutes; resumes)"
 	@echo "make bench      solvers and training beside their peers (20 minutes; resumes)"
+	@echo "make accelerators  every program compiled for a TPU, without one (an hour; resumes)"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-all   the same with the slow tests"
 	@echo "make docs       the API reference, as web pages in site/"
@@ -50,6 +51,10 @@ $(VENV)/bench.stamp: $(SET) | interpreter
 	$(call install,bench)
 	@touch $(VENV)/experiments.stamp $@
 
+$(VENV)/tpu.stamp: $(SET) | interpreter
+	$(call install,tpu)
+	@touch $@
+
 pareto: $(VENV)/experiments.stamp
 	$(BIN)/python -m experiments.pareto
 	$(BIN)/python -m experiments.natural_images
@@ -62,6 +67,9 @@ reproduce: $(VENV)/experiments.stamp
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.training
+
+accelerators: $(VENV)/tpu.stamp
+	$(BIN)/python -m benchmarks.tpu --write docs/tpu.txt
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

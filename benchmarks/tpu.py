@@ -28,6 +28,7 @@ from unittest import mock
 
 # Read when jax and libtpu are loaded: ask no cloud which machine this is, and use no chip.
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip to be alone with
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -367,8 +368,8 @@ def table(results: dict, command: str, sizes: Sizes) -> str:
         f"Sizes: {sizes}, float32.",
         "Seconds are of XLA's compilation, on a machine that did other work besides; temporaries, "
         "and arguments\nwith results, are MiB on one chip of 16 GiB. The other columns count "
-        "instructions of the optimized\nprogram, those inside of fusions included; calls are custom "
-        "calls.",
+        "instructions of the optimized\nprogram, those inside of fusions included; calls are "
+        "custom calls.",
         format_table(head, [cells(name, row) for name, row in rows.items()]),
         *(f"At {at}: {'; '.join(names)}." for at, names in other.items()),
         "Custom calls in all: " + ", ".join(f"{k} {n}" for k, n in calls.most_common()) + ".",
