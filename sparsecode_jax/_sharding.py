@@ -1,14 +1,192 @@
-"""Let solvers run inside ``shard_map`` with its check of what varies between devices."""
+"""Arrays that lie on many devices: each device works on the signals, or runs, that it holds.
+
+Two kinds of mesh axes exist in JAX. Over *automatic* ones the compiler partitions a program; over
+*explicit* ones (what ``jax.make_mesh`` makes) the sharding is part of an array's type and every
+operation has to agree with it. Here a program over signals is mapped over devices (``shard_map``),
+which is the same for both kinds, and axes over which atoms are split are left to the compiler.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sparsecode_jax.types import PyTree
 
-__all__ = ["varying_like"]
+__all__ = [
+    "Layout",
+    "automatic",
+    "layout_of",
+    "over_devices",
+    "placement",
+    "relabeled",
+    "restored",
+    "to_host",
+    "varying_like",
+]
+
+_WHOLE = PartitionSpec()
+
+
+class Layout(NamedTuple):
+    """How a batch of signals and a dictionary lie on a mesh; hashable, for programs kept by it.
+
+    Attributes:
+      mesh: concrete or abstract.
+      rows: the mesh axes of each leading axis of the signals, as in a ``PartitionSpec``.
+      atoms: the mesh axes over which the rows of the dictionary are split, () for none.
+    """
+
+    mesh: Any
+    rows: tuple
+    atoms: tuple
+
+    @property
+    def by_signal(self) -> PartitionSpec:
+        """Where an array lies that leads with the signals' leading axes."""
+        return PartitionSpec(*self.rows)
+
+
+def placement(x: Any) -> tuple[Any, tuple] | None:
+    """Return the mesh of an array and its spec, one entry a dimension, if any axis is split.
+
+    What is being traced has a known placement on explicit axes only.
+    """
+    if isinstance(x, jax.core.Tracer):
+        sharding = getattr(jax.typeof(x), "sharding", None)
+    else:
+        sharding = getattr(x, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or not any(sharding.spec):
+        return None
+    entries = tuple(sharding.spec)
+    return sharding.mesh, entries + (None,) * (np.ndim(x) - len(entries))
+
+
+def layout_of(name: str, signals: Any, dictionary: Any = None) -> Layout | None:
+    """Return how signals (..., M) and a dictionary (N, M) lie on devices; None if on one.
+
+    Args:
+      name: of the public function, for messages. **Static**.
+      signals: (..., M).
+      dictionary: (N, M) or None.
+
+    Raises:
+      ValueError: measurements that are split, meshes that differ, an axis used twice.
+    """
+    here = placement(signals)
+    there = None if dictionary is None else placement(dictionary)
+    for label, found in (("signals", here), ("dictionary", there)):
+        if found is not None and found[1][-1] is not None:
+            raise ValueError(
+                f"{name}: the {label} are split over their measurements (mesh axis "
+                f"{found[1][-1]!r}, spec {PartitionSpec(*found[1])}); measurements are expected "
+                "whole on each device. Split signals over their leading axes, or the dictionary "
+                "over its atoms: PartitionSpec('atoms', None)."
+            )
+    if here is None and there is None:
+        return None
+    if here is not None and there is not None and not _same_devices(here[0], there[0]):
+        raise ValueError(
+            f"{name}: the signals lie on the mesh {_said(here[0])} and the dictionary on "
+            f"{_said(there[0])}; one mesh is expected. Move one of them: jax.device_put(dictionary, "
+            "NamedSharding(signals.sharding.mesh, spec))."
+        )
+    mesh = (here or there)[0]  # type: ignore[index]
+    rows = here[1][:-1] if here else (None,) * (np.ndim(signals) - 1)
+    atoms = _names(there[1][0]) if there else ()
+    if twice := set(atoms) & {axis for entry in rows for axis in _names(entry)}:
+        raise ValueError(
+            f"{name}: signals and atoms are both split over the mesh axis {twice.pop()!r}; an axis "
+            "can split one of them. Use a mesh of two axes, such as jax.make_mesh((4, 2), "
+            "('signals', 'atoms'))."
+        )
+    return Layout(mesh, rows, atoms)
+
+
+def over_devices(
+    fn: Callable, layout: Layout | None, in_specs: Any, out_specs: Any, *, check: bool = True
+) -> Callable:
+    """Run a function of arrays on each device's own part; the function itself without a layout.
+
+    Args:
+      fn: a pure function of positional pytrees. **Static**.
+      layout: of the signals. **Static**.
+      in_specs: where the arguments lie, of mesh axes other than ``layout.atoms``. **Static**.
+      out_specs: where results lie. **Static**.
+      check: whether results that are the same everywhere are to be shown to be so; only functions
+        that mark what varies (:func:`varying_like`) pass. **Static**.
+    """
+    if layout is None:
+        return fn
+    mapped = frozenset(layout.mesh.axis_names) - frozenset(layout.atoms)
+
+    def run(*args: Any) -> Any:
+        around = jax.sharding.get_abstract_mesh()  # a mesh of the context is taken as it is
+        return jax.shard_map(
+            fn,
+            mesh=None if around.shape else layout.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            axis_names=mapped,
+            check_vma=check,
+        )(*args)
+
+    return run
+
+
+def automatic(fn: Callable, out_specs: Any = _WHOLE) -> Callable:
+    """Let a function of arrays on explicit axes be partitioned by the compiler.
+
+    Args:
+      fn: a pure function of pytrees. **Static**.
+      out_specs: where its results lie: one spec for all of them, or ``(*args) -> spec``. **Static**.
+    """
+
+    @functools.wraps(fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        (args, kwargs), own = relabeled((args, kwargs))
+        mesh = _traced_explicit_mesh((args, kwargs))
+        if mesh is None:
+            return restored(fn(*args, **kwargs), own)
+        spec = out_specs if isinstance(out_specs, PartitionSpec) else out_specs(*args)
+        call = functools.partial(fn, **kwargs)
+        place = NamedSharding(mesh, spec)
+        return jax.sharding.auto_axes(call, axes=mesh.axis_names, out_sharding=place)(*args)
+
+    return run
+
+
+def relabeled(tree: PyTree) -> tuple[PyTree, Mesh | None]:
+    """Put concrete arrays on explicit axes onto automatic ones, in place, and return their mesh."""
+    mesh = next((m for m in map(_own_explicit_mesh, jax.tree.leaves(tree)) if m is not None), None)
+    if mesh is None:
+        return tree, None
+    plain = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+    return jax.tree.map(lambda x: _moved(x, plain), tree), mesh
+
+
+def restored(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Undo :func:`relabeled`: put the arrays of a result onto the explicit mesh."""
+    return tree if mesh is None else jax.tree.map(lambda x: _moved(x, mesh), tree)
+
+
+def to_host(x: Any) -> np.ndarray:
+    """Return an array as NumPy, on every process, whichever devices hold its parts."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        if not x.is_fully_replicated:
+            x = _gathered(x, NamedSharding(x.sharding.mesh, _WHOLE))  # type: ignore[attr-defined]
+        return np.asarray(x.addressable_data(0))
+    return np.asarray(x)
+
+
+@functools.partial(jax.jit, static_argnames="sharding")
+def _gathered(x: Any, sharding: NamedSharding) -> Any:
+    return jax.lax.with_sharding_constraint(x, sharding)
 
 
 def varying_like(tree: PyTree, *others: Any) -> PyTree:
@@ -32,3 +210,43 @@ def _axes(leaf: Any) -> frozenset[Any]:
     kind = jax.typeof(leaf)
     manual = getattr(kind, "manual_axis_type", None)  # before jax 0.10 the attribute was vma
     return getattr(kind, "vma", frozenset()) if manual is None else manual.varying
+
+
+def _names(entry: Any) -> tuple:
+    """Return the mesh axes of one entry of a spec."""
+    if entry is None:
+        return ()
+    return tuple(entry) if isinstance(entry, tuple) else (entry,)
+
+
+def _said(mesh: Any) -> str:
+    return str(dict(mesh.shape))
+
+
+def _same_devices(one: Any, other: Any) -> bool:
+    if isinstance(one, Mesh) and isinstance(other, Mesh):
+        return one.axis_names == other.axis_names and np.array_equal(one.devices, other.devices)
+    return dict(one.shape) == dict(other.shape)
+
+
+def _traced_explicit_mesh(tree: Any) -> Any:
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.core.Tracer):
+            mesh = getattr(getattr(jax.typeof(leaf), "sharding", None), "mesh", None)
+            if mesh is not None and AxisType.Explicit in mesh.axis_types:
+                return mesh
+    return None
+
+
+def _own_explicit_mesh(leaf: Any) -> Mesh | None:
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+        return None
+    mesh = getattr(leaf.sharding, "mesh", None)
+    explicit = isinstance(mesh, Mesh) and AxisType.Explicit in mesh.axis_types
+    return mesh if explicit else None
+
+
+def _moved(leaf: Any, mesh: Mesh) -> Any:
+    if not isinstance(leaf, jax.Array) or not isinstance(leaf.sharding, NamedSharding):
+        return leaf
+    return jax.device_put(leaf, NamedSharding(mesh, leaf.sharding.spec))

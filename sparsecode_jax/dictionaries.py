@@ -6,10 +6,13 @@ float32 products to TF32 or bfloat16, which stops a solver short of its optimum.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._sharding import automatic
 from sparsecode_jax.types import Array, ArrayLike, Key
 
 __all__ = [
@@ -106,9 +109,12 @@ def spectral_norm(dictionary: ArrayLike, *, num_squarings: int = 6) -> Array:
     _checks.matrix("spectral_norm", "dictionary", dictionary)
     _checks.count("spectral_norm", "num_squarings", num_squarings, minimum=0)
     (dictionary,) = _checks.floating("spectral_norm", dictionary)
-    scale = jax.lax.stop_gradient(
-        jnp.max(jnp.abs(dictionary))
-    )  # squares neither over- nor underflow
+    return automatic(functools.partial(_spectral_norm, num_squarings=num_squarings))(dictionary)
+
+
+def _spectral_norm(dictionary: Array, *, num_squarings: int) -> Array:
+    # Squares neither over- nor underflow.
+    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(dictionary)))
     dictionary = dictionary / jnp.where(scale == 0, 1, scale)
     small = dictionary if dictionary.shape[0] <= dictionary.shape[1] else dictionary.T
     gram = correlate(small, small)

@@ -48,6 +48,8 @@ class Solver(NamedTuple):
         error; None means the relative duality gap of the codes, if there is a ``prox``.
       prox: the proximal operator of the penalty whose sum with the squared error the solver
         minimises; None if it minimises no such sum.
+      splits_atoms: whether it uses the dictionary only in correlations and reconstructions, and
+        else treats atoms one by one, so that the dictionary may be split over devices by its atoms.
 
     A state is a pytree. Each of its arrays either leads with the signals' leading axes or is shared
     by all signals; how a shared array changes from step to step does not depend on the signals.
@@ -59,6 +61,7 @@ class Solver(NamedTuple):
     step_size: Callable[[Array], Array] | None = None
     gap: Callable[[PyTree, Lasso], Array] | None = None
     prox: Callable[[Array, Array], Array] | None = None
+    splits_atoms: bool = False
 
 
 class Aux(NamedTuple):

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax._sharding import varying_like
+from sparsecode_jax._sharding import Layout, automatic, relabeled, restored, varying_like
+from sparsecode_jax.solvers._spread import over_signals, splits_atoms, spread
 from sparsecode_jax.solvers._tolerance import solve_to_tolerance
 from sparsecode_jax.solvers.fista import fista
 from sparsecode_jax.solvers.sparsa import sparsa
@@ -45,7 +46,8 @@ def solve(
     _checks.solver("solve", solver)
     problem, codes0 = _checks.prepared("solve", problem, codes0)
     _checks.count("solve", "num_steps", num_steps, minimum=0)
-    return _solve(solver, problem, codes0, num_steps)
+    problem, codes0, layout, mesh = spread("solve", solver, problem, codes0)
+    return restored(_solve(solver, problem, codes0, num_steps, layout), mesh)
 
 
 def trajectory(
@@ -84,7 +86,9 @@ def trajectory(
     problem, codes0 = _checks.prepared("trajectory", problem, codes0)
     _checks.count("trajectory", "num_steps", num_steps, minimum=0)
     _checks.count("trajectory", "record_every", record_every)
-    return _trajectory(solver, problem, codes0, num_steps, record, record_every)
+    problem, codes0, layout, mesh = spread("trajectory", solver, problem, codes0)
+    found = _trajectory(solver, problem, codes0, num_steps, record, record_every, layout)
+    return restored(found, mesh)
 
 
 def sparse_encode(
@@ -143,10 +147,12 @@ def sparse_encode(
     _checks.steps_or_tolerance(name, num_steps, tolerance)
     signals, dictionary = _checks.floating(name, signals, dictionary)
     _checks.dictionary_matrix(name, dictionary)
+    arrays = (signals, dictionary, penalty, codes0, step_size)
+    (signals, dictionary, penalty, codes0, step_size), mesh = relabeled(arrays)
     check_every, max_steps = 1, _MOST_STEPS
     if solver is None and num_steps is not None:
         solver = fista()
-    elif solver is None and dictionary.shape[0] >= _MANY_ATOMS:
+    elif solver is None and dictionary.shape[0] >= _MANY_ATOMS and not splits_atoms(dictionary):
         solver, max_steps = working_set(_set_sizes(min(dictionary.shape))), _MOST_ROUNDS
     elif solver is None:
         solver, check_every = sparsa(), 5
@@ -157,17 +163,19 @@ def sparse_encode(
     problem = Lasso(signals, dictionary, jnp.asarray(penalty), jnp.asarray(step_size))
     if tolerance is not None:
         _checks.positive(name, tolerance=tolerance)
-        return solve_to_tolerance(
+        codes, _ = solve_to_tolerance(
             solver,
             problem,
             tolerance=tolerance,
             max_steps=max_steps,
             check_every=check_every,
             codes0=codes0,
-        )[0]
+        )
+        return restored(codes, mesh)
     problem, codes0 = _checks.prepared(name, problem, codes0)
     _checks.count(name, "num_steps", num_steps, minimum=0)
-    return _solve(solver, problem, codes0, num_steps)
+    problem, codes0, layout, _ = spread(name, solver, problem, codes0)
+    return restored(_solve(solver, problem, codes0, num_steps, layout), mesh)
 
 
 def _set_sizes(most: int) -> tuple[int, ...]:
@@ -178,8 +186,15 @@ def _set_sizes(most: int) -> tuple[int, ...]:
     return sizes
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "num_steps"))
-def _solve(solver: Solver, problem: Lasso, codes0: Array | None, num_steps: int) -> Array:
+@functools.partial(jax.jit, static_argnames=("solver", "num_steps", "layout"))
+def _solve(
+    solver: Solver,
+    problem: Lasso,
+    codes0: Array | None,
+    num_steps: int,
+    layout: Layout | None = None,
+) -> Array:
+    solver = over_signals(solver, problem, codes0, layout)
     state = varying_like(solver.init(problem, codes0), problem)
     state, _ = jax.lax.scan(
         lambda state, _: (solver.step(state, problem), None), state, length=num_steps
@@ -187,7 +202,9 @@ def _solve(solver: Solver, problem: Lasso, codes0: Array | None, num_steps: int)
     return solver.codes(state)
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "num_steps", "record", "record_every"))
+@functools.partial(
+    jax.jit, static_argnames=("solver", "num_steps", "record", "record_every", "layout")
+)
 def _trajectory(
     solver: Solver,
     problem: Lasso,
@@ -195,7 +212,10 @@ def _trajectory(
     num_steps: int,
     record: Callable[[Array], PyTree],
     record_every: int,
+    layout: Layout | None = None,
 ) -> tuple[Array, PyTree]:
+    solver = over_signals(solver, problem, codes0, layout)
+
     def run(state: PyTree, length: int) -> PyTree:
         def step(state: PyTree, _: None) -> tuple[PyTree, None]:
             return solver.step(state, problem), None
@@ -214,4 +234,4 @@ def _trajectory(
 
 @functools.partial(jax.jit, static_argnames="choose")
 def _step_size(choose: Callable[[Array], Array], dictionary: Array) -> Array:
-    return choose(dictionary)
+    return automatic(choose)(dictionary)

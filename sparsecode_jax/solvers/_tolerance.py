@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from sparsecode_jax import _checks
-from sparsecode_jax._sharding import varying_like
+from sparsecode_jax._sharding import Layout, over_devices, restored, varying_like
 from sparsecode_jax.objectives import duality_gap
 from sparsecode_jax.prox import separable
 from sparsecode_jax.solvers._implicit import with_implicit_gradient
+from sparsecode_jax.solvers._spread import grows_with_signals, problem_specs, spread
 from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
 
 __all__ = ["ToleranceInfo", "solve_to_tolerance"]
@@ -102,17 +104,46 @@ def solve_to_tolerance(
         chunk_size = _CPU_CHUNKS[num_atoms > 1024] if on_cpu else _ACCELERATOR_ENTRIES // num_atoms
         chunk_size = max(chunk_size, 1)
     _checks.count(name, "chunk_size", chunk_size)
-    return _solve_to_tolerance(
-        solver, problem, codes0, tolerance, max_steps, check_every, chunk_size
+    problem, codes0, layout, mesh = spread(name, solver, problem, codes0)
+    found = _solve_to_tolerance(
+        solver, problem, codes0, tolerance, max_steps, check_every, chunk_size, layout
     )
+    return restored(found, mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "max_steps", "check_every", "chunk_size"))
+@functools.partial(
+    jax.jit, static_argnames=("solver", "max_steps", "check_every", "chunk_size", "layout")
+)
 def _solve_to_tolerance(
     solver: Solver,
     problem: Lasso,
     codes0: Array | None,
     tolerance: Array,
+    max_steps: int,
+    check_every: int,
+    chunk_size: int,
+    layout: Layout | None = None,
+) -> tuple[Array, ToleranceInfo]:
+    if layout is not None:  # each device moves its own open signals together, and then stops
+        run = functools.partial(
+            _run_to_tolerance, solver, max_steps=max_steps, check_every=check_every,
+            chunk_size=chunk_size,
+        )  # fmt: skip
+        rows, whole = layout.by_signal, PartitionSpec()
+        mapped = over_devices(run, layout, (problem_specs(layout), rows, whole), (rows, rows))
+        return mapped(problem, codes0, tolerance)
+    return _run_to_tolerance(
+        solver, problem, codes0, tolerance, max_steps=max_steps, check_every=check_every,
+        chunk_size=chunk_size,
+    )  # fmt: skip
+
+
+def _run_to_tolerance(
+    solver: Solver,
+    problem: Lasso,
+    codes0: Array | None,
+    tolerance: Array,
+    *,
     max_steps: int,
     check_every: int,
     chunk_size: int,
@@ -155,7 +186,7 @@ class _Run(NamedTuple):
         signals = problem.signals
         batch, dtype = signals.shape[0], signals.dtype
         state = self.solver.init(problem, codes0)
-        parts = _Parts(state, _by_signal(self.solver, problem, codes0))
+        parts = _Parts(state, grows_with_signals(self.solver, problem, codes0))
         rows = jnp.arange(batch, dtype=jnp.int32)
         queue = _Queue(
             rows, signals, parts.own(state), jnp.zeros_like(rows), jnp.full(batch, jnp.inf, dtype)
@@ -244,19 +275,6 @@ class _Parts(NamedTuple):
         rows, rest = iter(own), iter(shared)
         leaves = [next(rows) if is_own else next(rest) for is_own in self.by_signal]
         return jax.tree.unflatten(jax.tree.structure(self.like), leaves)
-
-
-def _by_signal(solver: Solver, problem: Lasso, codes0: Array | None) -> list[bool]:
-    """Say which arrays of a state have a row a signal: those that grow with the batch."""
-
-    def shapes(batch: int) -> list[tuple[int, ...]]:
-        def like(x: Any) -> Any:
-            return None if x is None else jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
-
-        many = problem._replace(signals=like(problem.signals))
-        return [x.shape for x in jax.tree.leaves(jax.eval_shape(solver.init, many, like(codes0)))]
-
-    return [two != three for two, three in zip(shapes(2), shapes(3), strict=True)]
 
 
 def _open_first(queue: _Queue, done: Array) -> _Queue:

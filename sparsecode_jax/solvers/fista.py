@@ -85,7 +85,7 @@ def fista(
             weight = jnp.where(restarted, 0, weight)
         return FistaState(codes, codes + weight * (codes - state.codes), new_t)
 
-    return Solver(init, step, _codes, prox=prox)
+    return Solver(init, step, _codes, prox=prox, splits_atoms=True)
 
 
 def _codes(state: FistaState) -> Array:

@@ -35,7 +35,7 @@ def ista(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) 
     References:
       Daubechies, Defrise, De Mol, 2004; Beck and Teboulle, 2009, Eq. (1.4).
     """
-    return Solver(init_codes, functools.partial(_step, prox), _codes, prox=prox)
+    return Solver(init_codes, functools.partial(_step, prox), _codes, prox=prox, splits_atoms=True)
 
 
 def init_codes(problem: Lasso, codes0: Array | None = None) -> Array:

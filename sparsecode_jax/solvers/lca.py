@@ -63,7 +63,7 @@ def lca(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) -
         membrane = state.membrane + step_size * (drive + state.codes - state.membrane)
         return LcaState(membrane, prox(membrane, penalty))
 
-    return Solver(init, step, _codes, _step_size, prox=prox)
+    return Solver(init, step, _codes, _step_size, prox=prox, splits_atoms=True)
 
 
 def _codes(state: LcaState) -> Array:

@@ -67,7 +67,7 @@ def log_adam(*, epsilon: float = 1e-8) -> Solver:
         updates, optimizer_state = optimizer.update(gradient, state.optimizer)
         return LogAdamState(optax.apply_updates(state.log_codes, updates), optimizer_state)
 
-    return Solver(init, step, _codes, _learning_rate, _gap)
+    return Solver(init, step, _codes, _learning_rate, _gap, splits_atoms=True)
 
 
 def _codes(state: LogAdamState) -> Array:

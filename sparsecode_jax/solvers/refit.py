@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from sparsecode_jax import _checks
-from sparsecode_jax._sharding import varying_like
+from sparsecode_jax._sharding import Layout, over_devices, restored, varying_like
 from sparsecode_jax.solvers import _support
-from sparsecode_jax.types import Array, ArrayLike
+from sparsecode_jax.solvers._spread import spread
+from sparsecode_jax.types import Array, ArrayLike, Lasso
 
 __all__ = ["refit"]
 
@@ -69,7 +71,13 @@ def refit(
     _checks.count(name, "num_active", num_active)
     _checks.num_active(name, num_active, dictionary.shape[0])
     _checks.count(name, "num_rounds", num_rounds)
-    return _refit(codes, signals, dictionary, num_active, num_rounds if nonnegative else 0)
+    rounds = num_rounds if nonnegative else 0
+    zero = jnp.zeros((), signals.dtype)
+    problem, codes, layout, mesh = spread(
+        name, None, Lasso(signals, dictionary, zero, zero), codes
+    )
+    found = _refit(codes, problem.signals, problem.dictionary, num_active, rounds, layout)
+    return restored(found, mesh)
 
 
 class _Exchange(NamedTuple):
@@ -81,9 +89,24 @@ class _Exchange(NamedTuple):
     gain: Array
 
 
-@functools.partial(jax.jit, static_argnames=("num_active", "num_rounds"))
+@functools.partial(jax.jit, static_argnames=("num_active", "num_rounds", "layout"))
 def _refit(
-    codes: Array, signals: Array, dictionary: Array, num_active: int, num_rounds: int
+    codes: Array,
+    signals: Array,
+    dictionary: Array,
+    num_active: int,
+    num_rounds: int,
+    layout: Layout | None,
+) -> Array:
+    fit = functools.partial(_fit, num_active=num_active, num_rounds=num_rounds)
+    if layout is not None:
+        rows = layout.by_signal
+        fit = over_devices(fit, layout, (rows, rows, PartitionSpec()), rows)
+    return fit(codes, signals, dictionary)
+
+
+def _fit(
+    codes: Array, signals: Array, dictionary: Array, *, num_active: int, num_rounds: int
 ) -> Array:
     magnitudes, places = jax.lax.top_k(jnp.abs(codes), num_active)
     atoms, norms = _support.unit_atoms(dictionary[places])

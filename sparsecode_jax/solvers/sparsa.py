@@ -108,7 +108,7 @@ def sparsa(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
             prox=prox,
         )
 
-    return Solver(init, step, _codes, gap=gap, prox=prox)
+    return Solver(init, step, _codes, gap=gap, prox=prox, splits_atoms=True)
 
 
 def _squares(x: Array) -> Array:

@@ -1,0 +1,89 @@
+"""Solvers on signals that lie on many devices: each device iterates on its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+
+from sparsecode_jax._sharding import Layout, layout_of, over_devices, placement, relabeled
+from sparsecode_jax.types import Array, Lasso, Solver
+
+__all__ = ["grows_with_signals", "over_signals", "problem_specs", "splits_atoms", "spread"]
+
+_WHOLE = PartitionSpec()
+
+
+def splits_atoms(dictionary: Array) -> bool:
+    """Say whether the atoms of a dictionary are known to be split over devices."""
+    return placement(dictionary) is not None
+
+
+def spread(
+    name: str, solver: Solver | None, problem: Lasso, codes0: Array | None
+) -> tuple[Lasso, Array | None, Layout | None, Any]:
+    """Return a problem and a warm start on automatic axes, their layout, and their own mesh.
+
+    Raises:
+      ValueError: atoms that are split where the solver (None for what is none) needs them whole, or
+        inside a program on explicit axes; and as ``layout_of``.
+    """
+    (problem, codes0), mesh = relabeled((problem, codes0))
+    layout = layout_of(name, problem.signals, problem.dictionary)
+    if layout is None or not layout.atoms:
+        return problem, codes0, layout, mesh
+    if solver is None or not solver.splits_atoms:
+        raise ValueError(
+            f"{name}: the dictionary {problem.dictionary.shape} is split over its atoms (mesh axis "
+            f"{layout.atoms[0]!r}), but this solver needs every atom on every device. Take ista, "
+            "fista, sparsa, lca or log_adam, or put the dictionary on all devices: "
+            "jax.device_put(dictionary, NamedSharding(mesh, PartitionSpec()))."
+        )
+    if isinstance(problem.dictionary, jax.core.Tracer):
+        raise ValueError(
+            f"{name}: the dictionary is split over its atoms by the explicit mesh axis "
+            f"{layout.atoms[0]!r} of the program around this call; automatic axes are expected "
+            "there. Make the mesh with axis_types=(jax.sharding.AxisType.Auto,) for that axis, or "
+            "call this function outside of jit."
+        )
+    return problem, codes0, layout, mesh
+
+
+def problem_specs(layout: Layout) -> Lasso:
+    """Return where the arrays of a problem lie."""
+    return Lasso(layout.by_signal, _WHOLE, _WHOLE, _WHOLE)  # type: ignore[arg-type]
+
+
+def over_signals(
+    solver: Solver, problem: Lasso, codes0: Array | None, layout: Layout | None
+) -> Solver:
+    """Let each device run a solver's functions on the signals that it holds."""
+    if layout is None:
+        return solver
+    rows, problems = layout.by_signal, problem_specs(layout)
+    state = jax.tree.unflatten(
+        jax.tree.structure(jax.eval_shape(solver.init, problem, codes0)),
+        [rows if own else _WHOLE for own in grows_with_signals(solver, problem, codes0)],
+    )
+    return solver._replace(
+        init=over_devices(solver.init, layout, (problems, rows), state),
+        step=over_devices(solver.step, layout, (state, problems), state),
+        codes=over_devices(solver.codes, layout, (state,), rows),
+    )
+
+
+def grows_with_signals(solver: Solver, problem: Lasso, codes0: Array | None) -> list[bool]:
+    """Say which arrays of a state have a row a signal: those that grow with the batch."""
+
+    def shapes(batch: int) -> list[tuple[int, ...]]:
+        def like(x: Any) -> Any:
+            return None if x is None else jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+
+        def whole(x: Any) -> Any:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+        many = jax.tree.map(whole, problem)._replace(signals=like(problem.signals))
+        return [x.shape for x in jax.tree.leaves(jax.eval_shape(solver.init, many, like(codes0)))]
+
+    return [two != three for two, three in zip(shapes(2), shapes(3), strict=True)]
