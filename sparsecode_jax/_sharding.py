@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -21,7 +21,9 @@ from sparsecode_jax.types import PyTree
 __all__ = [
     "Layout",
     "automatic",
+    "by_signal",
     "layout_of",
+    "layout_of_axes",
     "over_devices",
     "placement",
     "relabeled",
@@ -30,6 +32,7 @@ __all__ = [
     "varying_like",
 ]
 
+Function = TypeVar("Function", bound=Callable)
 _WHOLE = PartitionSpec()
 
 
@@ -39,17 +42,12 @@ class Layout(NamedTuple):
     Attributes:
       mesh: concrete or abstract.
       rows: the mesh axes of each leading axis of the signals, as in a ``PartitionSpec``.
-      atoms: the mesh axes over which the rows of the dictionary are split, () for none.
+      others: the mesh axes that are left to the compiler: those over which atoms are split.
     """
 
     mesh: Any
     rows: tuple
-    atoms: tuple
-
-    @property
-    def by_signal(self) -> PartitionSpec:
-        """Where an array lies that leads with the signals' leading axes."""
-        return PartitionSpec(*self.rows)
+    others: tuple = ()
 
 
 def placement(x: Any) -> tuple[Any, tuple] | None:
@@ -65,6 +63,11 @@ def placement(x: Any) -> tuple[Any, tuple] | None:
         return None
     entries = tuple(sharding.spec)
     return sharding.mesh, entries + (None,) * (np.ndim(x) - len(entries))
+
+
+def by_signal(layout: Layout | None) -> PartitionSpec:
+    """Return where an array lies that leads with the signals' leading axes, or the runs' one."""
+    return _WHOLE if layout is None else PartitionSpec(*layout.rows)
 
 
 def layout_of(name: str, signals: Any, dictionary: Any = None) -> Layout | None:
@@ -93,8 +96,8 @@ def layout_of(name: str, signals: Any, dictionary: Any = None) -> Layout | None:
     if here is not None and there is not None and not _same_devices(here[0], there[0]):
         raise ValueError(
             f"{name}: the signals lie on the mesh {_said(here[0])} and the dictionary on "
-            f"{_said(there[0])}; one mesh is expected. Move one of them: jax.device_put(dictionary, "
-            "NamedSharding(signals.sharding.mesh, spec))."
+            f"{_said(there[0])}; one mesh is expected. Move one of them: "
+            "jax.device_put(dictionary, NamedSharding(signals.sharding.mesh, spec))."
         )
     mesh = (here or there)[0]  # type: ignore[index]
     rows = here[1][:-1] if here else (None,) * (np.ndim(signals) - 1)
@@ -108,6 +111,42 @@ def layout_of(name: str, signals: Any, dictionary: Any = None) -> Layout | None:
     return Layout(mesh, rows, atoms)
 
 
+def layout_of_axes(name: str, axes: dict[str, Any], shared: PyTree = None) -> Layout | None:
+    """Return how the leading axes of pytrees lie on devices, as the rows of a grid of them.
+
+    Args:
+      name: of the public function, for messages. **Static**.
+      axes: a pytree each, all of whose leaves lead with one axis.
+      shared: arrays besides that have none of these axes.
+
+    Raises:
+      ValueError: meshes that differ, a mesh axis used twice.
+    """
+    mesh, rows, inner = None, [], set[Any]()
+    for axis, value in axes.items():
+        found = [place for leaf in jax.tree.leaves(value) if (place := placement(leaf))]
+        for place, _ in found:
+            mesh = place if mesh is None else mesh
+            if not _same_devices(mesh, place):
+                raise ValueError(
+                    f"{name}: axis {axis!r} lies on the mesh {_said(place)} and another one on "
+                    f"{_said(mesh)}; one mesh is expected. Put them all on one with jax.device_put."
+                )
+        rows.append(next((entries[0] for _, entries in found if entries[0]), None))
+        inner |= {part for _, entries in found for entry in entries[1:] for part in _names(entry)}
+    for leaf in jax.tree.leaves(shared):
+        inner |= {part for entry in (placement(leaf) or (None, ()))[1] for part in _names(entry)}
+    used = [part for entry in rows for part in _names(entry)]
+    if len(set(used)) < len(used):
+        raise ValueError(
+            f"{name}: two axes are split over the same mesh axis (of {used}); one each is "
+            "expected. Split one of them, or use a mesh of two axes."
+        )
+    if mesh is None or not used:
+        return None
+    return Layout(mesh, tuple(rows), tuple(inner - set(used)))
+
+
 def over_devices(
     fn: Callable, layout: Layout | None, in_specs: Any, out_specs: Any, *, check: bool = True
 ) -> Callable:
@@ -116,14 +155,14 @@ def over_devices(
     Args:
       fn: a pure function of positional pytrees. **Static**.
       layout: of the signals. **Static**.
-      in_specs: where the arguments lie, of mesh axes other than ``layout.atoms``. **Static**.
+      in_specs: where the arguments lie, of mesh axes other than ``layout.others``. **Static**.
       out_specs: where results lie. **Static**.
       check: whether results that are the same everywhere are to be shown to be so; only functions
         that mark what varies (:func:`varying_like`) pass. **Static**.
     """
     if layout is None:
         return fn
-    mapped = frozenset(layout.mesh.axis_names) - frozenset(layout.atoms)
+    mapped = frozenset(layout.mesh.axis_names) - frozenset(layout.others)
 
     def run(*args: Any) -> Any:
         around = jax.sharding.get_abstract_mesh()  # a mesh of the context is taken as it is
@@ -139,12 +178,12 @@ def over_devices(
     return run
 
 
-def automatic(fn: Callable, out_specs: Any = _WHOLE) -> Callable:
-    """Let a function of arrays on explicit axes be partitioned by the compiler.
+def automatic(fn: Function) -> Function:
+    """Let a function of arrays be partitioned by the compiler, also where axes are explicit.
 
     Args:
-      fn: a pure function of pytrees. **Static**.
-      out_specs: where its results lie: one spec for all of them, or ``(*args) -> spec``. **Static**.
+      fn: a pure function of pytrees, whose results are small: under a trace on explicit axes they
+        come out whole on each device. **Static**.
     """
 
     @functools.wraps(fn)
@@ -153,18 +192,21 @@ def automatic(fn: Callable, out_specs: Any = _WHOLE) -> Callable:
         mesh = _traced_explicit_mesh((args, kwargs))
         if mesh is None:
             return restored(fn(*args, **kwargs), own)
-        spec = out_specs if isinstance(out_specs, PartitionSpec) else out_specs(*args)
         call = functools.partial(fn, **kwargs)
-        place = NamedSharding(mesh, spec)
-        return jax.sharding.auto_axes(call, axes=mesh.axis_names, out_sharding=place)(*args)
+        whole = NamedSharding(mesh, _WHOLE)
+        return jax.sharding.auto_axes(call, axes=mesh.axis_names, out_sharding=whole)(*args)
 
-    return run
+    return run  # type: ignore[return-value]
 
 
-def relabeled(tree: PyTree) -> tuple[PyTree, Mesh | None]:
-    """Put concrete arrays on explicit axes onto automatic ones, in place, and return their mesh."""
-    mesh = next((m for m in map(_own_explicit_mesh, jax.tree.leaves(tree)) if m is not None), None)
-    if mesh is None:
+def relabeled(tree: PyTree) -> tuple[Any, Mesh | None]:
+    """Put concrete arrays on explicit axes onto automatic ones, in place, and return their mesh.
+
+    Where something is being traced, arrays stay as they are: their types must agree.
+    """
+    leaves = jax.tree.leaves(tree)
+    mesh = next((m for m in map(_own_explicit_mesh, leaves) if m is not None), None)
+    if mesh is None or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return tree, None
     plain = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
     return jax.tree.map(lambda x: _moved(x, plain), tree), mesh

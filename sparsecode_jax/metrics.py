@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax._sharding import automatic, to_host
 from sparsecode_jax.types import Array, ArrayLike, Key
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
 _MIN_VARIANCE = 1e-12  # below it a latent counts as constant and correlates with nothing
 
 
+@automatic
 def mcc(true_codes: ArrayLike, codes: ArrayLike) -> Array:
     r"""Return the latent MCC: correlate every pair of latents, match them, average.
 
@@ -67,6 +69,7 @@ def mcc(true_codes: ArrayLike, codes: ArrayLike) -> Array:
     return _matched_mean(_absolute_correlations(true_codes, codes))
 
 
+@automatic
 def latent_correlation(true_codes: ArrayLike, codes: ArrayLike) -> Array:
     """Return the mean signed Pearson correlation of latent i with true latent i: no matching.
 
@@ -90,6 +93,7 @@ def latent_correlation(true_codes: ArrayLike, codes: ArrayLike) -> Array:
     return jnp.mean(jnp.sum(_standardize(true_codes) * _standardize(codes), axis=-2), axis=-1)
 
 
+@automatic
 def dictionary_mcc(true_dictionary: ArrayLike, dictionary: ArrayLike) -> Array:
     """Return the mean absolute cosine of optimally matched atoms.
 
@@ -104,6 +108,7 @@ def dictionary_mcc(true_dictionary: ArrayLike, dictionary: ArrayLike) -> Array:
     return _matched_mean(_absolute_cosines(name, true_dictionary, dictionary, center=False))
 
 
+@automatic
 def pearson_dictionary_mcc(true_dictionary: ArrayLike, dictionary: ArrayLike) -> Array:
     """Return the paper's dictionary MCC: |Pearson| across the M coordinates of matched atoms.
 
@@ -182,6 +187,7 @@ def dictionary_mcc_chance(
     return jnp.mean(jnp.stack(scores)), jnp.std(jnp.stack(scores))
 
 
+@automatic
 def mse(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
     """Return the squared error averaged over samples and measurements.
 
@@ -196,6 +202,7 @@ def mse(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
     return jnp.mean((signals - reconstruction) ** 2, axis=(-2, -1))
 
 
+@automatic
 def r2(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
     """Return the explained variance: 1 - (squared error) / (squared deviation from the mean).
 
@@ -216,6 +223,7 @@ def r2(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
     return 1 - residual / jnp.sum(deviation**2, axis=(-2, -1))
 
 
+@automatic
 def l0(codes: ArrayLike, *, threshold: ArrayLike = 0.0) -> Array:
     """Return the mean number of latents a sample with ``|code| > threshold``.
 
@@ -232,6 +240,7 @@ def l0(codes: ArrayLike, *, threshold: ArrayLike = 0.0) -> Array:
     return jnp.mean(jnp.sum(active, axis=-1, dtype=jnp.result_type(float)), axis=-1)
 
 
+@automatic
 def dead_fraction(codes: ArrayLike, *, threshold: ArrayLike = 0.0) -> Array:
     """Return the fraction of latents that no sample activates.
 
@@ -247,6 +256,7 @@ def dead_fraction(codes: ArrayLike, *, threshold: ArrayLike = 0.0) -> Array:
     return jnp.mean(~active, axis=-1, dtype=jnp.result_type(float))
 
 
+@automatic
 def nearest_neighbor_cosine(dictionary: ArrayLike) -> Array:
     """Return each atom's largest cosine with another atom, averaged over atoms.
 
@@ -304,7 +314,7 @@ def _matched_mean(scores: Array) -> Array:
     if _checks.concrete(scores):
         import scipy.optimize  # on use: it is slow to load
 
-        host = np.asarray(scores)
+        host = to_host(scores)
         flat = host.reshape((-1,) + host.shape[-2:])
         totals = []
         for matrix in flat:

@@ -10,7 +10,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from tqdm import tqdm
+
+from sparsecode_jax._sharding import (
+    Layout,
+    by_signal,
+    layout_of_axes,
+    over_devices,
+    relabeled,
+    restored,
+    to_host,
+)
 
 __all__ = ["sweep", "sweep_chunked"]
 
@@ -25,13 +36,16 @@ def sweep(fn: Callable[..., Any], /, **axes: Any) -> Any:
     Args:
       fn: a pure function of keyword arguments. **Static**.
       **axes: one array (or pytree of arrays) per axis, the swept values along its leading axis:
-        keys, penalties, numbers of active atoms, learning rates. **Traced**.
+        keys, penalties, numbers of active atoms, learning rates. One that is split over the devices
+        of a mesh is swept where it lies, without communication. **Traced**.
 
     Returns:
-      The outputs of ``fn``, each leaf with one leading axis per keyword, in the order given.
+      The outputs of ``fn``, each leaf with one leading axis per keyword, in the order given, split
+      over devices as the axes are.
 
     Raises:
-      ValueError: no axis, an axis without values, or leaves of one axis of unequal length.
+      ValueError: no axis, an axis without values, leaves of one axis of unequal length, or axes on
+        different meshes.
 
     Example:
       >>> import jax.numpy as jnp, sparsecode_jax as sc
@@ -39,18 +53,25 @@ def sweep(fn: Callable[..., Any], /, **axes: Any) -> Any:
       (2, 3)
     """
     _axis_lengths("sweep", axes)
-    return _sweep(fn, tuple(axes), tuple(axes.values()))
+    names, (values, mesh) = tuple(axes), relabeled(tuple(axes.values()))
+    layout = layout_of_axes("sweep", dict(zip(names, values, strict=True)))
+    return restored(_sweep(fn, names, values, layout), mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("fn", "names"))
-def _sweep(fn: Callable[..., Any], names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+@functools.partial(jax.jit, static_argnames=("fn", "names", "layout"))
+def _sweep(
+    fn: Callable[..., Any], names: tuple[str, ...], values: tuple[Any, ...], layout: Layout | None
+) -> Any:
     def mapped(*entries: Any) -> Any:
         return fn(**dict(zip(names, entries, strict=True)))
 
     for position in reversed(range(len(names))):  # the last name becomes the innermost axis
         in_axes = [0 if i == position else None for i in range(len(names))]
         mapped = jax.vmap(mapped, in_axes=in_axes)
-    return mapped(*values)
+    if layout is None:
+        return mapped(*values)
+    specs = tuple(PartitionSpec(entry) for entry in layout.rows)
+    return over_devices(mapped, layout, specs, by_signal(layout), check=False)(*values)
 
 
 def sweep_chunked(
@@ -59,11 +80,13 @@ def sweep_chunked(
     """Evaluate ``fn`` on the grid like :func:`sweep`, at most ``chunk_size`` points at a time.
 
     The results are moved to host memory chunk by chunk, so device memory holds one chunk. One
-    program is compiled; the last chunk is padded with its own first point.
+    program is compiled; the last chunk is padded with its own first point. If axes are split over
+    devices, each device evaluates its part of a chunk.
 
     Args:
       fn: a pure function of keyword arguments. **Static**.
-      chunk_size: grid points evaluated at once. **Static**.
+      chunk_size: grid points evaluated at once; a multiple of the devices that axes are split
+        over. **Static**.
       progress: label of the progress bar, None for no bar. **Static**.
       **axes: as in :func:`sweep`.
 
@@ -78,7 +101,9 @@ def sweep_chunked(
         )
     total = math.prod(lengths)
     chunk_size = min(int(chunk_size), total)
-    names, values = tuple(axes), tuple(axes.values())
+    names, (values, _) = tuple(axes), relabeled(tuple(axes.values()))
+    layout = layout_of_axes("sweep_chunked", dict(zip(names, values, strict=True)))
+    layout = _points(layout, chunk_size)
     results = []
     bar = tqdm(total=total, desc=progress, unit="point", disable=progress is None)
     with bar:
@@ -86,25 +111,47 @@ def sweep_chunked(
             points = np.arange(start, start + chunk_size)
             points = np.where(points < total, points, start)
             index = tuple(jnp.asarray(i) for i in np.unravel_index(points, lengths))
-            out = _sweep_points(fn, names, values, index)
+            out = _sweep_points(fn, names, values, index, layout)
             keep = min(chunk_size, total - start)
-            results.append(jax.tree.map(lambda x, keep=keep: np.asarray(x)[:keep], out))
+            results.append(jax.tree.map(lambda x, keep=keep: to_host(x)[:keep], out))
             bar.update(keep)
     return jax.tree.map(
         lambda *parts: np.concatenate(parts).reshape(lengths + parts[0].shape[1:]), *results
     )
 
 
-@functools.partial(jax.jit, static_argnames=("fn", "names"))
-def _sweep_points(fn: Callable[..., Any], names: tuple[str, ...], values: Any, index: Any) -> Any:
-    def point(*entry: Any) -> Any:
-        arguments = {
-            name: jax.tree.map(lambda x, i=i: x[i], value)
-            for name, value, i in zip(names, values, entry, strict=True)
-        }
-        return fn(**arguments)
+def _points(layout: Layout | None, chunk_size: int) -> Layout | None:
+    """Return the layout of the points of a chunk, over all devices that axes are split over."""
+    if layout is None:
+        return None
+    split = [entry for entry in layout.rows if entry is not None]
+    parts = tuple(axis for entry in split for axis in (entry if type(entry) is tuple else (entry,)))
+    devices = math.prod(dict(layout.mesh.shape)[axis] for axis in parts)
+    if chunk_size % devices:
+        raise ValueError(
+            f"sweep_chunked: {chunk_size} points at a time do not divide over the {devices} "
+            f"devices of the mesh axes {parts}; a multiple is expected. Pass chunk_size="
+            f"{-(-chunk_size // devices) * devices} on as many points or more, or whole axes."
+        )
+    return layout._replace(rows=(parts,))
 
-    return jax.vmap(point)(*index)
+
+@functools.partial(jax.jit, static_argnames=("fn", "names", "layout"))
+def _sweep_points(
+    fn: Callable[..., Any], names: tuple[str, ...], values: Any, index: Any, layout: Layout | None
+) -> Any:
+    def chunk(values: Any, index: Any) -> Any:
+        def point(*entry: Any) -> Any:
+            arguments = {
+                name: jax.tree.map(lambda x, i=i: x[i], value)
+                for name, value, i in zip(names, values, entry, strict=True)
+            }
+            return fn(**arguments)
+
+        return jax.vmap(point)(*index)
+
+    points, whole = by_signal(layout), PartitionSpec()
+    return over_devices(chunk, layout, (whole, points), points, check=False)(values, index)
 
 
 def _axis_lengths(name: str, axes: dict[str, Any]) -> tuple[int, ...]:

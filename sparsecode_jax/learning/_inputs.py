@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax._sharding import Layout, layout_of_axes, to_host
 from sparsecode_jax.learning._draws import split_batch
 from sparsecode_jax.learning._replacement import rms_norm
 from sparsecode_jax.learning.step import Autoencoder, Recipe, TrainData, bound
@@ -29,10 +30,11 @@ __all__ = [
 
 
 class Axes(NamedTuple):
-    """Which inputs have a run axis: hashable, so that it can be static."""
+    """Which inputs have a run axis, and how runs lie on devices: hashable, so it can be static."""
 
     runs: int | None
     data: Any  # a TrainData of 0 (has the axis) and None
+    layout: Layout | None = None
 
 
 class Source(NamedTuple):
@@ -183,7 +185,7 @@ def prepare(
     in_axes = data._replace(**axes)
     _checks.positive("fit", learning_rate=data.learning_rate)
     _checks.finite("fit", penalty=data.penalty)
-    if np.any(np.asarray(data.penalty) < 0):
+    if np.any(to_host(data.penalty) < 0):
         raise ValueError(f"fit: the penalty is {data.penalty}; a number >= 0 is expected.")
     if data.dictionary is not None:
         _checks.same_measurements("fit", signals, data.dictionary)
@@ -206,7 +208,16 @@ def prepare(
     if source.sampler is not None:
         data = data._replace(signals=None, true_codes=None)
         in_axes = in_axes._replace(signals=None, true_codes=None)
-    return data, params, Axes(runs, in_axes), num_latents
+    return data, params, Axes(runs, in_axes, _layout(key, data, in_axes)), num_latents
+
+
+def _layout(keys: Key, data: TrainData, in_axes: TrainData) -> Layout | None:
+    """Return how runs lie on devices, if keys or data of each run are split over them."""
+    if not keys.ndim:
+        return None
+    by_run = [x for x, axis in zip(data, in_axes, strict=True) if axis == 0]
+    shared = [x for x, axis in zip(data, in_axes, strict=True) if axis is None]
+    return layout_of_axes("fit", {"key": [keys, *by_run]}, shared)
 
 
 def _start(
@@ -325,7 +336,7 @@ def _check_normalizable(encoder: Encoder, scale: Any) -> None:
             "fit: normalize=True with an encoder that cannot take up a scale in its weights (it "
             "has no rescale); one of this package's is expected. Divide the signals beforehand."
         )
-    if np.any(np.asarray(scale) == 0):
+    if np.any(to_host(scale) == 0):
         raise ValueError("fit: normalize=True but all signals are zero; signals are expected.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import pathlib
 import time
@@ -14,9 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from sparsecode_jax import _checks
+from sparsecode_jax._sharding import (
+    by_signal,
+    over_devices,
+    placement,
+    relabeled,
+    restored,
+    to_host,
+)
 from sparsecode_jax.io.checkpoints import load_checkpoint, save_checkpoint
 from sparsecode_jax.learning import losses
 from sparsecode_jax.learning._fingerprint import fingerprint_of
@@ -202,6 +212,10 @@ def fit(
     _checks.optimizer("fit", optimizer)
     if num_steps is not None:
         _checks.count("fit", "num_steps", num_steps, minimum=0)
+    arrays, mesh = relabeled(
+        (key, signals, dictionary, true_codes, params0, penalty, learning_rate)
+    )
+    key, signals, dictionary, true_codes, params0, penalty, learning_rate = arrays
     keys = prepare_key(key)
     source = read(keys, signals, true_codes, batch_size)
     data, params, axes, num_latents = prepare(
@@ -211,6 +225,7 @@ def fit(
     recipe = Recipe(
         loss, optimizer, batch_size, source.sampler, penalty_schedule, learning_rate_schedule,
         max_gradient_norm, average_decay, unit_atoms, project_gradient, dead_after,
+        _batch_sharding(data, axes, batch_size),
     )  # fmt: skip
     check_recipe(recipe, resample_every, params)
     if resample_every is not None:
@@ -228,12 +243,13 @@ def fit(
     fingerprint = ""
     if checkpoint is not None:
         arrays = (state._replace(key=jax.random.key_data(state.key)), data)
-        program = (encoder, *recipe, resample_every)
+        # How arrays lie on devices does not say which run it is.
+        program = (encoder, *recipe._replace(batch_sharding=None), resample_every)
         fingerprint = fingerprint_of(f"{steps}", arrays, program)
         if pathlib.Path(checkpoint).exists():
             like = (state, records, seen)
             state, records, seen = load_checkpoint(checkpoint, like, fingerprint=fingerprint)
-    done = int(np.max(state.step))
+    done = int(np.max(to_host(state.step)))
     if done > num_steps:
         raise ValueError(
             f"fit: {checkpoint} is at step {done}, beyond num_steps ({num_steps}). Pass num_steps "
@@ -253,8 +269,8 @@ def fit(
                 for slot, value in zip(
                     jax.tree.leaves(records), jax.tree.leaves(entry), strict=True
                 ):
-                    slot[taken] = value
-                seen[taken] = state.loss
+                    slot[taken] = to_host(value)
+                seen[taken] = to_host(state.loss)
                 taken += 1
             finished = done >= num_steps
             if checkpoint is not None and (
@@ -278,19 +294,20 @@ def fit(
                 for batch in batches.take(length, data):
                     state = run(state, batch, 1)
             state = jax.block_until_ready(state)
-            ran = int(np.max(state.step)) - done
+            ran = int(np.max(to_host(state.step))) - done
             if length == chunk:  # aim at _CHUNK_SECONDS; a new length costs no compilation
                 elapsed = max(time.monotonic() - started, 1e-9)
                 chunk = max(1, min(10 * chunk, int(chunk * _CHUNK_SECONDS / elapsed)))
             done += ran
-            _require_finite(state, done, length, checkpoint)
+            loss_now = to_host(state.loss)
+            _require_finite(loss_now, done, length, checkpoint)
             bar.update(ran)
-            bar.set_postfix_str(f"loss {float(jnp.mean(state.loss)):.4g}", refresh=False)
+            bar.set_postfix_str(f"loss {float(np.mean(loss_now)):.4g}", refresh=False)
             answer = None
             if callback is not None:
                 params = _complete(state, data, encoder=encoder, recipe=recipe, axes=axes)
                 seconds = time.monotonic() - began
-                news = Progress(done, np.asarray(state.loss), work.total(done), seconds, params)
+                news = Progress(done, loss_now, work.total(done), seconds, params)
                 answer = callback(news)
             stopped = answer is not None and bool(np.all(answer))
             if stopped or ran < length:
@@ -305,12 +322,38 @@ def fit(
     records = jax.tree.map(lambda x: x[:taken], records)
     final = _complete(state, data, encoder=encoder, recipe=recipe, axes=axes)
     at = np.asarray(steps, dtype=np.int64)
+    final, state = restored((final, state), mesh)
     return Fit(final, at, records, state, seen[:taken], work.total(done), work.at(at))
 
 
 def _over_runs(fn: Callable, axes: Axes, *leading: int | None) -> Callable:
-    """Map a function of (..., data) over runs, if there are several."""
-    return fn if axes.runs is None else jax.vmap(fn, in_axes=(*leading, axes.data))
+    """Map a function of (..., data) over runs, if there are several, on the devices they lie on."""
+    if axes.runs is None:
+        return fn
+    mapped = jax.vmap(fn, in_axes=(*leading, axes.data))
+    runs, whole = by_signal(axes.layout), PartitionSpec()
+    data = type(axes.data)(*(whole if axis is None else runs for axis in axes.data))
+    specs = (*(whole if axis is None else runs for axis in leading), data)
+    return over_devices(mapped, axes.layout, specs, runs, check=False)
+
+
+def _batch_sharding(data: TrainData, axes: Axes, batch_size: int | None) -> NamedSharding | None:
+    """Return where a minibatch is to lie: split over devices as the signals it is drawn from."""
+    place = placement(data.signals)
+    if batch_size is None or place is None:
+        return None
+    mesh, entries = place
+    rows = entries[-2]
+    if rows is None:
+        return None
+    devices = math.prod(mesh.shape[axis] for axis in (rows if type(rows) is tuple else (rows,)))
+    if batch_size % devices:
+        raise ValueError(
+            f"fit: batches of {batch_size} signals do not divide over the {devices} devices that "
+            f"the signals are split over (mesh axis {rows!r}); a multiple is expected. Pass "
+            f"batch_size={-(-batch_size // devices) * devices}."
+        )
+    return NamedSharding(mesh, PartitionSpec(rows))
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "num_latents", "axes"))
@@ -406,14 +449,14 @@ def _empty_records(take: Callable | None, state: TrainState, data: TrainData, co
     return jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), entry)
 
 
-def _require_finite(state: TrainState, done: int, length: int, checkpoint: Any) -> None:
-    bad = np.flatnonzero(~np.isfinite(np.atleast_1d(np.asarray(state.loss))))
+def _require_finite(loss: np.ndarray, done: int, length: int, checkpoint: Any) -> None:
+    bad = np.flatnonzero(~np.isfinite(np.atleast_1d(loss)))
     if bad.size:
         saved = checkpoint is not None and pathlib.Path(checkpoint).exists()
         kept = f" {checkpoint} holds the state of an earlier step." if saved else ""
         when = f"at step {done}" if length == 1 else f"by step {done}"
         raise FloatingPointError(
-            f"fit: the loss of run {bad[0]} (of {np.size(state.loss)}) is not finite {when}; "
+            f"fit: the loss of run {bad[0]} (of {np.size(loss)}) is not finite {when}; "
             "a finite loss is expected. Lower the learning rate, or pass max_gradient_norm=1.0 to "
             f"clip gradients.{kept}"
         )

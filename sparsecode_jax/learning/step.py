@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 from sparsecode_jax import dictionaries
 from sparsecode_jax.learning import losses
@@ -101,6 +102,7 @@ class Recipe(NamedTuple):
     unit_atoms: bool = True
     project_gradient: bool = False
     dead_after: int | None = None
+    batch_sharding: NamedSharding | None = None
 
 
 def init_state(
@@ -155,6 +157,7 @@ def train_step(
     unit_atoms: bool = True,
     project_gradient: bool = False,
     dead_after: int | None = None,
+    batch_sharding: NamedSharding | None = None,
 ) -> TrainState:
     """Take one gradient step. Pure: jit it, vmap it, scan it, count its FLOPs.
 
@@ -180,11 +183,15 @@ def train_step(
         undoes, is taken out before the optimizer sees it. **Static**.
       dead_after: steps without activity after which a latent is dead, in ``Batch.dead``; None does
         not count. **Static**.
+      batch_sharding: how the signals that are drawn lie on devices; None leaves it to the
+        compiler. **Static**.
 
     Returns:
       The next state.
     """
-    signals, true_codes = draw_batch(state.key, state.step, data, batch_size, sampler)
+    signals, true_codes = draw_batch(
+        state.key, state.step, data, batch_size, sampler, batch_sharding
+    )
     params = project(state.params) if unit_atoms else state.params
     penalty = data.penalty
     if penalty_schedule is not None:

@@ -145,10 +145,10 @@ def sparse_encode(
     """
     name = "sparse_encode"
     _checks.steps_or_tolerance(name, num_steps, tolerance)
+    arrays, mesh = relabeled((signals, dictionary, penalty, codes0, step_size))
+    signals, dictionary, penalty, codes0, step_size = arrays
     signals, dictionary = _checks.floating(name, signals, dictionary)
     _checks.dictionary_matrix(name, dictionary)
-    arrays = (signals, dictionary, penalty, codes0, step_size)
-    (signals, dictionary, penalty, codes0, step_size), mesh = relabeled(arrays)
     check_every, max_steps = 1, _MOST_STEPS
     if solver is None and num_steps is not None:
         solver = fista()

@@ -7,7 +7,14 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from sparsecode_jax._sharding import Layout, layout_of, over_devices, placement, relabeled
+from sparsecode_jax._sharding import (
+    Layout,
+    by_signal,
+    layout_of,
+    over_devices,
+    placement,
+    relabeled,
+)
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["grows_with_signals", "over_signals", "problem_specs", "splits_atoms", "spread"]
@@ -21,8 +28,8 @@ def splits_atoms(dictionary: Array) -> bool:
 
 
 def spread(
-    name: str, solver: Solver | None, problem: Lasso, codes0: Array | None
-) -> tuple[Lasso, Array | None, Layout | None, Any]:
+    name: str, solver: Solver | None, problem: Lasso, codes0: Any
+) -> tuple[Lasso, Any, Layout | None, Any]:
     """Return a problem and a warm start on automatic axes, their layout, and their own mesh.
 
     Raises:
@@ -31,28 +38,28 @@ def spread(
     """
     (problem, codes0), mesh = relabeled((problem, codes0))
     layout = layout_of(name, problem.signals, problem.dictionary)
-    if layout is None or not layout.atoms:
+    if layout is None or not layout.others:
         return problem, codes0, layout, mesh
     if solver is None or not solver.splits_atoms:
         raise ValueError(
             f"{name}: the dictionary {problem.dictionary.shape} is split over its atoms (mesh axis "
-            f"{layout.atoms[0]!r}), but this solver needs every atom on every device. Take ista, "
+            f"{layout.others[0]!r}), but this solver needs every atom on every device. Take ista, "
             "fista, sparsa, lca or log_adam, or put the dictionary on all devices: "
             "jax.device_put(dictionary, NamedSharding(mesh, PartitionSpec()))."
         )
     if isinstance(problem.dictionary, jax.core.Tracer):
         raise ValueError(
             f"{name}: the dictionary is split over its atoms by the explicit mesh axis "
-            f"{layout.atoms[0]!r} of the program around this call; automatic axes are expected "
+            f"{layout.others[0]!r} of the program around this call; automatic axes are expected "
             "there. Make the mesh with axis_types=(jax.sharding.AxisType.Auto,) for that axis, or "
             "call this function outside of jit."
         )
     return problem, codes0, layout, mesh
 
 
-def problem_specs(layout: Layout) -> Lasso:
+def problem_specs(layout: Layout | None) -> Lasso:
     """Return where the arrays of a problem lie."""
-    return Lasso(layout.by_signal, _WHOLE, _WHOLE, _WHOLE)  # type: ignore[arg-type]
+    return Lasso(by_signal(layout), _WHOLE, _WHOLE, _WHOLE)  # type: ignore[arg-type]
 
 
 def over_signals(
@@ -61,7 +68,7 @@ def over_signals(
     """Let each device run a solver's functions on the signals that it holds."""
     if layout is None:
         return solver
-    rows, problems = layout.by_signal, problem_specs(layout)
+    rows, problems = by_signal(layout), problem_specs(layout)
     state = jax.tree.unflatten(
         jax.tree.structure(jax.eval_shape(solver.init, problem, codes0)),
         [rows if own else _WHOLE for own in grows_with_signals(solver, problem, codes0)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from sparsecode_jax import _checks
-from sparsecode_jax._sharding import Layout, over_devices, restored, varying_like
+from sparsecode_jax._sharding import Layout, by_signal, over_devices, restored, varying_like
 from sparsecode_jax.objectives import duality_gap
 from sparsecode_jax.prox import separable
 from sparsecode_jax.solvers._implicit import with_implicit_gradient
@@ -124,18 +124,14 @@ def _solve_to_tolerance(
     chunk_size: int,
     layout: Layout | None = None,
 ) -> tuple[Array, ToleranceInfo]:
-    if layout is not None:  # each device moves its own open signals together, and then stops
-        run = functools.partial(
-            _run_to_tolerance, solver, max_steps=max_steps, check_every=check_every,
-            chunk_size=chunk_size,
-        )  # fmt: skip
-        rows, whole = layout.by_signal, PartitionSpec()
-        mapped = over_devices(run, layout, (problem_specs(layout), rows, whole), (rows, rows))
-        return mapped(problem, codes0, tolerance)
-    return _run_to_tolerance(
-        solver, problem, codes0, tolerance, max_steps=max_steps, check_every=check_every,
+    run = functools.partial(
+        _run_to_tolerance, solver, max_steps=max_steps, check_every=check_every,
         chunk_size=chunk_size,
     )  # fmt: skip
+    # Each device moves its own open signals together, and stops when its own are done.
+    rows, whole = by_signal(layout), PartitionSpec()
+    mapped = over_devices(run, layout, (problem_specs(layout), rows, whole), rows)
+    return mapped(problem, codes0, tolerance)
 
 
 def _run_to_tolerance(

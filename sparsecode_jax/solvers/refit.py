@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from sparsecode_jax import _checks
-from sparsecode_jax._sharding import Layout, over_devices, restored, varying_like
+from sparsecode_jax._sharding import Layout, by_signal, over_devices, restored, varying_like
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._spread import spread
 from sparsecode_jax.types import Array, ArrayLike, Lasso
@@ -73,9 +73,7 @@ def refit(
     _checks.count(name, "num_rounds", num_rounds)
     rounds = num_rounds if nonnegative else 0
     zero = jnp.zeros((), signals.dtype)
-    problem, codes, layout, mesh = spread(
-        name, None, Lasso(signals, dictionary, zero, zero), codes
-    )
+    problem, codes, layout, mesh = spread(name, None, Lasso(signals, dictionary, zero, zero), codes)
     found = _refit(codes, problem.signals, problem.dictionary, num_active, rounds, layout)
     return restored(found, mesh)
 
@@ -99,10 +97,8 @@ def _refit(
     layout: Layout | None,
 ) -> Array:
     fit = functools.partial(_fit, num_active=num_active, num_rounds=num_rounds)
-    if layout is not None:
-        rows = layout.by_signal
-        fit = over_devices(fit, layout, (rows, rows, PartitionSpec()), rows)
-    return fit(codes, signals, dictionary)
+    rows, whole = by_signal(layout), PartitionSpec()
+    return over_devices(fit, layout, (rows, rows, whole), rows)(codes, signals, dictionary)
 
 
 def _fit(
