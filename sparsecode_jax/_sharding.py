@@ -8,8 +8,10 @@ which is the same for both kinds, and axes over which atoms are split are left t
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -24,7 +26,10 @@ __all__ = [
     "by_signal",
     "layout_of",
     "layout_of_axes",
+    "layout_of_codes",
+    "lying",
     "over_devices",
+    "placed",
     "placement",
     "relabeled",
     "restored",
@@ -147,6 +152,32 @@ def layout_of_axes(name: str, axes: dict[str, Any], shared: PyTree = None) -> La
     return Layout(mesh, tuple(rows), tuple(inner - set(used)))
 
 
+_around: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("layout", default=None)
+
+
+@contextlib.contextmanager
+def lying(layout: Layout | None) -> Iterator[None]:
+    """Say, while a program is traced on automatic axes, how its batch and its atoms lie.
+
+    The compiler needs to be told for few operations: it gathers what ``top_k`` works on.
+    """
+    token = _around.set(layout)
+    try:
+        yield
+    finally:
+        _around.reset(token)
+
+
+def layout_of_codes(codes: Any) -> Layout | None:
+    """Return how codes (..., N), or the latents before them, lie on devices, where it is known."""
+    place = placement(codes)
+    if place is not None:
+        return Layout(place[0], place[1][:-1], _names(place[1][-1]))
+    if isinstance(codes, jax.core.Tracer):
+        return _around.get()
+    return None
+
+
 def over_devices(
     fn: Callable, layout: Layout | None, in_specs: Any, out_specs: Any, *, check: bool = True
 ) -> Callable:
@@ -197,6 +228,17 @@ def automatic(fn: Function) -> Function:
         return jax.sharding.auto_axes(call, axes=mesh.axis_names, out_sharding=whole)(*args)
 
     return run  # type: ignore[return-value]
+
+
+def placed(batch: Any, layout: Layout | None) -> Any:
+    """Let a batch, in a program on automatic axes, lie as a layout says."""
+    if layout is None:
+        return batch
+    spec = by_signal(layout)
+    inside = jax.sharding.get_abstract_mesh().shape  # of a map over runs, which has other axes
+    return jax.lax.with_sharding_constraint(
+        batch, spec if inside else NamedSharding(layout.mesh, spec)
+    )
 
 
 def relabeled(tree: PyTree) -> tuple[Any, Mesh | None]:

@@ -4,13 +4,42 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-from sparsecode_jax._sharding import varying_like
+from sparsecode_jax._sharding import by_signal, layout_of_codes, over_devices, varying_like
 from sparsecode_jax._sparse import dot_rows
 from sparsecode_jax.encoders.linear import LinearParams
 from sparsecode_jax.types import Array
 
-__all__ = ["kth_largest", "scatter", "take", "threshold_to"]
+__all__ = ["kth_largest", "largest", "scatter", "take", "threshold_to"]
+
+
+def largest(values: Array, num_kept: int) -> Array:
+    """Return where the K largest of values (..., N) are, (..., K), largest first.
+
+    Each device looks at the rows that it holds; of atoms that are split each finds its own K
+    largest, and those alone are compared.
+    """
+    layout = layout_of_codes(values)
+    if layout is None:
+        return jax.lax.top_k(values, num_kept)[1]
+    atoms = layout.others
+
+    def local(values: Array) -> Array:
+        here, places = jax.lax.top_k(values, min(num_kept, values.shape[-1]))
+        if not atoms:
+            return places
+        places = places + jax.lax.axis_index(atoms) * values.shape[-1]
+        everywhere = [
+            jax.lax.all_gather(x, atoms, axis=x.ndim - 1, tiled=True) for x in (here, places)
+        ]
+        best = jax.lax.top_k(everywhere[0], num_kept)[1]
+        return jnp.take_along_axis(everywhere[1], best, axis=-1)
+
+    rows = by_signal(layout)
+    split = PartitionSpec(*layout.rows, atoms or None)
+    whole = layout._replace(others=())
+    return over_devices(local, whole, (split,), rows, check=False)(values)
 
 
 def kth_largest(values: Array, rank: Array, axis: int | tuple[int, ...] = -1) -> Array:
@@ -42,8 +71,13 @@ def threshold_to(magnitudes: Array, rank: Array, axis: int | tuple[int, ...] = -
 
 def scatter(values: Array, indices: Array, num_atoms: int) -> Array:
     """Return codes (..., N) from the values (..., K) at the indices."""
-    codes = jnp.zeros((*values.shape[:-1], num_atoms), values.dtype)
-    return jnp.put_along_axis(codes, indices, values, axis=-1, inplace=False)
+
+    def row(values: Array, indices: Array) -> Array:
+        return jnp.zeros(num_atoms, values.dtype).at[indices].set(values)
+
+    # Mapped over rows, so that the compiler sees that no row touches another one's codes.
+    flat = (x.reshape(-1, x.shape[-1]) for x in (values, indices))
+    return jax.vmap(row)(*flat).reshape(*values.shape[:-1], num_atoms)
 
 
 def take(params: LinearParams, signals: Array, latents: Array, indices: Array) -> Array:

@@ -7,7 +7,7 @@ import functools
 import jax
 
 from sparsecode_jax import _checks
-from sparsecode_jax.encoders._select import scatter, take
+from sparsecode_jax.encoders._select import largest, scatter, take
 from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init, rescale_bias
 from sparsecode_jax.types import Array, Aux, Encoder
 
@@ -44,7 +44,7 @@ def top_k(
 
     def aux(params: LinearParams, signals: Array) -> tuple[Array, Aux]:
         latents = affine(params, signals)
-        _, indices = jax.lax.top_k(jax.lax.stop_gradient(latents), num_active)
+        indices = largest(jax.lax.stop_gradient(latents), num_active)
         values = jax.nn.relu(take(params, signals, jax.lax.stop_gradient(latents), indices))
         return scatter(values, indices, num_atoms), Aux(latents=latents, active=(values, indices))
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 
+from sparsecode_jax._sharding import Layout, placed
 from sparsecode_jax.types import Array, Key
 
 __all__ = ["draw_batch", "random_rows", "split_batch"]
@@ -30,7 +30,7 @@ def draw_batch(
     data: Any,
     batch_size: int | None,
     sampler: Callable[[Key, Array], Any] | None,
-    sharding: NamedSharding | None = None,
+    layout: Layout | None = None,
 ) -> tuple[Array, Array | None]:
     """Return the signals of a step, scaled, and their true codes if there are any.
 
@@ -43,21 +43,14 @@ def draw_batch(
     elif batch_size is not None:
         assert signals is not None
         rows = random_rows(jax.random.fold_in(key, step), batch_size, signals.shape[0])
-        signals = _lying(signals[rows], sharding)
-        true_codes = None if true_codes is None else _lying(true_codes[rows], sharding)
+        signals = placed(signals[rows], layout)
+        true_codes = None if true_codes is None else placed(true_codes[rows], layout)
     assert signals is not None
     signals = signals.astype(jnp.promote_types(signals.dtype, data.penalty.dtype))
     if data.scale is not None:
         signals = signals / data.scale
         true_codes = None if true_codes is None else true_codes / data.scale
     return signals, true_codes
-
-
-def _lying(batch: Array, sharding: NamedSharding | None) -> Array:
-    if sharding is None:
-        return batch
-    inside = jax.sharding.get_abstract_mesh().shape  # of a map over runs, which has other axes
-    return jax.lax.with_sharding_constraint(batch, sharding.spec if inside else sharding)
 
 
 def random_rows(key: Key, count: int, num_rows: int) -> Array:

@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 from tqdm import tqdm
 
 from sparsecode_jax import _checks
 from sparsecode_jax._sharding import (
+    Layout,
     by_signal,
     over_devices,
     placement,
@@ -225,7 +226,7 @@ def fit(
     recipe = Recipe(
         loss, optimizer, batch_size, source.sampler, penalty_schedule, learning_rate_schedule,
         max_gradient_norm, average_decay, unit_atoms, project_gradient, dead_after,
-        _batch_sharding(data, axes, batch_size),
+        _batch_layout(data, params, batch_size),
     )  # fmt: skip
     check_recipe(recipe, resample_every, params)
     if resample_every is not None:
@@ -244,7 +245,7 @@ def fit(
     if checkpoint is not None:
         arrays = (state._replace(key=jax.random.key_data(state.key)), data)
         # How arrays lie on devices does not say which run it is.
-        program = (encoder, *recipe._replace(batch_sharding=None), resample_every)
+        program = (encoder, *recipe._replace(layout=None), resample_every)
         fingerprint = fingerprint_of(f"{steps}", arrays, program)
         if pathlib.Path(checkpoint).exists():
             like = (state, records, seen)
@@ -337,23 +338,26 @@ def _over_runs(fn: Callable, axes: Axes, *leading: int | None) -> Callable:
     return over_devices(mapped, axes.layout, specs, runs, check=False)
 
 
-def _batch_sharding(data: TrainData, axes: Axes, batch_size: int | None) -> NamedSharding | None:
-    """Return where a minibatch is to lie: split over devices as the signals it is drawn from."""
-    place = placement(data.signals)
-    if batch_size is None or place is None:
+def _batch_layout(data: TrainData, params: Autoencoder, batch_size: int | None) -> Layout | None:
+    """Return how a batch and the atoms lie: as the signals and the dictionary they come from."""
+    signals, learned = placement(data.signals), placement(params.dictionary)
+    place = signals or learned
+    if place is None:
         return None
-    mesh, entries = place
-    rows = entries[-2]
-    if rows is None:
+    mesh = place[0]
+    rows = signals[1][-2] if signals else None
+    atoms = learned[1][-2] if learned else None
+    if rows is None and atoms is None:
         return None
-    devices = math.prod(mesh.shape[axis] for axis in (rows if type(rows) is tuple else (rows,)))
-    if batch_size % devices:
+    names = rows if type(rows) is tuple else (rows,) if rows else ()
+    devices = math.prod(mesh.shape[axis] for axis in names)
+    if batch_size is not None and batch_size % devices:
         raise ValueError(
             f"fit: batches of {batch_size} signals do not divide over the {devices} devices that "
             f"the signals are split over (mesh axis {rows!r}); a multiple is expected. Pass "
             f"batch_size={-(-batch_size // devices) * devices}."
         )
-    return NamedSharding(mesh, PartitionSpec(rows))
+    return Layout(mesh, (rows,), atoms if type(atoms) is tuple else (atoms,) if atoms else ())
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "num_latents", "axes"))

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding
 
 from sparsecode_jax import dictionaries
+from sparsecode_jax._sharding import Layout, lying
 from sparsecode_jax.learning import losses
 from sparsecode_jax.learning._draws import draw_batch
 from sparsecode_jax.types import Array, Aux, Encoder, Key, PyTree
@@ -102,7 +102,7 @@ class Recipe(NamedTuple):
     unit_atoms: bool = True
     project_gradient: bool = False
     dead_after: int | None = None
-    batch_sharding: NamedSharding | None = None
+    layout: Layout | None = None
 
 
 def init_state(
@@ -157,7 +157,7 @@ def train_step(
     unit_atoms: bool = True,
     project_gradient: bool = False,
     dead_after: int | None = None,
-    batch_sharding: NamedSharding | None = None,
+    layout: Layout | None = None,
 ) -> TrainState:
     """Take one gradient step. Pure: jit it, vmap it, scan it, count its FLOPs.
 
@@ -183,15 +183,13 @@ def train_step(
         undoes, is taken out before the optimizer sees it. **Static**.
       dead_after: steps without activity after which a latent is dead, in ``Batch.dead``; None does
         not count. **Static**.
-      batch_sharding: how the signals that are drawn lie on devices; None leaves it to the
-        compiler. **Static**.
+      layout: how a batch, and the atoms, lie on devices; None leaves it to the compiler.
+        **Static**.
 
     Returns:
       The next state.
     """
-    signals, true_codes = draw_batch(
-        state.key, state.step, data, batch_size, sampler, batch_sharding
-    )
+    signals, true_codes = draw_batch(state.key, state.step, data, batch_size, sampler, layout)
     params = project(state.params) if unit_atoms else state.params
     penalty = data.penalty
     if penalty_schedule is not None:
@@ -204,7 +202,8 @@ def train_step(
         batch = losses.Batch(signals, dictionary, penalty, true_codes, params.bias, aux, dead)
         return jnp.asarray(loss(codes, batch)), codes if dead_after is not None else None
 
-    (value, codes), gradients = jax.value_and_grad(objective, has_aux=True)(params)
+    with lying(layout):
+        (value, codes), gradients = jax.value_and_grad(objective, has_aux=True)(params)
     if project_gradient and params.dictionary is not None:
         slope, atoms = gradients.dictionary, params.dictionary
         along = jnp.sum(slope * atoms, axis=-1, keepdims=True)
