@@ -35,6 +35,7 @@ def axes(keys=2, penalties=4, actives=3):
     }
 
 
+@pytest.mark.full_effort
 def test_axes_come_in_the_order_of_the_keywords():
     def weigh(a, b, c):
         return {"sum": 100 * a + 10 * b + c, "row": jnp.full(5, a)}

@@ -127,6 +127,7 @@ def test_odd_problems(name, signals, dictionary, sizes):
     assert np.all(gap <= 1.1e-9)
 
 
+@pytest.mark.full_effort  # a round may raise a gap of 1e-10, by how much depends on rounding
 def test_warm_starts():
     """From the optimum one round suffices; a dense start gives up its smallest codes."""
     signals, dictionary = coherent()

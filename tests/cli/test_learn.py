@@ -14,6 +14,7 @@ from sparsecode_jax.cli import learn
 from .shell import HOPS, ROUNDS, SMALL_LEARN, M, N, S, run
 
 
+@pytest.mark.full_effort
 def test_learn_recovers_the_dictionary_and_encode_takes_it(files, capsys):
     assert run("learn", "signals.npy", *SMALL_LEARN) == 0
     arrays, manifest = sc.io.load_results("learned")

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
+
 import sparsecode_jax as sc
 from sparsecode_jax.cli import main
 
@@ -84,6 +86,7 @@ def test_the_module_runs_and_its_help_loads_no_plots():
     assert "exit codes: 0 done" in done.stdout
 
 
+@pytest.mark.full_effort  # runs longer than it compiles
 def test_the_commands_of_the_readme_run(tmp_path, monkeypatch, capsys):
     text = (ROOT / "README.md").read_text()
     block = re.search(r"\*\*From the shell:\*\*.*?```\n(.*?)```", text, flags=re.DOTALL)

@@ -15,6 +15,7 @@ from sparsecode_jax.learning._chunks import Chunks, restart_in_chunks
 from .shell import N, run
 
 
+@pytest.mark.full_effort
 def test_rounds_in_chunks_are_those_of_the_library(problem):
     key, num_rounds = jax.random.key(1), 20
     solver = sc.solvers.sparsa(prox=sc.prox.soft_threshold)
@@ -37,6 +38,7 @@ WORDS = ["learn", "signals.npy", "--num-atoms", N, "--num-rounds", 12, "--num-re
          "--num-hops", 0, "--no-figure"]  # fmt: skip
 
 
+@pytest.mark.full_effort
 def test_a_long_restart_shows_its_rounds_and_an_interrupt_keeps_them(files, monkeypatch, capsys):
     monkeypatch.setattr(learn, "count_parts", lambda *_: [])
     assert run(*WORDS, "--quiet", "--output", "whole") == 0

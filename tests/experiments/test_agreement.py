@@ -6,6 +6,7 @@ import pytest
 from experiments import common, known_codes, known_dictionary, unknown_dictionary
 
 
+@pytest.mark.full_effort  # runs longer than it compiles
 @pytest.mark.parametrize(
     ("experiment", "checks"), [(known_codes, 6), (known_dictionary, 10), (unknown_dictionary, 8)]
 )

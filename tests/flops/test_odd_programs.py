@@ -114,6 +114,7 @@ AGAINST_THE_ORACLE = {
 }
 
 
+@pytest.mark.full_effort
 @pytest.mark.parametrize("name", AGAINST_THE_ORACLE)
 def test_the_oracle_agrees(name):
     fun, *args = AGAINST_THE_ORACLE[name]
@@ -155,6 +156,7 @@ CLOSED_FORMS = {
 }
 
 
+@pytest.mark.full_effort
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_closed_forms(name):
     fun, args, expected = CLOSED_FORMS[name]

@@ -216,6 +216,7 @@ DYNAMIC = [name for name in PROGRAMS if name not in STATIC]
 SENSITIVE = {"conjugate gradients"}
 
 
+@pytest.mark.full_effort
 @pytest.mark.parametrize("name", sorted(SENSITIVE))
 def test_a_dropped_count_does_not_change_a_bit_of_the_values(name):
     fun, *args = PROGRAMS[name]
@@ -223,12 +224,14 @@ def test_a_dropped_count_does_not_change_a_bit_of_the_values(name):
     assert_same_bits(dropped(*args), jax.jit(fun)(*args))
 
 
+@pytest.mark.full_effort
 @pytest.mark.parametrize("name", [name for name in DYNAMIC if name not in SENSITIVE])
 def test_counting_loops_does_not_change_a_bit_of_the_values(name):
     fun, *args = PROGRAMS[name]
     assert_same_bits(jax.jit(value_and_flops(fun))(*args)[0], jax.jit(fun)(*args))
 
 
+@pytest.mark.full_effort
 @pytest.mark.parametrize("name", ["fista", "mlp adam step", "nested while, cond, scan"])
 def test_counting_a_jitted_function_does_not_change_a_bit(name):
     fun, *args = PROGRAMS[name]
