@@ -76,8 +76,8 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint  # most time is spent in XLA, and most laws hold however hard it tries
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --least-effort
+test: lint  # compiling takes most of the time: programs are optimized only where that matters
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --least-effort --dist loadfile
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and full_effort"
 
 test-all: lint
