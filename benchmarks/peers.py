@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")  # the wheel of SPAMS misdetects some CPUs
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -19,33 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.problems import Problem, worst_gap
+
 SLOW_SIGNALS = 16  # signals a slow peer gets at the largest scale; its time counts per signal
-
-
-class Problem(NamedTuple):
-    """Signals (B, M), dictionary (N, M), the penalty, the gap to reach, atoms a signal."""
-
-    signals: np.ndarray
-    dictionary: np.ndarray
-    penalty: float
-    tolerance: float
-    num_active: int
-
-
-def worst_gap(problem: Problem, codes: Any) -> float:
-    """Return the largest relative duality gap (primal - dual) / (|x|^2 / 2), in float64 NumPy."""
-    codes = np.asarray(codes, np.float64)
-    signals = np.asarray(problem.signals[: len(codes)], np.float64)
-    dictionary = np.asarray(problem.dictionary, np.float64)
-    residual = signals - codes @ dictionary
-    largest = np.maximum((residual @ dictionary.T).max(axis=1), 1e-300)
-    energy = (residual**2).sum(axis=1)
-    best = (signals * residual).sum(axis=1) / np.maximum(energy, 1e-300)
-    scale = np.clip(best, 0, problem.penalty / largest)
-    half = 0.5 * (signals**2).sum(axis=1)
-    primal = 0.5 * energy + problem.penalty * codes.sum(axis=1)
-    dual = half - 0.5 * ((signals - scale[:, None] * residual) ** 2).sum(axis=1)
-    return float(np.max((primal - dual) / half))
 
 
 def _fewest(run: Callable[[int], Any], problem: Problem) -> int:

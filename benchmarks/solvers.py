@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,22 +28,12 @@ import numpy as np
 
 import sparsecode_jax as sc
 from benchmarks import peers  # sets the environment that SPAMS needs, before NumPy loads
-from benchmarks.peers import Problem, worst_gap
+from benchmarks.problems import Problem, Scale, draw, worst_gap
 from experiments.common import format_table
 from sparsecode_jax.flops import value_and_flops
 from sparsecode_jax.io._atomic import write_bytes
 
 OUT = pathlib.Path("results/bench")
-
-
-class Scale(NamedTuple):
-    """Sizes, the gap to reach, and what is solved with how many atoms."""
-
-    num_measurements: int
-    num_atoms: int
-    num_active: int
-    num_signals: int
-    tolerance: float
 
 
 SCALES = {
@@ -52,24 +42,6 @@ SCALES = {
     "c": Scale(768, 6144, 32, 512, 1e-5),
 }
 INSTANCES = ((101, False), (102, False), (103, True))  # seed, coherent; not used for tuning
-
-
-def draw(scale: Scale, seed: int, coherent: bool) -> Problem:
-    """Draw half-normal codes in a dictionary of Gaussian atoms, or of atoms around N/8 centres."""
-    m, n, k, batch, tolerance = scale
-    rng = np.random.default_rng(seed)
-    atoms = rng.normal(size=(n, m))
-    if coherent:
-        centres = rng.normal(size=(n // 8, m))
-        atoms = centres[rng.integers(0, len(centres), n)] + 0.7 * atoms
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    codes = np.zeros((batch, n))
-    for row in codes:
-        row[rng.choice(n, k, replace=False)] = np.abs(rng.normal(size=k))
-    signals = (codes @ atoms).astype(np.float32)
-    atoms = atoms.astype(np.float32)
-    penalty = 0.1 * float((signals @ atoms.T).max(axis=1).mean())
-    return Problem(signals, atoms, penalty, tolerance, k)
 
 
 def ours(problem: Problem, solver: Any, *, check_every: int = 5) -> tuple[Callable, int]:

@@ -1,0 +1,61 @@
+"""Problems that benchmarks solve, how they are drawn, and the gap of codes in float64."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Scale(NamedTuple):
+    """Sizes, the gap to reach, and what is solved with how many atoms."""
+
+    num_measurements: int
+    num_atoms: int
+    num_active: int
+    num_signals: int
+    tolerance: float
+
+
+class Problem(NamedTuple):
+    """Signals (B, M), dictionary (N, M), the penalty, the gap to reach, atoms a signal."""
+
+    signals: np.ndarray
+    dictionary: np.ndarray
+    penalty: float
+    tolerance: float
+    num_active: int
+
+
+def worst_gap(problem: Problem, codes: Any) -> float:
+    """Return the largest relative duality gap (primal - dual) / (|x|^2 / 2), in float64 NumPy."""
+    codes = np.asarray(codes, np.float64)
+    signals = np.asarray(problem.signals[: len(codes)], np.float64)
+    dictionary = np.asarray(problem.dictionary, np.float64)
+    residual = signals - codes @ dictionary
+    largest = np.maximum((residual @ dictionary.T).max(axis=1), 1e-300)
+    energy = (residual**2).sum(axis=1)
+    best = (signals * residual).sum(axis=1) / np.maximum(energy, 1e-300)
+    scale = np.clip(best, 0, problem.penalty / largest)
+    half = 0.5 * (signals**2).sum(axis=1)
+    primal = 0.5 * energy + problem.penalty * codes.sum(axis=1)
+    dual = half - 0.5 * ((signals - scale[:, None] * residual) ** 2).sum(axis=1)
+    return float(np.max((primal - dual) / half))
+
+
+def draw(scale: Scale, seed: int, coherent: bool) -> Problem:
+    """Draw half-normal codes in a dictionary of Gaussian atoms, or of atoms around N/8 centres."""
+    m, n, k, batch, tolerance = scale
+    rng = np.random.default_rng(seed)
+    atoms = rng.normal(size=(n, m))
+    if coherent:
+        centres = rng.normal(size=(n // 8, m))
+        atoms = centres[rng.integers(0, len(centres), n)] + 0.7 * atoms
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = np.zeros((batch, n))
+    for row in codes:
+        row[rng.choice(n, k, replace=False)] = np.abs(rng.normal(size=k))
+    signals = (codes @ atoms).astype(np.float32)
+    atoms = atoms.astype(np.float32)
+    penalty = 0.1 * float((signals @ atoms.T).max(axis=1).mean())
+    return Problem(signals, atoms, penalty, tolerance, k)
