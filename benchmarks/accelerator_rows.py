@@ -31,7 +31,7 @@ class Sizes(NamedTuple):
 
     b: Scale
     c: Scale
-    few: int  # signals of the smaller batch at scale c
+    few: int | None  # signals of a smaller batch at scale c
     reference: int  # signals whose pursuits are repeated in float64
     step: Scale  # of a training step
     models: Scale  # of one model of the sweep
@@ -46,7 +46,7 @@ FULL = Sizes(
     Scale(768, 6144, 32, 4096, 0.0), Scale(8, 16, 3, 1024, 0.0), 1024, 32, 100, 8,
 )  # fmt: skip
 QUICK = Sizes(
-    Scale(16, 32, 3, 64, 1e-5), Scale(24, 1030, 3, 32, 1e-5), 16, 16,
+    Scale(16, 32, 3, 64, 1e-5), Scale(24, 1030, 3, 32, 1e-5), None, 16,
     Scale(16, 64, 4, 64, 0.0), Scale(8, 16, 3, 64, 0.0), 16, 8, 5, 2,
 )  # fmt: skip
 
@@ -309,9 +309,10 @@ def dictionary_work(scale: Scale, num_rounds: int, num_steps: int = 8) -> Work:
             said += f", torch {objective(tuple(a.cpu().numpy() for a in theirs)):.4f}"
         return said
 
+    schedule = np.append(np.asarray(annealing(first, last, num_rounds)[0]), np.float32(last))
     peer = functools.partial(
         torch_peers.learn, signals=signals, num_atoms=scale.num_atoms,
-        penalties=np.asarray(annealing(first, last, num_rounds)[0]), num_steps=num_steps,
+        penalties=schedule, num_steps=num_steps,
         last_steps=(JUDGING + POLISHING) * num_steps, momentum=MOMENTUM, ridge=RIDGE,
     )  # fmt: skip
     program = jax.jit(learn)
@@ -320,8 +321,9 @@ def dictionary_work(scale: Scale, num_rounds: int, num_steps: int = 8) -> Work:
 
 def rows(sizes: Sizes) -> list[Row]:
     """Return all rows in the order in which they run: the checks first."""
-    few = sizes.c._replace(num_signals=sizes.few)
-    solved = {"b": sizes.b, "c": sizes.c, f"c-{sizes.few}": few}
+    solved = {"b": sizes.b, "c": sizes.c}
+    if sizes.few is not None:
+        solved[f"c-{sizes.few}"] = sizes.c._replace(num_signals=sizes.few)
     chosen = {"omp": "orthogonal_matching_pursuit", "ols": "orthogonal_least_squares"}
     checks, timed, part = [], [], functools.partial
     for name, scale in solved.items():

@@ -325,7 +325,7 @@ def learn(
     """Alternate FISTA and least squares with momentum on the atoms; no atom is renewed.
 
     The numbers of steps are those of ``learn_dictionary`` with one restart: ``num_steps`` of FISTA
-    a round, and ``last_steps`` for the codes at the end.
+    a round, and ``last_steps`` for the codes at the end, at the last of the penalties.
     """
     torch, x = tools.torch, tools.tensor(signals)
     schedule = tools.tensor(penalties)  # as floats each would be compiled anew
@@ -365,7 +365,7 @@ def learn(
             start = first / first.norm(dim=1, keepdim=True)
             none = torch.zeros(len(x), num_atoms, device=tools.device)
             carried = start, torch.tensor(torch.inf, device=tools.device), none, start
-            for penalty in schedule:
+            for penalty in schedule[:-1]:
                 carried = turn(carried, penalty)
             codes = encode(carried[3], carried[2], schedule[-1], last_steps)
             return carried[3], codes
