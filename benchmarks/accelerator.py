@@ -22,6 +22,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import argparse
 import gc
+import importlib.metadata
 import json
 import math
 import pathlib
@@ -65,7 +66,7 @@ def machine(torch_version: str) -> dict[str, Any]:
         "device": device.device_kind if on_gpu else f"CPU ({processor()})",
         "platform": device.platform,
         "driver": driver.splitlines()[0] if driver else "-",
-        "jax": jax.__version__, "jaxlib": jax.lib.__version__,
+        "jax": jax.__version__, "jaxlib": importlib.metadata.version("jaxlib"),
         "runtime": device.client.platform_version.replace("\n", ", "),
         "torch": torch_version, "numpy": np.__version__, "python": platform.python_version(),
         "sparsecode_jax": sc.__version__,
@@ -129,27 +130,26 @@ class Clock:
 
 def best_peer(
     work: Work, ways: dict[str, torch_peers.Tools], wait: Callable, clock: Clock
-) -> tuple[str, Callable[[], Any]]:
-    """Return the fastest way in which torch runs this work; one that fails is said and passed."""
-    best: tuple[float, str, Any] | None = None
-    failures = []
+) -> tuple[Callable[[], Any] | None, dict[str, str]]:
+    """Return torch's fastest run of this work, None if all fail, and what each way said."""
+    best: tuple[float, Any] = math.inf, None
+    said = {}
     for label, tools in ways.items():
-        if best is not None and clock.left() < 0:
-            break
+        if best[1] is not None and clock.left() < 0:
+            said[label] = "not tried"
+            continue
         try:
             run = work.peer(tools)
             for _ in range(2):
                 wait(run())
             spent = seconds_of(run, wait, 2)
         except Exception as error:  # compilers and captures fail in many ways
-            failures.append(f"torch, {label}: {reason(error)}")
-            print(f"    {failures[-1]}", flush=True)
+            said[label] = f"failed ({reason(error)})"
+            print(f"    torch, {label}: {said[label]}", flush=True)
             continue
-        if best is None or spent < best[0]:
-            best = spent, label, run
-    if best is None:
-        raise RuntimeError("; ".join(failures))
-    return best[1:]
+        said[label] = f"{1e3 * spent:.4g} ms"
+        best = min(best, (spent, run), key=lambda found: found[0])
+    return best[1], said
 
 
 def measure(work: Work, ways: dict, wait: Callable, clock: Clock, most: int) -> dict[str, Any]:
@@ -159,12 +159,12 @@ def measure(work: Work, ways: dict, wait: Callable, clock: Clock, most: int) -> 
     contenders = {"ours": (work.run, jax.block_until_ready)}
     theirs = None
     if ways:
-        try:
-            record["way"], run = best_peer(work, ways, wait, clock)
+        run, record["ways"] = best_peer(work, ways, wait, clock)
+        if run is None:
+            record["failure"] = "torch: " + "; ".join(record["ways"].values())
+        else:
             theirs = run()
             contenders["torch"] = run, wait
-        except Exception as error:
-            record["failure"] = reason(error)
     record["result"] = work.judge(mine, theirs)
     del mine, theirs
     repeats = {}
@@ -300,10 +300,10 @@ def table(session: Session, shown: list[Row], left_out: list[str]) -> str:
     if checks:
         parts += ["", format_table(["check", "result", "passes", ""], checks)]
     if timed:
-        columns = ["", "ours, ms", "torch, ms", "ours / torch", "quartiles", "torch's way"]
+        columns = ["", "ours, ms", "torch, ms", "ours / torch", "quartiles"]
         columns += ["GFLOP/s", "of products", "of bytes", "result"]
         parts += ["", format_table(columns, timed)]
-        parts += ["", *(f"{name}: {r['title']}" for name, r in records if "seconds" in r)]
+        parts += ["", *(about(name, r) for name, r in records if "seconds" in r)]
     parts += ["", *(f"failed: {n}: {r['failure']}" for n, r in records if "failure" in r)]
     if left_out:
         parts.append(f"left out, time being used up (run again): {', '.join(left_out)}")
@@ -317,10 +317,16 @@ def table(session: Session, shown: list[Row], left_out: list[str]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def about(name: str, record: dict[str, Any]) -> str:
+    """Return what a timed row is, and how torch could run it."""
+    ways = ", ".join(f"{way} {said}" for way, said in record.get("ways", {}).items())
+    return f"{name}: {record['title']}" + f"; torch: {ways}" * bool(ways)
+
+
 def cells(record: dict[str, Any]) -> list[str]:
     """Return a timed row's columns."""
     median = record["median"]
-    shown = [f"{1e3 * median['ours']:.4g}", "-", "-", "-", "-"]
+    shown = [f"{1e3 * median['ours']:.4g}", "-", "-", "-"]
     if "ratio" in record:
         low, high = record["ratio_quartiles"]
         shown[1:4] = (
@@ -328,7 +334,6 @@ def cells(record: dict[str, Any]) -> list[str]:
             f"{record['ratio']:.3g}",
             f"{low:.3g}-{high:.3g}",
         )
-        shown[4] = record["way"]
     shown += [f"{record['flops_per_second'] / 1e9:.4g}", f"{record['flop_share']:.1%}"]
     return [*shown, f"{record['byte_share']:.1%}", record["result"]]
 

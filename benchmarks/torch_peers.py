@@ -77,7 +77,8 @@ def _captured(torch: Any, step: Callable[[], Any]) -> Callable[[], Any]:
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # JAX has threads of its own, whose calls must not end this capture.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         out = step()
 
     def replay() -> Any:
@@ -95,7 +96,7 @@ def lasso(tools: Tools, problem: Any) -> Callable[[], Any]:
     torch = tools.torch
     atoms, signals = tools.tensor(problem.dictionary), tools.tensor(problem.signals)
     step = float(1 / np.linalg.norm(problem.dictionary.astype(np.float64), 2) ** 2)
-    block = tools.compile(functools.partial(_block, torch, atoms, step, problem.penalty, _BLOCK))
+    iterate = tools.compile(functools.partial(_iterate, torch, atoms, step, problem.penalty))
     measure = tools.compile(functools.partial(_gap, torch, atoms, problem.penalty))
     stages: dict[int, tuple[list, Callable]] = {}
 
@@ -106,8 +107,10 @@ def lasso(tools: Tools, problem: Any) -> Callable[[], Any]:
             x = torch.zeros_like(signals[:size])
 
             def advance() -> None:
-                codes, point, t = block(x, *held[:3])
-                for old, new in zip(held, (codes, point, t, measure(x, codes)), strict=True):
+                state = held[:3]
+                for _ in range(_BLOCK):
+                    state = iterate(x, *state)
+                for old, new in zip(held, (*state, measure(x, state[0])), strict=True):
                     old.copy_(new)
 
             stages[size] = [*held, x], tools.graph(advance)
@@ -153,19 +156,15 @@ def _put(held: list, values: Iterable[Any]) -> None:
             old.copy_(new)
 
 
-def _block(
-    torch: Any, atoms: Any, step: Any, penalty: Any, length: int, x: Any, codes: Any, point: Any,
-    t: Any,
-) -> tuple:  # fmt: skip
-    """Take iterations of FISTA that drop the momentum of a signal where it points uphill."""
-    for _ in range(length):
-        new = torch.relu(point - step * ((point @ atoms - x) @ atoms.T) - step * penalty)
-        uphill = ((point - new) * (new - codes)).sum(-1, keepdim=True) > 0
-        after = (1 + torch.sqrt(1 + 4 * t * t)) / 2
-        weight = torch.where(uphill, 0.0, (t - 1) / after)
-        t = torch.where(uphill, 1.0, after)
-        point, codes = new + weight * (new - codes), new
-    return codes, point, t
+def _iterate(
+    torch: Any, atoms: Any, step: float, penalty: float, x: Any, codes: Any, point: Any, t: Any
+) -> tuple:
+    """Take an iteration of FISTA that drops the momentum of a signal where it points uphill."""
+    new = torch.relu(point - step * ((point @ atoms - x) @ atoms.T) - step * penalty)
+    uphill = ((point - new) * (new - codes)).sum(-1, keepdim=True) > 0
+    after = (1 + torch.sqrt(1 + 4 * t * t)) / 2
+    weight = torch.where(uphill, 0.0, (t - 1) / after)
+    return new, new + weight * (new - codes), torch.where(uphill, 1.0, after)
 
 
 def _gap(torch: Any, atoms: Any, penalty: float, x: Any, codes: Any) -> Any:
@@ -331,23 +330,23 @@ def learn(
     schedule = tools.tensor(penalties)  # as floats each would be compiled anew
     first = x[torch.randperm(len(x))[:num_atoms].to(tools.device)]
 
+    weights = tools.tensor(_momentum(max(num_steps, last_steps)))
+
+    def iterate(atoms: Any, codes: Any, point: Any, step: Any, penalty: Any, weight: Any) -> tuple:
+        new = torch.relu(point - step * ((point @ atoms - x) @ atoms.T) - step * penalty)
+        return new, new + weight * (new - codes)
+
+    iterate = tools.compile(iterate)
+
     def encode(atoms: Any, codes: Any, penalty: Any, length: int) -> Any:
-        step = 1 / _squared_norm(torch, atoms)
-        point, t = codes, 1.0
-        for _ in range(length):
-            codes, point, t = iterate(atoms, codes, point, step, step * penalty, t)
+        step, point = 1 / _squared_norm(torch, atoms), codes
+        for k in range(length):
+            codes, point = iterate(atoms, codes, point, step, penalty, weights[k])
         return codes
-
-    def iterate(atoms: Any, codes: Any, point: Any, step: Any, threshold: Any, t: float) -> tuple:
-        new = torch.relu(point - step * ((point @ atoms - x) @ atoms.T) - threshold)
-        after = (1 + (1 + 4 * t * t) ** 0.5) / 2
-        return new, new + (t - 1) / after * (new - codes), after
-
-    encode_some = tools.compile(encode)
 
     def turn(carried: tuple, penalty: Any) -> tuple:
         ahead, before, codes, last = carried
-        codes = encode_some(ahead, codes, penalty, num_steps)
+        codes = encode(ahead, codes, penalty, num_steps)
         error = 0.5 * ((x - codes @ ahead) ** 2).sum(-1).mean()
         value = error + penalty * codes.sum(-1).mean()
         gram = codes.T @ codes
@@ -371,6 +370,16 @@ def learn(
             return carried[3], codes
 
     return run
+
+
+def _momentum(length: int) -> np.ndarray:
+    """Return the weights by which FISTA extrapolates."""
+    t, found = 1.0, []
+    for _ in range(length):
+        after = (1 + (1 + 4 * t * t) ** 0.5) / 2
+        found.append((t - 1) / after)
+        t = after
+    return np.asarray(found, np.float32)
 
 
 def _squared_norm(torch: Any, atoms: Any, squarings: int = 6) -> Any:
