@@ -205,6 +205,7 @@ class Session:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.clock = args, Clock(args.seconds)
+        self.rows = rows(QUICK if args.quick else FULL)
         self.platform = jax.default_backend()
         self.torch, version = torch_peers.load(self.platform)
         self.machine = machine(version)
@@ -221,16 +222,20 @@ class Session:
         return {"machine": self.machine, "sizes": row.sizes, "quick": self.args.quick}
 
     def kept(self) -> dict[str, dict]:
-        """Return the records of an earlier run on this machine."""
+        """Return the records of an earlier run on this machine, at these sizes."""
         if not self.path.exists():
             return {}
         stored = json.loads(self.path.read_text())["rows"]
-        return {k: v for k, v in stored.items() if v["identity"]["machine"] == self.machine}
+        wanted = {row.name: self.identity(row) for row in self.rows}
+        return {k: v for k, v in stored.items() if v["identity"] == wanted.get(k)}
 
-    def done(self, row: Row) -> bool:
-        """Say whether an earlier record stands for this row."""
-        record = self.records.get(row.name, {})
-        return record.get("identity") == self.identity(row) and "failure" not in record
+    def record(self, row: Row) -> dict[str, Any]:
+        """Return what is known of a row; nothing if it was not run."""
+        return self.records.get(row.name, {})
+
+    def failed(self, row: Row) -> bool:
+        """Say whether a row was run and failed: it is tried again in the next run."""
+        return "failure" in self.record(row)
 
     def wait(self, _: Any) -> None:
         """Wait for what torch has begun."""
@@ -244,7 +249,7 @@ class Session:
         try:
             if row.check is not None:
                 text, passed = row.check()
-                return record | {"result": text} | ({} if passed else {"failure": "check failed"})
+                return record | {"result": text} | ({} if passed else {"failure": f"{text}."})
             if self.torch is not None:
                 self.torch.set_float32_matmul_precision("high" if row.training else "highest")
             most = 2 if self.args.quick else MOST_ROUNDS
@@ -260,10 +265,10 @@ class Session:
             if self.torch is not None and self.on_gpu:
                 self.torch.cuda.empty_cache()
 
-    def write(self, wanted: list[Row], left_out: list[str]) -> str:
-        """Write what is known so far, and return the table."""
-        shown = [row for row in wanted if row.name in self.records]
-        text = table(self, shown, left_out)
+    def write(self, left_out: list[str]) -> str:
+        """Write all that is known so far, and return the table."""
+        known = [row for row in self.rows if self.record(row)]
+        text = table(self, known, left_out)
         manifest = {"machine": self.machine, "limits": self.limits, "rows": self.records}
         write_bytes(self.path, json.dumps(manifest, indent=1).encode())
         write_bytes(self.args.out, text.encode())
@@ -363,10 +368,8 @@ def main(argv: list[str] | None = None) -> int:
     args = options(argv)
     session = Session(args)
     print("\n".join(head(session)), flush=True)
-    wanted = [
-        row for row in rows(QUICK if args.quick else FULL) if not args.rows or row.name in args.rows
-    ]
-    missing = [row for row in wanted if not session.done(row)]
+    wanted = [row for row in session.rows if not args.rows or row.name in args.rows]
+    missing = [row for row in wanted if not session.record(row) or session.failed(row)]
     if len(missing) < len(wanted):
         print(f"{len(wanted) - len(missing)} rows are kept from {session.path}", flush=True)
     left_out: list[str] = []
@@ -380,12 +383,11 @@ def main(argv: list[str] | None = None) -> int:
         record = session.run(row, left / (len(missing) - turn))
         record["spent"] = round(time.perf_counter() - started, 2)
         session.records[row.name] = record
-        shown = f"failed: {record['failure']}" if "failure" in record else record["result"]
-        print(f"    {shown} ({record['spent']:.1f} s)", flush=True)
-        session.write(wanted, left_out)
-    print("\n" + session.write(wanted, left_out))
-    failed = any("failure" in session.records.get(row.name, {}) for row in wanted)
-    return int(failed or bool(left_out))
+        said = f"failed: {record['failure']}" if session.failed(row) else record["result"]
+        print(f"    {said or 'done'} ({record['spent']:.1f} s)", flush=True)
+        session.write(left_out)
+    print("\n" + session.write(left_out))
+    return int(any(map(session.failed, wanted)) or bool(left_out))
 
 
 if __name__ == "__main__":

@@ -79,9 +79,12 @@ def test_another_version_or_size_is_measured_anew(quick, tmp_path, monkeypatch):
     stored["rows"]["check-ols-b"]["identity"]["sizes"]["num_atoms"] = 7
     out.with_suffix(".json").write_text(json.dumps(stored))
     ran = []
-    monkeypatch.setattr(
-        accelerator.Session, "run", lambda self, row, _: ran.append(row.name) or {"result": ""}
-    )
+
+    def stand_in(self, row, seconds):
+        ran.append(row.name)
+        return {"identity": self.identity(row), "title": row.title, "result": ""}
+
+    monkeypatch.setattr(accelerator.Session, "run", stand_in)
     names = [CHEAP, "check-ols-b", "check-lasso-b"]
     accelerator.main(["--quick", "--out", str(out), "--rows", *names])
     assert sorted(ran) == [CHEAP, "check-ols-b"]
