@@ -284,7 +284,10 @@ def head(session: Session) -> list[str]:
         f"highest precision; {tf32}x + 1 {limit['bytes'] / 1e9:.4g} GB/s"
     )
     if session.on_gpu:
-        lines.append("products: float32 at highest precision; training rows: TF32 on both sides")
+        lines.append(
+            'products: float32 ("highest" on both sides); training rows: TF32 allowed on both '
+            'sides (jax: its default; torch: "high")'
+        )
     else:
         lines.append("This is a CPU: nothing here says how fast an accelerator is.")
     if session.args.quick:
@@ -296,14 +299,14 @@ def table(session: Session, shown: list[Row], left_out: list[str]) -> str:
     """Return the report: checks, times, what failed, what was left out."""
     records = [(row.name, session.records[row.name]) for row in shown]
     checks = [
-        [name, record["result"], "NO" if "failure" in record else "yes", record["title"]]
+        [f"{name}: {record['title']}", record["result"], "NO" if "failure" in record else "yes"]
         for name, record in records
         if "result" in record and "seconds" not in record
     ]
     timed = [[name, *cells(record)] for name, record in records if "seconds" in record]
     parts = head(session)
     if checks:
-        parts += ["", format_table(["check", "result", "passes", ""], checks)]
+        parts += ["", format_table(["check", "result", "passes"], checks)]
     if timed:
         columns = ["", "ours, ms", "torch, ms", "ours / torch", "quartiles"]
         columns += ["GFLOP/s", "of products", "of bytes", "result"]

@@ -44,7 +44,8 @@ def load(platform: str) -> tuple[Any, str]:
         return None, "sees no GPU"
     if platform not in ("gpu", "cpu"):
         return None, f"is not run on {platform}"
-    return torch, torch.__version__
+    cuda = f", CUDA {torch.version.cuda}" if platform == "gpu" else ""
+    return torch, torch.__version__ + cuda
 
 
 def ways(torch: Any, platform: str, names: Iterable[str]) -> dict[str, Tools]:
