@@ -4,8 +4,10 @@ import json
 import pathlib
 import subprocess
 import sys
+import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -167,3 +169,38 @@ def test_runs_without_plots_and_peers_and_leaves_memory_to_torch():
     )
     assert done.returncode == 0, done.stderr
     assert not set(done.stdout.split()) & {"matplotlib", "torch", "sklearn", "spams"}
+
+
+def peer_of(seconds):
+    """Return torch's side of a row that takes so long, or fails where it is None."""
+
+    def peer(tools):
+        if seconds[tools] is None:
+            raise RuntimeError("no compiler was found\nand more")
+        return lambda: time.sleep(seconds[tools])
+
+    return accelerator_rows.Work(lambda: jnp.ones(()), counted, peer, lambda *_: "same")
+
+
+def counted():
+    return sc.flops.eval_flops(lambda x: x + 1.0, jnp.ones(4))
+
+
+def test_torch_runs_in_its_fastest_way_and_ratios_are_of_its_times():
+    work = peer_of({"a": 0.02, "b": 0.001, "c": None})
+    clock = accelerator.Clock(60)
+    record = accelerator.measure(work, {k: k for k in "abc"}, lambda _: None, clock, 2)
+    assert "failure" not in record
+    assert record["ways"]["c"] == "failed (RuntimeError: no compiler was found)"
+    assert max(record["seconds"]["torch"]) < 0.02
+    found = accelerator.summary(record, "float32", {"float32": 1e9, "bytes": 1e9})
+    each = np.asarray(record["seconds"]["ours"]) / np.asarray(record["seconds"]["torch"])
+    assert found["ratio"] == pytest.approx(np.median(each))
+    assert found["flops"] == 4 and found["bytes"] == 32
+
+
+def test_where_no_way_of_torch_works_ours_is_kept_and_the_row_has_failed():
+    work = peer_of({"a": None})
+    record = accelerator.measure(work, {"a": "a"}, lambda _: None, accelerator.Clock(60), 2)
+    assert record["failure"].startswith("torch: failed (RuntimeError: no compiler")
+    assert list(record["seconds"]) == ["ours"]
