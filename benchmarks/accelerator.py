@@ -212,6 +212,8 @@ class Session:
         self.on_gpu = self.platform == "gpu"
         self.commit = said_by("git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD")
         self.limits = limits(self.on_gpu, args.quick)
+        if args.quick and self.torch is not None:
+            self.torch.set_num_threads(1)  # on small arrays threads wait for one another
         names = args.torch or (["eager"] if args.quick else torch_peers.WAYS)
         self.ways = torch_peers.ways(self.torch, self.platform, names) if self.torch else {}
         self.path = args.out.with_suffix(".json")
