@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -263,14 +264,14 @@ def to_host(x: Any) -> np.ndarray:
     """Return an array as NumPy, on every process, whichever devices hold its parts."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         if not x.is_fully_replicated:
-            x = _gathered(x, NamedSharding(x.sharding.mesh, _WHOLE))  # type: ignore[attr-defined]
+            x = _gather(NamedSharding(x.sharding.mesh, _WHOLE))(x)  # type: ignore[attr-defined]
         return np.asarray(x.addressable_data(0))
     return np.asarray(x)
 
 
-@functools.partial(jax.jit, static_argnames="sharding")
-def _gathered(x: Any, sharding: NamedSharding) -> Any:
-    return jax.lax.with_sharding_constraint(x, sharding)
+@functools.lru_cache(maxsize=64)
+def _gather(sharding: NamedSharding) -> Callable:
+    return jax.jit(lambda x: x, out_shardings=sharding)
 
 
 def varying_like(tree: PyTree, *others: Any) -> PyTree:
@@ -333,4 +334,11 @@ def _own_explicit_mesh(leaf: Any) -> Mesh | None:
 def _moved(leaf: Any, mesh: Mesh) -> Any:
     if not isinstance(leaf, jax.Array) or not isinstance(leaf.sharding, NamedSharding):
         return leaf
-    return jax.device_put(leaf, NamedSharding(mesh, leaf.sharding.spec))
+    sharding = NamedSharding(mesh, leaf.sharding.spec)
+    if leaf.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _moved(jax.random.key_data(leaf), mesh)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    parts = [shard.data for shard in leaf.addressable_shards]
+    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
