@@ -71,6 +71,7 @@ class Sizes(NamedTuple):
 
 
 SCALE_C = Sizes(768, 6144, 4096, 32)
+LEARNER = Sizes(64, 1024, 4096, 8)  # the learner factors N x N, which takes minutes to compile at c
 TINY = Sizes(16, 32, 64, 4)
 
 
@@ -221,6 +222,7 @@ def training(
 
 def learner_programs(sizes: Sizes) -> Iterator[Program]:
     """Yield a round of the learner by turns with each update, and a step of the online one."""
+    sizes = LEARNER if sizes == SCALE_C else sizes
     x, d = array(sizes.b, sizes.m), array(sizes.n, sizes.m)
     each = {
         "method_of_optimal_directions": updates.method_of_optimal_directions(),
