@@ -21,6 +21,7 @@ import json
 import os
 import pathlib
 import re
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -128,7 +129,7 @@ def solver_programs(sizes: Sizes) -> Iterator[Program]:
             s.solve, s.exhaustive(few.k) if solver is None else solver, num_steps=steps
         )
         lasso = sc.Lasso(array(at.b, at.m), array(at.n, at.m), array(), array())
-        yield Program(f"{name}, {steps} steps", run, (lasso,), at)
+        yield Program(f"{name}, {steps} step{'s' * (steps > 1)}", run, (lasso,), at)
 
     x, d = array(sizes.b, sizes.m), array(sizes.n, sizes.m)
     until = {"sparse_encode, tolerance": None, "sparsa, tolerance": s.sparsa()}
@@ -353,8 +354,8 @@ def cells(name: str, row: dict) -> list[str]:
     ]  # fmt: skip
 
 
-def table(results: dict, command: str, sizes: Sizes) -> str:
-    """Return the report: one row a program."""
+def table(results: dict, command: str, sizes: Sizes, left: list[str]) -> str:
+    """Return the report: one row a program, and the names of those that are left to compile."""
     rows = results["rows"]
     failed = {name: row["error"] for name, row in rows.items() if "error" in row}
     other = collections.defaultdict(list)
@@ -365,8 +366,9 @@ def table(results: dict, command: str, sizes: Sizes) -> str:
             other[row["sizes"]].append(name)
     head = ["", "compiles", "s", "temporaries", "arguments", *KINDS, "calls"]
     parts = [
-        f"{len(rows)} programs compiled ahead of time for TPU {TOPOLOGY} by jax {results['jax']} "
-        f"and libtpu {results['libtpu']}.\nNothing was run on a TPU.\nCommand: {command}\n"
+        f"{len(rows)} of {len(rows) + len(left)} programs, compiled ahead of time for TPU "
+        f"{TOPOLOGY} by jax {results['jax']} and libtpu {results['libtpu']}.\n"
+        f"Nothing was run on a TPU.\nCommand: {command}\n"
         f"Sizes: {sizes}, float32.",
         "Seconds are of XLA's compilation, on a machine that did other work besides; temporaries, "
         "and arguments\nwith results, are MiB on one chip of 16 GiB. The other columns count "
@@ -375,9 +377,13 @@ def table(results: dict, command: str, sizes: Sizes) -> str:
         format_table(head, [cells(name, row) for name, row in rows.items()]),
         *(f"At {at}: {'; '.join(names)}." for at, names in other.items()),
         "Custom calls in all: " + ", ".join(f"{k} {n}" for k, n in calls.most_common()) + ".",
-        "Not compiled:" + ("".join(f"\n{k}: {v}" for k, v in failed.items()) or " none."),
+        "Refused by the compiler:"
+        + ("".join(f"\n{k}: {v}" for k, v in failed.items()) or " none."),
     ]
-    return "\n\n".join(parts) + "\n"
+    if left:
+        parts.append(f"Not tried yet (the command goes on with them): {'; '.join(left)}.")
+    wide = [textwrap.fill(part, 100) if "\n" not in part else part for part in parts]
+    return "\n\n".join(wide) + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -385,6 +391,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, four programs")
     parser.add_argument("--only", help="programs whose name contains this; writes no table")
+    parser.add_argument("--kept", action="store_true", help="the table of what is kept, as it is")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("results"))
     parser.add_argument("--write", type=pathlib.Path, help="also write the table to this file")
     args = parser.parse_args(argv)
@@ -410,7 +417,7 @@ def main(argv: list[str] | None = None) -> None:
     if {key: kept.get(key) for key in versions} != versions:
         kept = {**versions, "rows": {}}
     rows = kept["rows"]
-    for number, program in enumerate(chosen, 1):
+    for number, program in enumerate([] if args.kept else chosen, 1):
         row, old = row_of(program, mesh, rows.get(program.name))
         rows[program.name] = row
         write_bytes(path, json.dumps(kept, indent=1).encode())
@@ -419,9 +426,10 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{number:3} of {len(chosen)}  {program.name}: {said} ({when})", flush=True)
     if args.only:
         return
-    kept["rows"] = {program.name: rows[program.name] for program in chosen}
-    command = "python -m benchmarks.tpu" + " --quick" * args.quick
-    text = table(kept, command, sizes)
+    kept["rows"] = {program.name: rows[program.name] for program in chosen if program.name in rows}
+    left = [program.name for program in chosen if program.name not in rows]
+    command = f"python -m benchmarks.tpu {'--quick' if args.quick else '--write docs/tpu.txt'}"
+    text = table(kept, command, sizes, left)
     print("\n" + text)
     if args.write:
         write_bytes(args.write, text.encode())
