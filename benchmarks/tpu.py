@@ -371,9 +371,9 @@ def table(results: dict, command: str, sizes: Sizes, left: list[str]) -> str:
         f"Nothing was run on a TPU.\nCommand: {command}\n"
         f"Sizes: {sizes}, float32.",
         "Seconds are of XLA's compilation, on a machine that did other work besides; temporaries, "
-        "and arguments\nwith results, are MiB on one chip of 16 GiB. The other columns count "
-        "instructions of the optimized\nprogram, those inside of fusions included; calls are "
-        "custom calls.",
+        "and arguments\nwith results, are MiB in the 16 GiB of one chip, without what XLA keeps in "
+        "its vector memory: one\narray of 96 MiB of fista's. The other columns count instructions "
+        "of the optimized program, those\ninside of fusions included; calls are custom calls.",
         format_table(head, [cells(name, row) for name, row in rows.items()]),
         *(f"At {at}: {'; '.join(names)}." for at, names in other.items()),
         "Custom calls in all: " + ", ".join(f"{k} {n}" for k, n in calls.most_common()) + ".",
