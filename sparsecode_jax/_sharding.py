@@ -195,6 +195,8 @@ def over_devices(
     if layout is None:
         return fn
     mapped = frozenset(layout.mesh.axis_names) - frozenset(layout.others)
+    if not mapped:
+        return fn
 
     def run(*args: Any) -> Any:
         around = jax.sharding.get_abstract_mesh()  # a mesh of the context is taken as it is

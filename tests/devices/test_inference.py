@@ -1,0 +1,186 @@
+"""Solvers on signals that lie on many devices, over automatic and explicit axes."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sparsecode_jax as sc
+from sparsecode_jax import Lasso, solvers
+from sparsecode_jax._sharding import layout_of
+from sparsecode_jax.solvers import _core, _tolerance
+
+from ..contracts import SOLVERS
+from .conftest import KINDS, assert_close, mesh_of, put, spec_of
+
+PENALTY = 0.05
+KIND = pytest.mark.parametrize("kind", KINDS)
+COLLECTIVE = re.compile(
+    r"\b(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\("
+)
+
+
+def lasso(signals, dictionary):
+    return Lasso(signals, dictionary, PENALTY, sc.dictionaries.step_size(dictionary))
+
+
+CALLS = {
+    "steps": lambda x, d: sc.sparse_encode(x, d, PENALTY, num_steps=20),
+    "tolerance": lambda x, d: sc.sparse_encode(x, d, PENALTY, tolerance=1e-4),
+    "refit": lambda x, d: solvers.refit(jax.nn.relu(x @ d.T), x, d, num_active=4),
+}
+
+
+@KIND
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_codes_are_those_of_one_device_and_stay_with_their_signals(data, kind, call, devices):
+    mesh = mesh_of(kind, signals=devices)
+    signals = put(data.signals, mesh, "signals")
+    codes = CALLS[call](signals, put(data.dictionary, mesh))
+    assert devices == 1 or (spec_of(codes) == ("signals",) and codes.sharding.mesh == mesh)
+    assert_close(codes, CALLS[call](data.signals, data.dictionary), 1e-5)
+
+
+@KIND
+@pytest.mark.parametrize("case", SOLVERS)
+def test_every_solver(data, kind, case):
+    mesh = mesh_of(kind, signals=4)
+    solver = case.solver
+    run = lambda x: solvers.solve(solver, lasso(x, data.dictionary), num_steps=3)  # noqa: E731
+    codes = run(put(data.signals, mesh, "signals"))
+    assert spec_of(codes) == ("signals",)
+    assert_close(codes, run(data.signals), 1e-5)
+
+
+@KIND
+def test_each_device_stops_when_its_own_signals_are_done(data, kind):
+    mesh = mesh_of(kind, signals=4)
+    run = lambda x: solvers.solve_to_tolerance(  # noqa: E731
+        solvers.sparsa(), lasso(x, data.dictionary), tolerance=1e-4, max_steps=500, check_every=5
+    )
+    codes, info = run(put(data.signals, mesh, "signals"))
+    expected, like = run(data.signals)
+    assert_close(codes, expected, 1e-5)
+    np.testing.assert_array_equal(info.num_steps, like.num_steps)
+    assert {spec_of(x) for x in info} == {("signals",)}
+    problem = lasso(put(data.signals, mesh_of("automatic", signals=4), "signals"), data.dictionary)
+    layout = layout_of("test", problem.signals)
+    program = _tolerance._solve_to_tolerance.lower(
+        solvers.sparsa(), jax.tree.map(jnp.asarray, problem), None, 1e-4, 500, 5, 8, layout
+    )
+    assert not COLLECTIVE.search(program.compile().as_text())
+
+
+@KIND
+def test_two_leading_axes_on_a_mesh_of_two(data, kind):
+    mesh = mesh_of(kind, days=2, signals=4)
+    signals = data.signals.reshape(4, 16, 16)
+    codes = CALLS["steps"](put(signals, mesh, "days", "signals"), data.dictionary)
+    assert spec_of(codes) == ("days", "signals")
+    assert_close(codes, CALLS["steps"](signals, data.dictionary), 1e-5)
+
+
+@KIND
+def test_records_of_a_trajectory_are_of_all_signals(data, kind):
+    mesh = mesh_of(kind, signals=4)
+
+    def record(codes):
+        return jnp.sum(codes != 0), jnp.sum(codes, axis=-1)
+
+    run = lambda x: solvers.trajectory(  # noqa: E731
+        solvers.fista(), lasso(x, data.dictionary), num_steps=4, record=record, record_every=2
+    )
+    codes, records = run(put(data.signals, mesh, "signals"))
+    assert spec_of(codes) == ("signals",)
+    assert spec_of(records[1]) == (None, "signals")
+    assert_close((codes, records), run(data.signals), 1e-5)
+
+
+@pytest.mark.parametrize("call", ["steps", "tolerance"])
+def test_inside_a_program_on_explicit_axes_with_gradients(data, call):
+    mesh = mesh_of("explicit", signals=4)
+    signals, dictionary = put(data.signals, mesh, "signals"), put(data.dictionary, mesh)
+    both = jax.jit(
+        jax.value_and_grad(lambda x, d: jnp.sum(CALLS[call](x, d) ** 2), argnums=(0, 1))
+    )
+    value, gradients = both(signals, dictionary)
+    expected, expected_gradients = both(data.signals, data.dictionary)
+    assert_close(value, expected, 1e-5)
+    assert_close(gradients, expected_gradients, 1e-3)
+    assert spec_of(gradients[0]) == ("signals",)
+
+
+def test_nothing_is_communicated(data):
+    mesh = mesh_of("automatic", signals=8)
+    signals = put(data.signals, mesh, "signals")
+    problem = Lasso(signals, jnp.asarray(data.dictionary), jnp.float32(0.05), jnp.float32(0.1))
+    layout = layout_of("test", signals)
+    program = _core._solve.lower(solvers.fista(), problem, None, 5, layout)
+    assert not COLLECTIVE.search(program.compile().as_text())
+
+
+ATOMS = {"ista": solvers.ista(), "fista": solvers.fista(), "sparsa": solvers.sparsa()}
+
+
+@KIND
+@pytest.mark.parametrize("name", ATOMS)
+def test_atoms_are_split_by_a_spec_of_the_dictionary(data, kind, name):
+    mesh = mesh_of(kind, signals=4, atoms=2)
+    run = lambda x, d: sc.sparse_encode(x, d, PENALTY, num_steps=10, solver=ATOMS[name])  # noqa: E731
+    codes = run(put(data.signals, mesh, "signals"), put(data.dictionary, mesh, "atoms"))
+    assert spec_of(codes) == ("signals", "atoms")
+    assert_close(codes, run(data.signals, data.dictionary), 1e-5)
+
+
+@KIND
+def test_split_atoms_to_a_tolerance(data, kind):
+    mesh = mesh_of(kind, atoms=8)
+    codes = CALLS["tolerance"](data.signals, put(data.dictionary, mesh, "atoms"))
+    expected = CALLS["tolerance"](data.signals, data.dictionary)
+    np.testing.assert_allclose(codes, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ATOMS)
+def test_split_atoms_take_memory_on_each_device_for_its_own(name):
+    mesh = mesh_of("automatic", atoms=8)
+    rng = np.random.default_rng(0)
+    signals = jnp.asarray(rng.normal(size=(64, 32)), jnp.float32)
+    dictionary = jnp.asarray(rng.normal(size=(4096, 32)), jnp.float32)
+    bytes_needed = {}
+    for devices, where in ((1, dictionary), (8, put(dictionary, mesh, "atoms"))):
+        problem = Lasso(signals, where, jnp.float32(0.05), jnp.float32(0.01))
+        program = _core._solve.lower(ATOMS[name], problem, None, 5, layout_of("test", signals, where))
+        compiled = program.compile()
+        memory = compiled.memory_analysis()
+        bytes_needed[devices] = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+        assert "all-gather" not in compiled.as_text()
+    assert bytes_needed[8] < bytes_needed[1] / 5
+
+
+def test_bad_layouts_are_said_in_one_sentence(data):
+    mesh = mesh_of("automatic", signals=4, atoms=2)
+    other = mesh_of("automatic", atoms=4)
+    x, d = data.signals, data.dictionary
+    rows = put(x, mesh, "signals")
+    cases = (
+        (put(x, mesh, None, "signals"), d, "signals are split over their measurements"),
+        (rows, put(d, mesh, None, "atoms"), "dictionary are split over their measurements"),
+        (rows, put(d, other, "atoms"), "lie on the mesh .* and the dictionary on"),
+        (rows, put(d, mesh, "signals"), "both split over the mesh axis 'signals'"),
+    )
+    for signals, dictionary, message in cases:
+        with pytest.raises(ValueError, match=message):
+            CALLS["steps"](signals, dictionary)
+    split = put(d, mesh, "atoms")
+    pursuit = solvers.orthogonal_matching_pursuit(3)
+    with pytest.raises(ValueError, match="split over its atoms .* needs every atom"):
+        solvers.solve(pursuit, Lasso(rows, split, 0.05, 0.1), num_steps=3)
+    with pytest.raises(ValueError, match="split over its atoms .* needs every atom"):
+        solvers.refit(put(data.codes, mesh, "signals"), rows, split, num_active=3)
+    explicit = mesh_of("explicit", signals=4, atoms=2)
+    traced = jax.jit(lambda x, d: sc.sparse_encode(x, d, PENALTY, num_steps=2, step_size=0.1))
+    with pytest.raises(ValueError, match="automatic axes are expected there"):
+        traced(put(x, explicit, "signals"), put(d, explicit, "atoms"))

@@ -1,0 +1,185 @@
+"""Sweeps, training, dictionary learning, encoders and metrics on many devices."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sparsecode_jax as sc
+from sparsecode_jax import encoders, learning, metrics
+from sparsecode_jax._sharding import Layout
+from sparsecode_jax.learning import step as steps
+
+from .conftest import KINDS, assert_close, mesh_of, put, spec_of
+
+KIND = pytest.mark.parametrize("kind", KINDS)
+KEYS = jax.random.split(jax.random.key(1), 8)
+PENALTIES = jnp.array([0.01, 0.1])
+
+
+def score(seed, penalty):
+    problem = sc.synthetic.sample_problem(
+        seed, 3, num_samples=16, num_measurements=8, num_atoms=12
+    )
+    codes = sc.sparse_encode(problem.signals, problem.dictionary, penalty, num_steps=10)
+    return metrics.mcc(problem.codes, codes)
+
+
+@KIND
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_a_sweep_runs_where_its_seeds_are(kind, devices):
+    mesh = mesh_of(kind, runs=devices)
+    found = sc.sweep(score, seed=put(KEYS, mesh, "runs"), penalty=PENALTIES)
+    assert devices == 1 or spec_of(found) == ("runs",)
+    assert_close(found, sc.sweep(score, seed=KEYS, penalty=PENALTIES), 1e-5)
+
+
+@KIND
+def test_a_sweep_over_two_mesh_axes_and_in_chunks(kind):
+    mesh = mesh_of(kind, runs=4, penalties=2)
+    axes = {"seed": put(KEYS, mesh, "runs"), "penalty": put(PENALTIES, mesh, "penalties")}
+    expected = sc.sweep(score, seed=KEYS, penalty=PENALTIES)
+    found = sc.sweep(score, **axes)
+    assert spec_of(found) == ("runs", "penalties")
+    assert_close(found, expected, 1e-5)
+    chunked = sc.sweep_chunked(score, chunk_size=8, progress=None, **axes)
+    assert_close(chunked, expected, 1e-5)
+    with pytest.raises(ValueError, match="6 points at a time do not divide over the 8 devices"):
+        sc.sweep_chunked(score, chunk_size=6, progress=None, **axes)
+    with pytest.raises(ValueError, match="over the same mesh axis"):
+        sc.sweep(score, seed=put(KEYS, mesh, "runs"), penalty=put(KEYS, mesh, "runs"))
+
+
+ENCODERS = {
+    "linear": encoders.linear(16, 24),
+    "top_k": encoders.top_k(16, 24, num_active=3),
+    "batch_top_k": encoders.batch_top_k(16, 24, num_active=3),
+}
+
+
+def train(key, signals, encoder, num_steps, **options):
+    return learning.fit(
+        key, ENCODERS[encoder], signals, num_atoms=24, num_steps=num_steps, progress=None, **options
+    ).params
+
+
+@KIND
+@pytest.mark.parametrize(("num_steps", "rtol"), [(1, 1e-5), (20, 1e-4)])
+def test_runs_train_where_their_keys_are(data, kind, num_steps, rtol):
+    mesh = mesh_of(kind, runs=4)
+    found = train(put(KEYS, mesh, "runs"), data.signals, "linear", num_steps, batch_size=8)
+    assert {spec_of(x) for x in jax.tree.leaves(found)} == {("runs",)}
+    assert_close(found, train(KEYS, data.signals, "linear", num_steps, batch_size=8), rtol)
+
+
+@KIND
+@pytest.mark.parametrize("batch_size", [None, 16])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_signals_are_trained_on_where_they_are(data, kind, batch_size, encoder):
+    mesh = mesh_of(kind, signals=8)
+    signals = put(data.signals, mesh, "signals")
+    for num_steps, rtol in ((1, 1e-5), (20, 1e-4)):
+        found = train(KEYS[0], signals, encoder, num_steps, batch_size=batch_size)
+        expected = train(KEYS[0], data.signals, encoder, num_steps, batch_size=batch_size)
+        assert_close(found, expected, rtol)
+
+
+def test_runs_and_signals_on_a_mesh_of_two_axes(data):
+    mesh = mesh_of("explicit", runs=2, signals=4)
+    keys, signals = put(KEYS, mesh, "runs"), put(data.signals, mesh, "signals")
+    found = train(keys, signals, "linear", 20, batch_size=8)
+    assert_close(found, train(KEYS, data.signals, "linear", 20, batch_size=8), 1e-4)
+
+
+def test_a_batch_that_does_not_divide_is_refused(data):
+    signals = put(data.signals, mesh_of("automatic", signals=8), "signals")
+    with pytest.raises(ValueError, match="batches of 12 signals do not divide over the 8 devices"):
+        train(KEYS[0], signals, "linear", 1, batch_size=12)
+
+
+def gathers(text):
+    """Return the shapes that a compiled program gathers, without scalars a row."""
+    shapes = re.findall(r"= (.*?) all-gather(?:-start)?\(", text)
+    return {tuple(map(int, dims.split(","))) for s in shapes for dims in re.findall(r"\[(.*?)\]", s)}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("atoms", [(), ("atoms",)])
+@pytest.mark.parametrize("batch_size", [None, 64])
+def test_a_step_gathers_neither_signals_nor_codes(encoder, atoms, batch_size):
+    num, signals, latents = 1024, 16, 96
+    model = {
+        "linear": encoders.linear(signals, latents),
+        "top_k": encoders.top_k(signals, latents, num_active=4),
+        "batch_top_k": encoders.batch_top_k(signals, latents, num_active=4),
+    }[encoder]
+    mesh = mesh_of("automatic", signals=4, atoms=2)
+    x = put(np.zeros((num, signals), np.float32), mesh, "signals")
+    params = steps.Autoencoder(model.init(KEYS[0]), jnp.ones((latents, signals)))
+    params = jax.tree.map(lambda p: put(p, mesh, *atoms), params)
+    data = steps.TrainData(x, None, None, jnp.float32(0.01), jnp.float32(1e-3))
+    state = steps.init_state(KEYS[0], params, data)
+    layout = Layout(mesh, ("signals",), atoms)
+    step = jax.jit(
+        lambda s, d: steps.train_step(s, d, encoder=model, batch_size=batch_size, layout=layout)
+    )
+    found = gathers(step.lower(state, data).compile().as_text())
+    rows = batch_size or num
+    assert all(shape[0] <= rows and np.prod(shape[1:]) <= 2 * 4 for shape in found), found
+
+
+@KIND
+def test_dictionaries_are_learned_where_the_signals_are(data, kind):
+    mesh = mesh_of(kind, signals=4)
+
+    def learn(signals, num_rounds):
+        return learning.learn_dictionary(
+            KEYS[0], signals, num_atoms=24, num_restarts=1, num_hops=0, num_rounds=num_rounds
+        )[:3]
+
+    signals = put(data.signals, mesh, "signals")
+    assert_close(learn(signals, 20), learn(data.signals, 20), 1e-3)
+    codes = learn(signals, 20)[1]
+    assert spec_of(codes) == ("signals",)
+
+    def online(signals):
+        return learning.learn_dictionary_online(
+            KEYS[0], [signals] * 2, num_atoms=24, progress=None
+        ).dictionary
+
+    assert_close(online(signals), online(data.signals), 1e-5)
+
+
+@KIND
+def test_encoders_keep_codes_with_their_signals(data, kind):
+    mesh = mesh_of(kind, signals=4, atoms=2)
+    signals = put(data.signals, mesh, "signals")
+    for name, encoder in ENCODERS.items():
+        params = encoder.init(KEYS[0])
+        expected = encoder.apply(params, data.signals)
+        codes = encoder.apply(jax.tree.map(lambda p: put(p, mesh), params), signals)
+        assert spec_of(codes)[:1] == ("signals",), name
+        assert_close(codes, expected, 1e-5)
+
+
+METRICS = {
+    "mcc": metrics.mcc,
+    "latent_correlation": metrics.latent_correlation,
+    "mse": metrics.mse,
+    "r2": metrics.r2,
+    "l0": lambda true, codes: metrics.l0(codes),
+    "dead_fraction": lambda true, codes: metrics.dead_fraction(codes),
+}
+
+
+@KIND
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_of_all_samples(data, kind, name):
+    mesh = mesh_of(kind, signals=8)
+    noise = np.random.default_rng(0).normal(size=data.codes.shape)
+    pair = data.codes, np.where(data.codes > 0, data.codes + 0.1 * noise, 0).astype(np.float32)
+    placed = [put(x, mesh, "signals") for x in pair]
+    assert_close(METRICS[name](*placed), METRICS[name](*pair), 1e-5)
+    assert_close(jax.jit(METRICS[name])(*placed), METRICS[name](*pair), 1e-5)
