@@ -33,6 +33,7 @@ from .training_settings import (
 # --- runs ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.full_effort  # twenty steps in float32, to rounding, in programs of two shapes
 @each_setting
 def test_a_batch_of_keys_is_as_many_runs(setting):
     keys = jax.random.split(KEY, 3)
