@@ -18,6 +18,7 @@ from .contracts import M, N, S, as_numpy, sparse_problem
 from .tolerance import CASES, some
 
 
+@pytest.mark.full_effort  # equal numbers of steps in programs of other shapes
 @some("sparsa", "omp")
 @pytest.mark.parametrize("chunk_size", [1, 3])
 def test_any_chunk_size(case, chunk_size):
@@ -109,6 +110,7 @@ def test_single_precision(name):
 # --- transformations -------------------------------------------------------------------------
 
 
+@pytest.mark.full_effort  # equal numbers of steps in programs of other shapes
 @some("fista", "sparsa")
 def test_jit_and_vmap_over_dictionaries_and_penalties(case):
     with jax.enable_x64(True):
