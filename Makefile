@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help pareto reproduce bench accelerators lint test test-all docs clean
+.PHONY: help pareto reproduce bench accelerators lint test test-all test-matrix docs clean
 help:
 	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (about 8 minutes)"
 	@echo "make reproduce  the paper's three settings at full fidelity (about 25 minutes; resumes)"
@@ -12,6 +12,7 @@ help:
 	@echo "make accelerators  every program compiled for a TPU, without one (an hour; resumes)"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-all   the same with the slow tests"
+	@echo "make test-matrix  the tests on every Python found and every supported jax (an hour; resumes)"
 	@echo "make docs       the API reference, as web pages in site/"
 	@echo "make clean      remove the virtual environment and caches; results/ stays"
 
@@ -80,6 +81,9 @@ test: lint  # compiling takes most of the time: programs are optimized only wher
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --least-effort --dist loadfile
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and full_effort"
 
+test-matrix: $(VENV)/test.stamp
+	$(BIN)/python tools/test_matrix.py --workers $(WORKERS)
+
 test-all: lint
 	$(BIN)/python -m pytest -n $(WORKERS)
 
@@ -88,4 +92,4 @@ docs: $(VENV)/docs.stamp
 	@echo "open site/index.html"
 
 clean:
-	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .matrix site .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

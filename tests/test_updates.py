@@ -258,13 +258,7 @@ def test_unused_atoms_stay_where_they_are(name):
     np.testing.assert_array_equal(new, 0)
 
 
-ROUNDED = {"decorrelated"}  # a rotation of a pair that is at its bound already is all rounding
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.full_effort] * (n in ROUNDED)) for n in UPDATES],
-)
+@pytest.mark.parametrize("name", UPDATES)
 def test_vmap_equals_a_loop_and_a_second_call_compiles_nothing(name, compilations):
     update = UPDATES[name]
     lanes = [draw(seed) for seed in (0, 1)]

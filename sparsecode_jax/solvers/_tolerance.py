@@ -154,6 +154,7 @@ def _run_to_tolerance(
     run = _Run(solver, max_steps, check_every, min(chunk_size, flat.signals.shape[0]))
     codes, info = run(*args)
     if implicit:
+        flat = varying_like(flat, codes)  # so that derivatives are summed over devices
         codes = with_implicit_gradient(flat, codes, prox=solver.prox)  # type: ignore[arg-type]
     return codes.reshape(*leading, -1), jax.tree.map(lambda x: x.reshape(leading), info)
 

@@ -1,4 +1,4 @@
-"""Tests that need eight devices: tests/test_devices.py runs them in an interpreter that has them."""
+"""Tests that need eight devices; tests/test_devices.py runs them where there are so many."""
 
 import os
 

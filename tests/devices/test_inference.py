@@ -103,9 +103,7 @@ def test_records_of_a_trajectory_are_of_all_signals(data, kind):
 def test_inside_a_program_on_explicit_axes_with_gradients(data, call):
     mesh = mesh_of("explicit", signals=4)
     signals, dictionary = put(data.signals, mesh, "signals"), put(data.dictionary, mesh)
-    both = jax.jit(
-        jax.value_and_grad(lambda x, d: jnp.sum(CALLS[call](x, d) ** 2), argnums=(0, 1))
-    )
+    both = jax.jit(jax.value_and_grad(lambda x, d: jnp.sum(CALLS[call](x, d) ** 2), argnums=(0, 1)))
     value, gradients = both(signals, dictionary)
     expected, expected_gradients = both(data.signals, data.dictionary)
     assert_close(value, expected, 1e-5)
@@ -152,7 +150,9 @@ def test_split_atoms_take_memory_on_each_device_for_its_own(name):
     bytes_needed = {}
     for devices, where in ((1, dictionary), (8, put(dictionary, mesh, "atoms"))):
         problem = Lasso(signals, where, jnp.float32(0.05), jnp.float32(0.01))
-        program = _core._solve.lower(ATOMS[name], problem, None, 5, layout_of("test", signals, where))
+        program = _core._solve.lower(
+            ATOMS[name], problem, None, 5, layout_of("test", signals, where)
+        )
         compiled = program.compile()
         memory = compiled.memory_analysis()
         bytes_needed[devices] = memory.temp_size_in_bytes + memory.argument_size_in_bytes

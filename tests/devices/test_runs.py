@@ -20,9 +20,7 @@ PENALTIES = jnp.array([0.01, 0.1])
 
 
 def score(seed, penalty):
-    problem = sc.synthetic.sample_problem(
-        seed, 3, num_samples=16, num_measurements=8, num_atoms=12
-    )
+    problem = sc.synthetic.sample_problem(seed, 3, num_samples=16, num_measurements=8, num_atoms=12)
     codes = sc.sparse_encode(problem.signals, problem.dictionary, penalty, num_steps=10)
     return metrics.mcc(problem.codes, codes)
 
@@ -100,9 +98,11 @@ def test_a_batch_that_does_not_divide_is_refused(data):
 
 
 def gathers(text):
-    """Return the shapes that a compiled program gathers, without scalars a row."""
+    """Return the shapes of the arrays that a compiled program gathers."""
     shapes = re.findall(r"= (.*?) all-gather(?:-start)?\(", text)
-    return {tuple(map(int, dims.split(","))) for s in shapes for dims in re.findall(r"\[(.*?)\]", s)}
+    return {
+        tuple(map(int, dims.split(","))) for s in shapes for dims in re.findall(r"\[(.*?)\]", s)
+    }
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

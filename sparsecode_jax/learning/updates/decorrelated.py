@@ -25,7 +25,7 @@ def decorrelated(
 
     .. math:: d_i \leftarrow \mathrm{unit}(d_i - s a d_j),\quad
        d_j \leftarrow \mathrm{unit}(d_j - s a d_i),\quad
-       a = \frac{1 - cm - \sqrt{(1 - c^2)(1 - m^2)}}{c - m}
+       a = \frac{c - m}{1 - cm + \sqrt{(1 - c^2)(1 - m^2)}}
 
     with s the sign of their product; then the next pair. Nothing moves once all are within the
     bound. No N unit atoms in M dimensions have less coherence than
@@ -78,8 +78,9 @@ def _rotate(dictionary: Array, bound: Array, num_rotations: int) -> Array:
         atoms, product = dictionary[pair], gram[pair[0], pair[1]]
         c = jnp.minimum(jnp.abs(product), 1)
         above = c > bound
-        a = 1 - c * bound - jnp.sqrt((1 - c * c) * (1 - bound * bound))
-        a = jnp.where(above, a / jnp.where(above, c - bound, 1), 0)
+        # The other root of the same square, which does not cancel just above the bound.
+        below = 1 - c * bound + jnp.sqrt((1 - c * c) * (1 - bound * bound))
+        a = jnp.where(above, c - bound, 0) / jnp.where(above, below, 1)
         apart = unit(atoms - jnp.sign(product) * a * atoms[::-1], atoms)
         dictionary = dictionary.at[pair].set(jnp.where(above, apart, atoms))
         rows = matmul(dictionary[pair], dictionary.T)

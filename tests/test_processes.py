@@ -1,0 +1,124 @@
+"""Several real processes on this machine give what one gives; one that dies ends the others."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import sparsecode_jax as sc
+
+ROOT = pathlib.Path(__file__).parents[1]
+TOLERANCE = {"batches": 1e-4, "runs": 1e-4, "dictionary": 1e-3}  # of what many steps amplify
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return str(found.getsockname()[1])
+
+
+def start(folder, num, kind, module="tests.processes"):
+    """Start processes that have one device each."""
+    flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in f]
+    env = {**os.environ, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", module, port, str(num), str(i), kind, str(folder)],
+            cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for i in range(num)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("processes")
+    problem = sc.synthetic.sample_problem(
+        jax.random.key(0), 3, num_samples=64, num_measurements=16, num_atoms=24
+    )
+    for name in ("signals", "dictionary", "codes"):
+        np.save(path / f"{name}.npy", getattr(problem, name))
+    (alone,) = start(path, 1, "automatic")
+    assert alone.wait(timeout=300) == 0, alone.stdout.read()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("num", "kind"),
+    [
+        (2, "automatic"),
+        pytest.param(2, "explicit", marks=pytest.mark.slow),
+        pytest.param(4, "automatic", marks=pytest.mark.slow),
+    ],
+)
+def test_processes_together_give_what_one_gives(folder, num, kind):
+    processes = start(folder, num, kind)
+    for process in processes:
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+    expected = np.load(folder / "automatic-1-0.npz")
+    for i in range(num):
+        found = np.load(folder / f"{kind}-{num}-{i}.npz")
+        assert sorted(found.files) == sorted(expected.files)
+        for name in found.files:
+            rtol = TOLERANCE.get(name.rstrip("0123456789"), 1e-5)
+            scale = np.abs(expected[name]).max()
+            np.testing.assert_allclose(
+                found[name], expected[name], rtol=rtol, atol=rtol * scale, err_msg=name
+            )
+
+
+LOOP = """
+import sys, jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+port, num, process, kind, out = sys.argv[1:]
+jax.distributed.initialize(
+    f"localhost:{port}", int(num), int(process), heartbeat_timeout_seconds=10
+)
+import numpy as np, sparsecode_jax as sc
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
+rows = NamedSharding(mesh, PartitionSpec("rows"))
+signals = jax.make_array_from_callback(
+    (64, 16), rows, lambda index: np.ones((64, 16), np.float32)[index]
+)
+def said(news):
+    print("step", flush=True)
+sc.learning.fit(
+    jax.random.key(0), sc.encoders.linear(16, 24), signals, num_atoms=24, num_steps=10**7,
+    callback=said, progress=None,
+)
+"""
+
+
+def test_the_others_end_with_an_error_when_one_is_killed(tmp_path):
+    script = tmp_path / "loop.py"
+    script.write_text(LOOP)
+    port = free_port()
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, str(script), port, "2", str(i), "automatic", str(tmp_path)],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    )  # fmt: skip
+    assert "step\n" in iter(first.stdout.readline, "")  # it trains; the transport speaks before
+    second.send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    try:
+        _, error = first.communicate(timeout=60)
+    finally:
+        first.kill()
+        second.wait()
+    assert first.returncode != 0, error
+    assert time.monotonic() - killed < 60
+    assert error
