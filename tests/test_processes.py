@@ -122,3 +122,28 @@ def test_the_others_end_with_an_error_when_one_is_killed(tmp_path):
     assert first.returncode != 0, error
     assert time.monotonic() - killed < 60
     assert error
+
+
+def test_the_example_for_many_hosts_as_slurm_starts_it(folder):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    job = {
+        "SLURM_JOB_ID": str(10_000 + int(free_port()) % 4096),  # JAX takes the port from it
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+    }
+    command = [
+        sys.executable,
+        str(ROOT / "examples" / "many_hosts.py"),
+        str(folder / "signals.npy"),
+    ]
+    processes = [
+        subprocess.Popen(
+            command, env={**env, **job, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "64 signals on 2 devices, 2 hosts" in outputs[0][0]
+    assert "R2, trained" in outputs[0][0] and "R2" not in outputs[1][0]
