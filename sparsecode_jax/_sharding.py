@@ -195,17 +195,18 @@ def over_devices(
     if layout is None:
         return fn
     mapped = frozenset(layout.mesh.axis_names) - frozenset(layout.others)
-    if not mapped:
-        return fn
 
     def run(*args: Any) -> Any:
         around = jax.sharding.get_abstract_mesh()  # a mesh of the context is taken as it is
+        left = mapped - frozenset(around.manual_axes)  # runs may be mapped already
+        if not left:
+            return fn(*args)
         return jax.shard_map(
             fn,
             mesh=None if around.shape else layout.mesh,
             in_specs=in_specs,
             out_specs=out_specs,
-            axis_names=mapped,
+            axis_names=left,
             check_vma=check,
         )(*args)
 

@@ -84,11 +84,14 @@ def test_signals_are_trained_on_where_they_are(data, kind, batch_size, encoder):
         assert_close(found, expected, rtol)
 
 
-def test_runs_and_signals_on_a_mesh_of_two_axes(data):
+@pytest.mark.parametrize("encoder", ["linear", "top_k"])
+@pytest.mark.parametrize("split", [True, False])
+def test_runs_and_signals_on_a_mesh_of_two_axes(data, encoder, split):
     mesh = mesh_of("explicit", runs=2, signals=4)
-    keys, signals = put(KEYS, mesh, "runs"), put(data.signals, mesh, "signals")
-    found = train(keys, signals, "linear", 20, batch_size=8)
-    assert_close(found, train(KEYS, data.signals, "linear", 20, batch_size=8), 1e-4)
+    keys = put(KEYS, mesh, "runs") if split else KEYS
+    signals = put(data.signals, mesh, "signals")
+    found = train(keys, signals, encoder, 20, batch_size=8)
+    assert_close(found, train(KEYS, data.signals, encoder, 20, batch_size=8), 1e-4)
 
 
 def test_a_batch_that_does_not_divide_is_refused(data):
