@@ -3,7 +3,7 @@
     srun python examples/many_hosts.py signals.npy    (under SLURM)
     python examples/many_hosts.py signals.npy         (one host alone)
 
-JAX finds the other processes by what the cluster says in the environment. Each process reads only
+JAX finds the other processes from the cluster's environment variables. Each process reads only
 its own rows of the file, and only the first one prints.
 """
 
@@ -51,4 +51,4 @@ def main(path: str, num_atoms: int = 64) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

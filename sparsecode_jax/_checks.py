@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsecode_jax._sharding import to_host
+
 _PASS_TRANSPOSE = "If your atoms are columns, pass dictionary.T."
 
 
@@ -46,7 +48,7 @@ def finite(name: str, **arrays: Any) -> None:
     """Raise if a concrete array holds a NaN or an infinity."""
     for label, array in arrays.items():
         if concrete(array) and not _all_finite(array):
-            bad = ~np.isfinite(np.asarray(array, dtype=np.float64))
+            bad = ~np.isfinite(to_host(array).astype(np.float64))
             where = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(
                 f"{name}: {label} holds {int(bad.sum())} non-finite numbers (the first at index "
@@ -61,7 +63,7 @@ def _all_finite(array: Any) -> bool:
 
 def _zero_rows(matrix: Any) -> np.ndarray:
     with jax.ensure_compile_time_eval():
-        return np.asarray(_zero_rows_device(matrix))
+        return to_host(_zero_rows_device(matrix))
 
 
 @jax.jit
@@ -158,9 +160,9 @@ def penalty_values(name: str, penalty: Any, num_atoms: int) -> None:
             f"({num_atoms},) is expected. To try several penalties use sweep."
         )
     finite(name, penalty=penalty)
-    if concrete(penalty) and np.any(np.asarray(penalty) < 0):
+    if concrete(penalty) and np.any(to_host(penalty) < 0):
         raise ValueError(
-            f"{name}: the penalty is negative ({float(np.min(np.asarray(penalty))):g}); a number "
+            f"{name}: the penalty is negative ({float(np.min(to_host(penalty))):g}); a number "
             ">= 0 is expected."
         )
 
@@ -314,7 +316,7 @@ def to_tolerance(name: str, problem: Any, tolerance: Any, with_penalty: bool) ->
                 f"{limits.dtype} cannot hold; {low:.0e} to {high:.0e} is expected. Divide signals "
                 "and penalty by one number, and multiply the codes by it."
             )
-    if with_penalty and concrete(problem.penalty) and np.any(np.asarray(problem.penalty) == 0):
+    if with_penalty and concrete(problem.penalty) and np.any(to_host(problem.penalty) == 0):
         raise ValueError(
             f"{name}: the penalty is 0 somewhere, where no duality gap certifies a lasso; numbers "
             "> 0 are expected. Run solve for a number of steps, or a pursuit."

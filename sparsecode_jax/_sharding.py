@@ -28,13 +28,13 @@ __all__ = [
     "layout_of",
     "layout_of_axes",
     "layout_of_codes",
-    "lying",
+    "on_automatic_axes",
     "over_devices",
     "placed",
     "placement",
     "relabeled",
-    "restored",
     "to_host",
+    "traced_layout",
     "varying_like",
 ]
 
@@ -56,19 +56,22 @@ class Layout(NamedTuple):
     others: tuple = ()
 
 
-def placement(x: Any) -> tuple[Any, tuple] | None:
+def placement(x: Any, last: int | None = None) -> tuple[Any, tuple] | None:
     """Return the mesh of an array and its spec, one entry a dimension, if any axis is split.
 
-    What is being traced has a known placement on explicit axes only.
+    What is being traced has a known placement on explicit axes only. With ``last`` only so many
+    trailing axes are looked at.
     """
     if isinstance(x, jax.core.Tracer):
         sharding = getattr(jax.typeof(x), "sharding", None)
     else:
         sharding = getattr(x, "sharding", None)
-    if not isinstance(sharding, NamedSharding) or not any(sharding.spec):
+    if not isinstance(sharding, NamedSharding):
         return None
     entries = tuple(sharding.spec)
-    return sharding.mesh, entries + (None,) * (np.ndim(x) - len(entries))
+    entries += (None,) * (np.ndim(x) - len(entries))
+    entries = entries if last is None else entries[-last:]
+    return (sharding.mesh, entries) if any(entries) else None
 
 
 def by_signal(layout: Layout | None) -> PartitionSpec:
@@ -76,19 +79,22 @@ def by_signal(layout: Layout | None) -> PartitionSpec:
     return _WHOLE if layout is None else PartitionSpec(*layout.rows)
 
 
-def layout_of(name: str, signals: Any, dictionary: Any = None) -> Layout | None:
+def layout_of(
+    name: str, signals: Any, dictionary: Any = None, last: int | None = None
+) -> Layout | None:
     """Return how signals (..., M) and a dictionary (N, M) lie on devices; None if on one.
 
     Args:
       name: of the public function, for messages. **Static**.
       signals: (..., M).
       dictionary: (N, M) or None.
+      last: look at so many trailing axes alone, those of one run. **Static**.
 
     Raises:
       ValueError: measurements that are split, meshes that differ, an axis used twice.
     """
-    here = placement(signals)
-    there = None if dictionary is None else placement(dictionary)
+    here = placement(signals, last)
+    there = placement(dictionary, last)
     for label, found in (("signals", here), ("dictionary", there)):
         if found is not None and found[1][-1] is not None:
             raise ValueError(
@@ -106,9 +112,9 @@ def layout_of(name: str, signals: Any, dictionary: Any = None) -> Layout | None:
             "jax.device_put(dictionary, NamedSharding(signals.sharding.mesh, spec))."
         )
     mesh = (here or there)[0]  # type: ignore[index]
-    rows = here[1][:-1] if here else (None,) * (np.ndim(signals) - 1)
-    atoms = _names(there[1][0]) if there else ()
-    if twice := set(atoms) & {axis for entry in rows for axis in _names(entry)}:
+    rows = here[1][:-1] if here else (None,) * ((last or np.ndim(signals)) - 1)
+    atoms = names_of(there[1][0]) if there else ()
+    if twice := set(atoms) & {axis for entry in rows for axis in names_of(entry)}:
         raise ValueError(
             f"{name}: signals and atoms are both split over the mesh axis {twice.pop()!r}; an axis "
             "can split one of them. Use a mesh of two axes, such as jax.make_mesh((4, 2), "
@@ -139,10 +145,10 @@ def layout_of_axes(name: str, axes: dict[str, Any], shared: PyTree = None) -> La
                     f"{_said(mesh)}; one mesh is expected. Put them all on one with jax.device_put."
                 )
         rows.append(next((entries[0] for _, entries in found if entries[0]), None))
-        inner |= {part for _, entries in found for entry in entries[1:] for part in _names(entry)}
+        inner |= {part for _, entries in found for entry in entries[1:] for part in names_of(entry)}
     for leaf in jax.tree.leaves(shared):
-        inner |= {part for entry in (placement(leaf) or (None, ()))[1] for part in _names(entry)}
-    used = [part for entry in rows for part in _names(entry)]
+        inner |= {part for entry in (placement(leaf) or (None, ()))[1] for part in names_of(entry)}
+    used = [part for entry in rows for part in names_of(entry)]
     if len(set(used)) < len(used):
         raise ValueError(
             f"{name}: two axes are split over the same mesh axis (of {used}); one each is "
@@ -150,15 +156,15 @@ def layout_of_axes(name: str, axes: dict[str, Any], shared: PyTree = None) -> La
         )
     if mesh is None or not used:
         return None
-    return Layout(mesh, tuple(rows), tuple(inner - set(used)))
+    return Layout(mesh, tuple(rows), tuple(sorted(inner - set(used))))
 
 
 _around: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("layout", default=None)
 
 
 @contextlib.contextmanager
-def lying(layout: Layout | None) -> Iterator[None]:
-    """Say, while a program is traced on automatic axes, how its batch and its atoms lie.
+def traced_layout(layout: Layout | None) -> Iterator[None]:
+    """Say, while a program is traced on automatic axes, how its batch and its atoms are laid out.
 
     The compiler needs to be told for few operations: it gathers what ``top_k`` works on.
     """
@@ -173,7 +179,7 @@ def layout_of_codes(codes: Any) -> Layout | None:
     """Return how codes (..., N), or the latents before them, lie on devices, where it is known."""
     place = placement(codes)
     if place is not None:
-        return Layout(place[0], place[1][:-1], _names(place[1][-1]))
+        return Layout(place[0], place[1][:-1], names_of(place[1][-1]))
     if isinstance(codes, jax.core.Tracer):
         return _around.get()
     return None
@@ -187,7 +193,7 @@ def over_devices(
     Args:
       fn: a pure function of positional pytrees. **Static**.
       layout: of the signals. **Static**.
-      in_specs: where the arguments lie, of mesh axes other than ``layout.others``. **Static**.
+      in_specs: where the arguments lie, naming no mesh axis of ``layout.others``. **Static**.
       out_specs: where results lie. **Static**.
       check: whether results that are the same everywhere are to be shown to be so; only functions
         that mark what varies (:func:`varying_like`) pass. **Static**.
@@ -213,25 +219,64 @@ def over_devices(
     return run
 
 
-def automatic(fn: Function) -> Function:
-    """Let a function of arrays be partitioned by the compiler, also where axes are explicit.
+def on_automatic_axes(fn: Function) -> Function:
+    """Let a public function take concrete arrays on explicit axes: it works on automatic ones.
 
-    Args:
-      fn: a pure function of pytrees, whose results are small: under a trace on explicit axes they
-        come out whole on each device. **Static**.
+    Its results go back onto the mesh of its arguments. So do a context's explicit axes
+    (``jax.set_mesh``) become automatic inside. Under a trace everything stays as it is: there the
+    types of arrays must agree, and ``over_devices`` sees to it.
     """
 
     @functools.wraps(fn)
     def run(*args: Any, **kwargs: Any) -> Any:
-        (args, kwargs), own = relabeled((args, kwargs))
-        mesh = _traced_explicit_mesh((args, kwargs))
-        if mesh is None:
-            return restored(fn(*args, **kwargs), own)
-        call = functools.partial(fn, **kwargs)
-        whole = NamedSharding(mesh, _WHOLE)
-        return jax.sharding.auto_axes(call, axes=mesh.axis_names, out_sharding=whole)(*args)
+        around = jax.sharding.get_abstract_mesh()
+        explicit = AxisType.Explicit in around.axis_types
+        names = tuple(kwargs)  # a pytree of keywords would be sorted
+        leaves, tree = jax.tree.flatten((args, [kwargs[name] for name in names]))
+        mesh = next((m for m in map(_own_explicit_mesh, leaves) if m is not None), None)
+        if mesh is None and not explicit:
+            return fn(*args, **kwargs)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            return fn(*args, **kwargs)
+        try:
+            context = jax.sharding.get_mesh()
+        except ValueError:  # how JAX says that a program is being traced
+            return fn(*args, **kwargs)
+        args, values = jax.tree.unflatten(tree, [_moved(leaf, automatic=True) for leaf in leaves])
+        plain = jax.set_mesh(_plain(context)) if explicit else contextlib.nullcontext()
+        with plain:
+            out = fn(*args, **dict(zip(names, values, strict=True)))
+            return jax.tree.map(functools.partial(_moved, mesh=mesh or context), out)
 
     return run  # type: ignore[return-value]
+
+
+def automatic(fn: Function) -> Function:
+    """Let a function of arrays be partitioned by the compiler, also where axes are explicit.
+
+    Args:
+      fn: a pure function of pytrees of arrays, whose results are small: under a trace on explicit
+        axes they come out whole on each device. **Static**.
+    """
+    eager = on_automatic_axes(fn)
+
+    @functools.wraps(fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        mesh = _traced_explicit_mesh((args, kwargs))
+        if mesh is None:
+            return eager(*args, **kwargs)
+        return jax.sharding.auto_axes(
+            lambda args, kwargs: fn(*args, **kwargs),
+            axes=mesh.axis_names,
+            out_sharding=NamedSharding(mesh, _WHOLE),
+        )(args, kwargs)
+
+    return run  # type: ignore[return-value]
+
+
+def relabeled(tree: PyTree) -> PyTree:
+    """Put concrete arrays on explicit axes onto automatic ones, where they are."""
+    return jax.tree.map(functools.partial(_moved, automatic=True), tree)
 
 
 def placed(batch: Any, layout: Layout | None) -> Any:
@@ -243,24 +288,6 @@ def placed(batch: Any, layout: Layout | None) -> Any:
     return jax.lax.with_sharding_constraint(
         batch, spec if inside else NamedSharding(layout.mesh, spec)
     )
-
-
-def relabeled(tree: PyTree) -> tuple[Any, Mesh | None]:
-    """Put concrete arrays on explicit axes onto automatic ones, in place, and return their mesh.
-
-    Where something is being traced, arrays stay as they are: their types must agree.
-    """
-    leaves = jax.tree.leaves(tree)
-    mesh = next((m for m in map(_own_explicit_mesh, leaves) if m is not None), None)
-    if mesh is None or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        return tree, None
-    plain = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
-    return jax.tree.map(lambda x: _moved(x, plain), tree), mesh
-
-
-def restored(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """Undo :func:`relabeled`: put the arrays of a result onto the explicit mesh."""
-    return tree if mesh is None else jax.tree.map(lambda x: _moved(x, mesh), tree)
 
 
 def to_host(x: Any) -> np.ndarray:
@@ -300,7 +327,7 @@ def _axes(leaf: Any) -> frozenset[Any]:
     return getattr(kind, "vma", frozenset()) if manual is None else manual.varying
 
 
-def _names(entry: Any) -> tuple:
+def names_of(entry: Any) -> tuple:
     """Return the mesh axes of one entry of a spec."""
     if entry is None:
         return ()
@@ -334,9 +361,23 @@ def _own_explicit_mesh(leaf: Any) -> Mesh | None:
     return mesh if explicit else None
 
 
-def _moved(leaf: Any, mesh: Mesh) -> Any:
-    if not isinstance(leaf, jax.Array) or not isinstance(leaf.sharding, NamedSharding):
+def _plain(mesh: Mesh) -> Mesh:
+    """Return the same devices with automatic axes."""
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+
+
+def _moved(leaf: Any, mesh: Mesh | None = None, automatic: bool = False) -> Any:
+    """Put an array onto a mesh of the same devices, or onto its own with automatic axes."""
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
         return leaf
+    if not isinstance(leaf.sharding, NamedSharding):
+        return leaf
+    if automatic:
+        own = _own_explicit_mesh(leaf)
+        if own is None:
+            return leaf
+        mesh = _plain(own)
+    assert mesh is not None
     sharding = NamedSharding(mesh, leaf.sharding.spec)
     if leaf.is_fully_addressable:
         return jax.device_put(leaf, sharding)

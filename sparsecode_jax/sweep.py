@@ -17,15 +17,16 @@ from sparsecode_jax._sharding import (
     Layout,
     by_signal,
     layout_of_axes,
+    names_of,
+    on_automatic_axes,
     over_devices,
-    relabeled,
-    restored,
     to_host,
 )
 
 __all__ = ["sweep", "sweep_chunked"]
 
 
+@on_automatic_axes
 def sweep(fn: Callable[..., Any], /, **axes: Any) -> Any:
     """Evaluate ``fn`` on the grid of all combinations of the named axes, in one program.
 
@@ -53,9 +54,7 @@ def sweep(fn: Callable[..., Any], /, **axes: Any) -> Any:
       (2, 3)
     """
     _axis_lengths("sweep", axes)
-    names, (values, mesh) = tuple(axes), relabeled(tuple(axes.values()))
-    layout = layout_of_axes("sweep", dict(zip(names, values, strict=True)))
-    return restored(_sweep(fn, names, values, layout), mesh)
+    return _sweep(fn, tuple(axes), tuple(axes.values()), layout_of_axes("sweep", axes))
 
 
 @functools.partial(jax.jit, static_argnames=("fn", "names", "layout"))
@@ -74,6 +73,7 @@ def _sweep(
     return over_devices(mapped, layout, specs, by_signal(layout), check=False)(*values)
 
 
+@on_automatic_axes
 def sweep_chunked(
     fn: Callable[..., Any], /, *, chunk_size: int, progress: str | None = "sweep", **axes: Any
 ) -> Any:
@@ -101,9 +101,8 @@ def sweep_chunked(
         )
     total = math.prod(lengths)
     chunk_size = min(int(chunk_size), total)
-    names, (values, _) = tuple(axes), relabeled(tuple(axes.values()))
-    layout = layout_of_axes("sweep_chunked", dict(zip(names, values, strict=True)))
-    layout = _points(layout, chunk_size)
+    layout = _points(layout_of_axes("sweep_chunked", axes), chunk_size)
+    names, values = tuple(axes), tuple(axes.values())
     results = []
     bar = tqdm(total=total, desc=progress, unit="point", disable=progress is None)
     with bar:
@@ -124,14 +123,13 @@ def _points(layout: Layout | None, chunk_size: int) -> Layout | None:
     """Return the layout of the points of a chunk, over all devices that axes are split over."""
     if layout is None:
         return None
-    split = [entry for entry in layout.rows if entry is not None]
-    parts = tuple(axis for entry in split for axis in (entry if type(entry) is tuple else (entry,)))
+    parts = tuple(axis for entry in layout.rows for axis in names_of(entry))
     devices = math.prod(dict(layout.mesh.shape)[axis] for axis in parts)
     if chunk_size % devices:
         raise ValueError(
             f"sweep_chunked: {chunk_size} points at a time do not divide over the {devices} "
             f"devices of the mesh axes {parts}; a multiple is expected. Pass chunk_size="
-            f"{-(-chunk_size // devices) * devices} on as many points or more, or whole axes."
+            f"{-(-chunk_size // devices) * devices}, or axes that are not split."
         )
     return layout._replace(rows=(parts,))
 

@@ -64,12 +64,18 @@ def main(port: str, num: str, process: str, kind: str, out: str) -> None:
         ).dictionary,
     }  # fmt: skip
     found["mcc"] = sc.metrics.mcc(own(np.load(folder / "codes.npy", mmap_mode="r")), found["steps"])
+    broken = np.load(folder / "signals.npy")
+    broken[33, 2] = np.nan
+    try:
+        sc.sparse_encode(own(broken), dictionary, 0.05, num_steps=20)
+    except ValueError as error:
+        message = str(error)
     leaves = {
         f"{name}{i}": to_host(leaf)
         for name, tree in found.items()
         for i, leaf in enumerate(jax.tree.leaves(tree))
     }
-    np.savez(folder / f"{kind}-{num}-{process}.npz", **leaves)
+    np.savez(folder / f"{kind}-{num}-{process}.npz", message=message, **leaves)
 
 
 if __name__ == "__main__":

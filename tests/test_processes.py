@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -24,14 +23,14 @@ def free_port():
         return str(found.getsockname()[1])
 
 
-def start(folder, num, kind, module="tests.processes"):
+def start(folder, num, kind):
     """Start processes that have one device each."""
     flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in f]
     env = {**os.environ, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, "-m", module, port, str(num), str(i), kind, str(folder)],
+            [sys.executable, "-m", "tests.processes", port, str(num), str(i), kind, str(folder)],
             cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for i in range(num)
@@ -47,7 +46,8 @@ def folder(tmp_path_factory):
     for name in ("signals", "dictionary", "codes"):
         np.save(path / f"{name}.npy", getattr(problem, name))
     (alone,) = start(path, 1, "automatic")
-    assert alone.wait(timeout=300) == 0, alone.stdout.read()
+    output, _ = alone.communicate(timeout=300)
+    assert alone.returncode == 0, output
     return path
 
 
@@ -68,7 +68,8 @@ def test_processes_together_give_what_one_gives(folder, num, kind):
     for i in range(num):
         found = np.load(folder / f"{kind}-{num}-{i}.npz")
         assert sorted(found.files) == sorted(expected.files)
-        for name in found.files:
+        assert "non-finite numbers (the first at index (33, 2))" in str(found["message"])
+        for name in set(found.files) - {"message"}:
             rtol = TOLERANCE.get(name.rstrip("0123456789"), 1e-5)
             scale = np.abs(expected[name]).max()
             np.testing.assert_allclose(
@@ -111,16 +112,15 @@ def test_the_others_end_with_an_error_when_one_is_killed(tmp_path):
         )
         for i in range(2)
     )  # fmt: skip
-    assert "step\n" in iter(first.stdout.readline, "")  # it trains; the transport speaks before
-    second.send_signal(signal.SIGKILL)
-    killed = time.monotonic()
     try:
+        assert "step\n" in iter(first.stdout.readline, "")  # it trains; the transport speaks before
+        second.send_signal(signal.SIGKILL)
         _, error = first.communicate(timeout=60)
     finally:
-        first.kill()
-        second.wait()
+        for process in (first, second):
+            process.kill()
+            process.wait()
     assert first.returncode != 0, error
-    assert time.monotonic() - killed < 60
     assert error
 
 

@@ -26,7 +26,7 @@ ENVIRONMENTS = ROOT / ".matrix"
 KEPT = ROOT / "results" / "test_matrix.json"
 TABLE = ROOT / "docs" / "test_matrix.txt"
 
-PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+PYTHONS = ("3.11", "3.12", "3.13")
 # The releases of JAX and the newest Flax that goes with each; constraints.txt pins all the rest.
 RELEASES = {"0.10.1": "0.12.8", "0.11.2": "0.12.12", "0.12.0.1": "0.12.12"}
 NEWEST, OLDEST = "0.12.0.1", "0.10.1"
@@ -88,21 +88,23 @@ def environment(row: Row, interpreter: str) -> pathlib.Path:
     """Make the environment of a row unless it is there; return its interpreter."""
     folder = ENVIRONMENTS / row.name
     python = folder / "bin" / "python"
-    if not (folder / "made").exists():
+    pins = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not re.match(r"(jax|jaxlib|flax)==", line)
+    ]
+    pins += [f"{name}=={row.release}" for name in ("jax", "jaxlib")]
+    pins += [f"flax=={RELEASES[row.release]}"]
+    made, wanted_by = folder / "made", "\n".join([*pins, (ROOT / "pyproject.toml").read_text()])
+    if not made.exists() or made.read_text() != wanted_by:
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([interpreter, "-m", "venv", str(folder)], check=True)
-        pins = [
-            line
-            for line in (ROOT / "constraints.txt").read_text().splitlines()
-            if not re.match(r"(jax|jaxlib|flax)==", line)
-        ]
-        pins += [f"{name}=={row.release}" for name in ("jax", "jaxlib")]
         constraints = folder / "constraints.txt"
-        constraints.write_text("\n".join([*pins, f"flax=={RELEASES[row.release]}"]) + "\n")
+        constraints.write_text("\n".join(pins) + "\n")
         install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         wanted = ["-c", str(constraints), "-e", f"{ROOT}[test]"]
         subprocess.run([str(python), *install, *wanted], check=True)
-        (folder / "made").touch()
+        made.write_text(wanted_by)
     return python
 
 
@@ -112,8 +114,9 @@ def run(row: Row, python: pathlib.Path, workers: int) -> dict:
     command += ["-m", "not slow", "--least-effort", "-p", "no:cacheprovider", *SUITES[row.suite]]
     log = ENVIRONMENTS / f"{row.name}.log"
     started, tested = time.monotonic(), code()
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     with log.open("w") as out:
-        done = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+        done = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=env)
     last = log.read_text().rstrip().rpartition("\n")[2]
     counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|error|skipped)", last)}
     version = [str(python), "-c", "import platform; print(platform.python_version())"]
@@ -128,13 +131,19 @@ def run(row: Row, python: pathlib.Path, workers: int) -> dict:
 
 
 def code() -> str:
-    """Return what names the package and its tests as they stand: git's names of the two trees."""
-    git = ["git", "-C", str(ROOT)]
-    changed = [*git, "status", "--porcelain", "--", "sparsecode_jax", "tests"]
-    if subprocess.run(changed, capture_output=True, text=True).stdout:
+    """Return what names all that the tests run on, as it stands: git's names of the trees."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    table = TABLE.relative_to(ROOT).as_posix()
+    if git("status", "--porcelain", "--", ".", f":!{table}"):
         return f"changed at {time.time()}"  # never the same again
-    trees = ["rev-parse", "HEAD:sparsecode_jax", "HEAD:tests"]
-    return subprocess.run([*git, *trees], capture_output=True, text=True).stdout.strip()
+    tested = ("sparsecode_jax", "tests", "experiments", "benchmarks", "examples", "pyproject.toml",
+              "constraints.txt", "README.md")  # fmt: skip
+    pages = [line for line in git("ls-tree", "-r", "HEAD", "docs").splitlines() if ".md" in line]
+    return "\n".join([git("rev-parse", *(f"HEAD:{path}" for path in tested)), *pages])
 
 
 def table(rows: list[dict]) -> str:
@@ -184,8 +193,12 @@ def main() -> int:
         again = known is None or known["code"] != code() or known["exit"] != 0
         print(f"{number} of {len(rows)}  {name}: {'running' if again else 'kept'}", flush=True)
         if again:
-            python_there = environment(row, found[row.python])
-            known = run(row, python_there, options.workers)
+            try:
+                known = run(row, environment(row, found[row.python]), options.workers)
+            except subprocess.CalledProcessError as error:
+                print(f"    {name} cannot be installed: {error}", flush=True)
+                bad += 1
+                continue
             kept[name] = known
             KEPT.parent.mkdir(exist_ok=True)
             fresh = KEPT.with_suffix(".new")
@@ -195,7 +208,7 @@ def main() -> int:
         print(f"    {known['counts']} in {known['seconds']} s", flush=True)
         if known["exit"]:
             print((ENVIRONMENTS / f"{row.name}.log").read_text()[-6000:], flush=True)
-    if not options.newest and not options.only:
+    if not options.newest and not options.only and not bad:
         TABLE.write_text(table([kept[f"{row.name}-{row.suite}"] for row in rows]))
         print(f"wrote {TABLE.relative_to(ROOT)}")
     return 1 if bad else 0

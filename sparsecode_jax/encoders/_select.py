@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from sparsecode_jax._sharding import by_signal, layout_of_codes, over_devices, varying_like
+from sparsecode_jax._sharding import (
+    Layout,
+    by_signal,
+    layout_of_codes,
+    over_devices,
+    varying_like,
+)
 from sparsecode_jax._sparse import dot_rows
 from sparsecode_jax.encoders.linear import LinearParams
 from sparsecode_jax.types import Array
@@ -21,8 +29,13 @@ def largest(values: Array, num_kept: int) -> Array:
     largest, and those alone are compared.
     """
     layout = layout_of_codes(values)
-    if layout is None:
-        return jax.lax.top_k(values, num_kept)[1]
+    return (
+        jax.lax.top_k(values, num_kept)[1] if layout is None else _largest(values, num_kept, layout)
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("num_kept", "layout"))
+def _largest(values: Array, num_kept: int, layout: Layout) -> Array:
     atoms = layout.others
 
     def local(values: Array) -> Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax._sharding import Layout, layout_of_axes, to_host
+from sparsecode_jax._sharding import Layout, layout_of_axes, relabeled, to_host
 from sparsecode_jax.learning._draws import split_batch
 from sparsecode_jax.learning._replacement import rms_norm
 from sparsecode_jax.learning.step import Autoencoder, Recipe, TrainData, bound
@@ -96,7 +96,7 @@ def read(key: Key, signals: Any, true_codes: Any, batch_size: int | None) -> Sou
                 "fit: the stream of signals is empty; an iterator of arrays (B, M) is expected."
             )
         stream = itertools.chain([first], stream)
-    batch, codes = split_batch(first)
+    batch, codes = split_batch(relabeled(first))
     if np.ndim(batch) != 2:
         raise ValueError(
             f"fit: the first batch of the stream has shape {np.shape(batch)}; (B, M) is expected."
@@ -129,7 +129,7 @@ class Batches:
             yield self._put(batch, data)
 
     def _put(self, batch: Any, data: TrainData) -> TrainData:
-        signals, true_codes = split_batch(batch)
+        signals, true_codes = split_batch(relabeled(batch))
         if np.ndim(signals) != 2 or np.shape(signals)[1] != self._shape[1]:
             raise ValueError(
                 f"fit: a batch of the stream has shape {np.shape(signals)}; (B, {self._shape[1]}), "

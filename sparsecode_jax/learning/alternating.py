@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries, objectives
-from sparsecode_jax._sharding import relabeled, restored
+from sparsecode_jax._sharding import on_automatic_axes
 from sparsecode_jax.flops import eval_flops
 from sparsecode_jax.learning._replacement import rms_norm, start_from_signals
 from sparsecode_jax.learning.rounds import Alternated, encode, run_rounds
@@ -82,6 +82,7 @@ def default_counts(
     return num_restarts, num_hops
 
 
+@on_automatic_axes
 def learn_dictionary(
     key: Key,
     signals: ArrayLike,
@@ -164,7 +165,6 @@ def learn_dictionary(
       True
     """
     name = "learn_dictionary"
-    (signals, dictionary0), mesh = relabeled((signals, dictionary0))
     (signals,) = _checks.floating(name, signals)
     _checks.full_precision(name, "signals", signals)
     _checks.signals_shape(name, signals)
@@ -212,7 +212,7 @@ def learn_dictionary(
     args = (key, flat / scale, first, last, dictionary0)
     best, codes, value, found, values, hops = run(*args)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
-    learned = Learned(
+    return Learned(
         dictionary=best,
         codes=scale * codes.reshape(*signals.shape[:-1], num_atoms),
         objective=scale**2 * value,
@@ -222,7 +222,6 @@ def learn_dictionary(
         hops=scale**2 * hops,
         flops=int(eval_flops(run, *shapes).total()),
     )
-    return restored(learned, mesh)
 
 
 def penalties(signals: Array, penalty: ArrayLike | None) -> tuple[Array, Array, Array]:

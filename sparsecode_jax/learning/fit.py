@@ -22,10 +22,10 @@ from sparsecode_jax import _checks
 from sparsecode_jax._sharding import (
     Layout,
     by_signal,
+    layout_of,
+    names_of,
+    on_automatic_axes,
     over_devices,
-    placement,
-    relabeled,
-    restored,
     to_host,
 )
 from sparsecode_jax.io.checkpoints import load_checkpoint, save_checkpoint
@@ -105,6 +105,7 @@ class Progress(NamedTuple):
     params: Autoencoder
 
 
+@on_automatic_axes
 def fit(
     key: Key,
     encoder: Encoder,
@@ -213,10 +214,6 @@ def fit(
     _checks.optimizer("fit", optimizer)
     if num_steps is not None:
         _checks.count("fit", "num_steps", num_steps, minimum=0)
-    arrays, mesh = relabeled(
-        (key, signals, dictionary, true_codes, params0, penalty, learning_rate)
-    )
-    key, signals, dictionary, true_codes, params0, penalty, learning_rate = arrays
     keys = prepare_key(key)
     source = read(keys, signals, true_codes, batch_size)
     data, params, axes, num_latents = prepare(
@@ -323,7 +320,6 @@ def fit(
     records = jax.tree.map(lambda x: x[:taken], records)
     final = _complete(state, data, encoder=encoder, recipe=recipe, axes=axes)
     at = np.asarray(steps, dtype=np.int64)
-    final, state = restored((final, state), mesh)
     return Fit(final, at, records, state, seen[:taken], work.total(done), work.at(at))
 
 
@@ -340,24 +336,18 @@ def _over_runs(fn: Callable, axes: Axes, *leading: int | None) -> Callable:
 
 def _batch_layout(data: TrainData, params: Autoencoder, batch_size: int | None) -> Layout | None:
     """Return how a batch and the atoms lie: as the signals and the dictionary they come from."""
-    signals, learned = placement(data.signals), placement(params.dictionary)
-    place = signals or learned
-    if place is None:
+    layout = layout_of("fit", data.signals, params.dictionary, last=2)
+    if layout is None or (layout.rows == (None,) and not layout.others):
         return None
-    mesh = place[0]
-    rows = signals[1][-2] if signals else None
-    atoms = learned[1][-2] if learned else None
-    if rows is None and atoms is None:
-        return None
-    names = rows if type(rows) is tuple else (rows,) if rows else ()
-    devices = math.prod(mesh.shape[axis] for axis in names)
+    shared = names_of(layout.rows[0])
+    devices = math.prod(layout.mesh.shape[axis] for axis in shared)
     if batch_size is not None and batch_size % devices:
         raise ValueError(
             f"fit: batches of {batch_size} signals do not divide over the {devices} devices that "
-            f"the signals are split over (mesh axis {rows!r}); a multiple is expected. Pass "
+            f"the signals are split over (mesh axes {shared}); a multiple is expected. Pass "
             f"batch_size={-(-batch_size // devices) * devices}."
         )
-    return Layout(mesh, (rows,), atoms if type(atoms) is tuple else (atoms,) if atoms else ())
+    return layout
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "num_latents", "axes"))

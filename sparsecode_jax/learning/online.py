@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sparsecode_jax import _checks, dictionaries, objectives
-from sparsecode_jax._sharding import relabeled
+from sparsecode_jax._sharding import on_automatic_axes, relabeled
 from sparsecode_jax.flops import eval_flops
 from sparsecode_jax.io.checkpoints import load_checkpoint, save_checkpoint
 from sparsecode_jax.learning._fingerprint import fingerprint_of
@@ -68,6 +68,7 @@ class _State(NamedTuple):
 Batches = Iterable[ArrayLike] | Callable[[int], Iterable[ArrayLike]]
 
 
+@on_automatic_axes
 def learn_dictionary_online(
     key: Key,
     batches: Batches,
@@ -254,8 +255,7 @@ def _first_signals(name: str, stream: Iterator, needed: int) -> tuple[Array, Ite
 
 def _signals(name: str, label: str, batch: ArrayLike, like: Array | None) -> Array:
     """Check a batch and put it on the device, in the dtype of the first."""
-    batch, _ = relabeled(batch)
-    (signals,) = _checks.floating(name, batch)
+    (signals,) = _checks.floating(name, relabeled(batch))
     _checks.samples(name, label, signals)
     _checks.full_precision(name, label, signals)
     _checks.finite(name, **{label: signals})

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from sparsecode_jax import dictionaries
-from sparsecode_jax._sharding import Layout, lying
+from sparsecode_jax._sharding import Layout, traced_layout
 from sparsecode_jax.learning import losses
 from sparsecode_jax.learning._draws import draw_batch
 from sparsecode_jax.types import Array, Aux, Encoder, Key, PyTree
@@ -183,8 +183,8 @@ def train_step(
         undoes, is taken out before the optimizer sees it. **Static**.
       dead_after: steps without activity after which a latent is dead, in ``Batch.dead``; None does
         not count. **Static**.
-      layout: how a batch, and the atoms, lie on devices; None leaves it to the compiler.
-        **Static**.
+      layout: how a batch, and the atoms, lie on devices, as ``fit`` finds it; None leaves it to the
+        compiler. **Static**.
 
     Returns:
       The next state.
@@ -202,7 +202,7 @@ def train_step(
         batch = losses.Batch(signals, dictionary, penalty, true_codes, params.bias, aux, dead)
         return jnp.asarray(loss(codes, batch)), codes if dead_after is not None else None
 
-    with lying(layout):
+    with traced_layout(layout):
         (value, codes), gradients = jax.value_and_grad(objective, has_aux=True)(params)
     if project_gradient and params.dictionary is not None:
         slope, atoms = gradients.dictionary, params.dictionary

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax._sharding import Layout, automatic, relabeled, restored, varying_like
+from sparsecode_jax._sharding import Layout, automatic, on_automatic_axes, varying_like
 from sparsecode_jax.solvers._spread import over_signals, splits_atoms, spread
 from sparsecode_jax.solvers._tolerance import solve_to_tolerance
 from sparsecode_jax.solvers.fista import fista
@@ -24,6 +24,7 @@ _MOST_STEPS = 10_000
 _MOST_ROUNDS = 1000  # of a working set
 
 
+@on_automatic_axes
 def solve(
     solver: Solver, problem: Lasso, *, num_steps: int, codes0: ArrayLike | None = None
 ) -> Array:
@@ -46,10 +47,11 @@ def solve(
     _checks.solver("solve", solver)
     problem, codes0 = _checks.prepared("solve", problem, codes0)
     _checks.count("solve", "num_steps", num_steps, minimum=0)
-    problem, codes0, layout, mesh = spread("solve", solver, problem, codes0)
-    return restored(_solve(solver, problem, codes0, num_steps, layout), mesh)
+    codes0, layout = spread("solve", solver, problem, codes0)
+    return _solve(solver, problem, codes0, num_steps, layout)
 
 
+@on_automatic_axes
 def trajectory(
     solver: Solver,
     problem: Lasso,
@@ -86,11 +88,11 @@ def trajectory(
     problem, codes0 = _checks.prepared("trajectory", problem, codes0)
     _checks.count("trajectory", "num_steps", num_steps, minimum=0)
     _checks.count("trajectory", "record_every", record_every)
-    problem, codes0, layout, mesh = spread("trajectory", solver, problem, codes0)
-    found = _trajectory(solver, problem, codes0, num_steps, record, record_every, layout)
-    return restored(found, mesh)
+    codes0, layout = spread("trajectory", solver, problem, codes0)
+    return _trajectory(solver, problem, codes0, num_steps, record, record_every, layout)
 
 
+@on_automatic_axes
 def sparse_encode(
     signals: ArrayLike,
     dictionary: ArrayLike,
@@ -145,8 +147,6 @@ def sparse_encode(
     """
     name = "sparse_encode"
     _checks.steps_or_tolerance(name, num_steps, tolerance)
-    arrays, mesh = relabeled((signals, dictionary, penalty, codes0, step_size))
-    signals, dictionary, penalty, codes0, step_size = arrays
     signals, dictionary = _checks.floating(name, signals, dictionary)
     _checks.dictionary_matrix(name, dictionary)
     check_every, max_steps = 1, _MOST_STEPS
@@ -163,19 +163,18 @@ def sparse_encode(
     problem = Lasso(signals, dictionary, jnp.asarray(penalty), jnp.asarray(step_size))
     if tolerance is not None:
         _checks.positive(name, tolerance=tolerance)
-        codes, _ = solve_to_tolerance(
+        return solve_to_tolerance(
             solver,
             problem,
             tolerance=tolerance,
             max_steps=max_steps,
             check_every=check_every,
             codes0=codes0,
-        )
-        return restored(codes, mesh)
+        )[0]
     problem, codes0 = _checks.prepared(name, problem, codes0)
     _checks.count(name, "num_steps", num_steps, minimum=0)
-    problem, codes0, layout, _ = spread(name, solver, problem, codes0)
-    return restored(_solve(solver, problem, codes0, num_steps, layout), mesh)
+    codes0, layout = spread(name, solver, problem, codes0)
+    return _solve(solver, problem, codes0, num_steps, layout)
 
 
 def _set_sizes(most: int) -> tuple[int, ...]:

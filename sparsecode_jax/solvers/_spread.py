@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsecode_jax._sharding import (
     Layout,
@@ -13,7 +13,6 @@ from sparsecode_jax._sharding import (
     layout_of,
     over_devices,
     placement,
-    relabeled,
 )
 from sparsecode_jax.types import Array, Lasso, Solver
 
@@ -29,17 +28,21 @@ def splits_atoms(dictionary: Array) -> bool:
 
 def spread(
     name: str, solver: Solver | None, problem: Lasso, codes0: Any
-) -> tuple[Lasso, Any, Layout | None, Any]:
-    """Return a problem and a warm start on automatic axes, their layout, and their own mesh.
+) -> tuple[Any, Layout | None]:
+    """Return the warm start as it is to lie, and how signals and atoms lie.
 
     Raises:
       ValueError: atoms that are split where the solver (None for what is none) needs them whole, or
         inside a program on explicit axes; and as ``layout_of``.
     """
-    (problem, codes0), mesh = relabeled((problem, codes0))
     layout = layout_of(name, problem.signals, problem.dictionary)
-    if layout is None or not layout.others:
-        return problem, codes0, layout, mesh
+    if layout is None:
+        return codes0, None
+    if not layout.others:
+        if codes0 is not None and isinstance(problem.signals, jax.core.Tracer):
+            # On explicit axes, where the types of both have to agree.
+            codes0 = jax.sharding.reshard(codes0, NamedSharding(layout.mesh, by_signal(layout)))
+        return codes0, layout
     if solver is None or not solver.splits_atoms:
         raise ValueError(
             f"{name}: the dictionary {problem.dictionary.shape} is split over its atoms (mesh axis "
@@ -54,7 +57,7 @@ def spread(
             "there. Make the mesh with axis_types=(jax.sharding.AxisType.Auto,) for that axis, or "
             "call this function outside of jit."
         )
-    return problem, codes0, layout, mesh
+    return codes0, layout
 
 
 def problem_specs(layout: Layout | None) -> Lasso:
@@ -66,7 +69,7 @@ def over_signals(
     solver: Solver, problem: Lasso, codes0: Array | None, layout: Layout | None
 ) -> Solver:
     """Let each device run a solver's functions on the signals that it holds."""
-    if layout is None:
+    if layout is None or set(layout.mesh.axis_names) <= set(layout.others):
         return solver
     rows, problems = by_signal(layout), problem_specs(layout)
     state = jax.tree.unflatten(
@@ -82,6 +85,8 @@ def over_signals(
 
 def grows_with_signals(solver: Solver, problem: Lasso, codes0: Array | None) -> list[bool]:
     """Say which arrays of a state have a row a signal: those that grow with the batch."""
+    if problem.signals.ndim == 1:
+        return [False] * len(jax.tree.leaves(jax.eval_shape(solver.init, problem, codes0)))
 
     def shapes(batch: int) -> list[tuple[int, ...]]:
         def like(x: Any) -> Any:

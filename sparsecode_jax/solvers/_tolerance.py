@@ -11,7 +11,13 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from sparsecode_jax import _checks
-from sparsecode_jax._sharding import Layout, by_signal, over_devices, restored, varying_like
+from sparsecode_jax._sharding import (
+    Layout,
+    by_signal,
+    on_automatic_axes,
+    over_devices,
+    varying_like,
+)
 from sparsecode_jax.objectives import duality_gap
 from sparsecode_jax.prox import separable
 from sparsecode_jax.solvers._implicit import with_implicit_gradient
@@ -38,6 +44,7 @@ class ToleranceInfo(NamedTuple):
     converged: Array
 
 
+@on_automatic_axes
 def solve_to_tolerance(
     solver: Solver,
     problem: Lasso,
@@ -104,11 +111,10 @@ def solve_to_tolerance(
         chunk_size = _CPU_CHUNKS[num_atoms > 1024] if on_cpu else _ACCELERATOR_ENTRIES // num_atoms
         chunk_size = max(chunk_size, 1)
     _checks.count(name, "chunk_size", chunk_size)
-    problem, codes0, layout, mesh = spread(name, solver, problem, codes0)
-    found = _solve_to_tolerance(
+    codes0, layout = spread(name, solver, problem, codes0)
+    return _solve_to_tolerance(
         solver, problem, codes0, tolerance, max_steps, check_every, chunk_size, layout
     )
-    return restored(found, mesh)
 
 
 @functools.partial(

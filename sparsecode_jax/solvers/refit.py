@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from sparsecode_jax import _checks
-from sparsecode_jax._sharding import Layout, by_signal, over_devices, restored, varying_like
+from sparsecode_jax._sharding import (
+    Layout,
+    by_signal,
+    on_automatic_axes,
+    over_devices,
+    varying_like,
+)
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._spread import spread
 from sparsecode_jax.types import Array, ArrayLike, Lasso
@@ -18,6 +24,7 @@ from sparsecode_jax.types import Array, ArrayLike, Lasso
 __all__ = ["refit"]
 
 
+@on_automatic_axes
 def refit(
     codes: ArrayLike,
     signals: ArrayLike,
@@ -73,9 +80,9 @@ def refit(
     _checks.count(name, "num_rounds", num_rounds)
     rounds = num_rounds if nonnegative else 0
     zero = jnp.zeros((), signals.dtype)
-    problem, codes, layout, mesh = spread(name, None, Lasso(signals, dictionary, zero, zero), codes)
-    found = _refit(codes, problem.signals, problem.dictionary, num_active, rounds, layout)
-    return restored(found, mesh)
+    problem = Lasso(signals, dictionary, zero, zero)
+    codes, layout = spread(name, None, problem, codes)
+    return _refit(codes, signals, dictionary, num_active, rounds, layout)
 
 
 class _Exchange(NamedTuple):

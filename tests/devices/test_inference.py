@@ -120,6 +120,54 @@ def test_nothing_is_communicated(data):
     assert not COLLECTIVE.search(program.compile().as_text())
 
 
+@KIND
+@pytest.mark.parametrize("context", KINDS)
+@pytest.mark.parametrize("call", CALLS)
+def test_a_mesh_as_context_changes_nothing(data, kind, context, call):
+    expected = CALLS[call](data.signals, data.dictionary)
+    signals = put(data.signals, mesh_of(kind, signals=4), "signals")
+    with jax.set_mesh(mesh_of(context, signals=4)):
+        plain = CALLS[call](data.signals, data.dictionary)
+        if kind == context:
+            codes = CALLS[call](signals, data.dictionary)
+            assert spec_of(codes) == ("signals",)
+            assert_close(codes, expected, 1e-5)
+    assert_close(plain, expected, 1e-5)
+
+
+def test_a_warm_start_that_is_whole_inside_a_program_on_explicit_axes(data):
+    signals = put(data.signals, mesh_of("explicit", signals=4), "signals")
+    run = jax.jit(lambda x, z: sc.sparse_encode(x, data.dictionary, 0.05, num_steps=3, codes0=z))
+    assert_close(run(signals, data.codes), run(data.signals, data.codes), 1e-5)
+
+
+def test_split_arrays_closed_over_in_a_program(data):
+    signals = put(data.signals, mesh_of("automatic", signals=4), "signals")
+    run = lambda x: jax.jit(lambda d: CALLS["steps"](x, d))(data.dictionary)  # noqa: E731
+    assert_close(run(signals), run(data.signals), 1e-5)
+
+
+def test_a_second_call_compiles_nothing(data, compilations):
+    mesh = mesh_of("explicit", signals=4)
+    signals = put(data.signals, mesh, "signals")
+    encoder = sc.encoders.top_k(16, 24, num_active=3)
+    params = encoder.init(jax.random.key(0))
+    calls = [
+        lambda: CALLS["steps"](signals, data.dictionary),
+        lambda: CALLS["tolerance"](signals, data.dictionary),
+        lambda: sc.metrics.l0(put(data.codes, mesh, "signals")),
+        lambda: encoder.apply(
+            params, put(data.signals, mesh_of("automatic", signals=4), "signals")
+        ),
+    ]
+    for call in calls:
+        call()
+    before = compilations.count
+    for call in calls:
+        call()
+    assert compilations.count == before
+
+
 ATOMS = {"ista": solvers.ista(), "fista": solvers.fista(), "sparsa": solvers.sparsa()}
 
 
@@ -135,10 +183,24 @@ def test_atoms_are_split_by_a_spec_of_the_dictionary(data, kind, name):
 
 @KIND
 def test_split_atoms_to_a_tolerance(data, kind):
-    mesh = mesh_of(kind, atoms=8)
-    codes = CALLS["tolerance"](data.signals, put(data.dictionary, mesh, "atoms"))
-    expected = CALLS["tolerance"](data.signals, data.dictionary)
-    np.testing.assert_allclose(codes, expected, atol=2e-3)
+    where = put(data.dictionary, mesh_of(kind, atoms=8), "atoms")
+    run = lambda d: solvers.solve_to_tolerance(  # noqa: E731
+        solvers.sparsa(), lasso(data.signals, d), tolerance=1e-4, max_steps=500, check_every=5
+    )
+    (codes, info), (expected, _) = run(where), run(data.dictionary)
+    assert np.all(info.converged)
+    values = [
+        sc.objectives.lasso(data.signals, data.dictionary, np.asarray(z), PENALTY)
+        for z in (codes, expected)
+    ]
+    np.testing.assert_allclose(*values, rtol=1e-3)  # both are within the tolerance of the optimum
+
+
+@pytest.mark.parametrize("name", ATOMS)
+def test_one_signal_and_split_atoms(data, name):
+    where = put(data.dictionary, mesh_of("automatic", signals=4, atoms=2), "atoms")
+    run = lambda d: solvers.solve(ATOMS[name], lasso(data.signals[0], d), num_steps=3)  # noqa: E731
+    assert_close(run(where), run(data.dictionary), 1e-5)
 
 
 @pytest.mark.parametrize("name", ATOMS)
@@ -160,9 +222,10 @@ def test_split_atoms_take_memory_on_each_device_for_its_own(name):
     assert bytes_needed[8] < bytes_needed[1] / 5
 
 
-def test_bad_layouts_are_said_in_one_sentence(data):
-    mesh = mesh_of("automatic", signals=4, atoms=2)
-    other = mesh_of("automatic", atoms=4)
+@KIND
+def test_bad_layouts_are_refused_in_one_sentence(data, kind):
+    mesh = mesh_of(kind, signals=4, atoms=2)
+    other = mesh_of(kind, atoms=4)
     x, d = data.signals, data.dictionary
     rows = put(x, mesh, "signals")
     cases = (

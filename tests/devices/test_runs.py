@@ -143,16 +143,40 @@ def test_dictionaries_are_learned_where_the_signals_are(data, kind):
         )[:3]
 
     signals = put(data.signals, mesh, "signals")
+    start = put(data.dictionary, mesh)
     assert_close(learn(signals, 20), learn(data.signals, 20), 1e-3)
     codes = learn(signals, 20)[1]
     assert spec_of(codes) == ("signals",)
 
-    def online(signals):
+    def online(signals, start):
         return learning.learn_dictionary_online(
-            KEYS[0], [signals] * 2, num_atoms=24, progress=None
+            KEYS[0], [signals] * 2, num_atoms=24, dictionary0=start, progress=None
         ).dictionary
 
-    assert_close(online(signals), online(data.signals), 1e-5)
+    found = online(signals, start)
+    assert found.sharding.mesh == mesh
+    assert_close(found, online(data.signals, data.dictionary), 1e-5)
+
+
+@KIND
+def test_batches_of_a_stream_may_be_split(data, kind):
+    signals = put(data.signals, mesh_of(kind, signals=4), "signals")
+    found, expected = (train(KEYS[0], iter([x] * 3), "linear", 3) for x in (signals, data.signals))
+    assert_close(found, expected, 1e-5)
+
+
+@KIND
+def test_layouts_that_training_cannot_use_are_refused(data, kind):
+    mesh = mesh_of(kind, signals=4, atoms=2)
+    signals = put(data.signals, mesh, "signals")
+    params = jax.tree.map(np.asarray, train(KEYS[0], data.signals, "linear", 1))
+    twice = params._replace(dictionary=put(params.dictionary, mesh, "signals"))
+    other = params._replace(dictionary=put(params.dictionary, mesh_of(kind, atoms=2), "atoms"))
+    for start, message in ((twice, "both split over the mesh axis"), (other, "lie on the mesh")):
+        with pytest.raises(ValueError, match=message):
+            learning.fit(
+                KEYS[0], ENCODERS["linear"], signals, params0=start, num_steps=1, progress=None
+            )
 
 
 @KIND
@@ -186,3 +210,6 @@ def test_metrics_of_all_samples(data, kind, name):
     placed = [put(x, mesh, "signals") for x in pair]
     assert_close(METRICS[name](*placed), METRICS[name](*pair), 1e-5)
     assert_close(jax.jit(METRICS[name])(*placed), METRICS[name](*pair), 1e-5)
+    if name == "mcc":
+        named = jax.jit(lambda p, q: metrics.mcc(true_codes=p, codes=q))
+        assert_close(named(*placed), metrics.mcc(*pair), 1e-5)
