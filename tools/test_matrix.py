@@ -123,6 +123,7 @@ def run(row: Row, python: pathlib.Path, workers: int) -> dict:
     return {
         **row._asdict(),
         "code": tested,
+        "commit": git("rev-parse", "--short", "HEAD"),
         "exit": done.returncode,
         "counts": counts,
         "seconds": round(time.monotonic() - started),
@@ -130,13 +131,14 @@ def run(row: Row, python: pathlib.Path, workers: int) -> dict:
     }
 
 
+def git(*arguments: str) -> str:
+    """Return what a git command says of this checkout."""
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def code() -> str:
     """Return what names all that the tests run on, as it stands: git's names of the trees."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
     table = TABLE.relative_to(ROOT).as_posix()
     if git("status", "--porcelain", "--", ".", f":!{table}"):
         return f"changed at {time.time()}"  # never the same again
@@ -155,14 +157,14 @@ def table(rows: list[dict]) -> str:
         "The slow tests are not among them, and programs are compiled with the least effort.",
         "Releases between those listed are allowed by the pins and were not run.",
         "",
-        heads,
+        f"{heads}  commit",
     ]
     for row in rows:
         counts = row["counts"]
         failed = counts.get("failed", 0) + counts.get("error", 0)
         lines.append(
             f"{row['version']:<8}{row['release']:<10}{row['suite']:<7}{counts.get('passed', 0):>7}"
-            f"{failed:>7}{counts.get('skipped', 0):>8}{row['seconds']:>7}"
+            f"{failed:>7}{counts.get('skipped', 0):>8}{row['seconds']:>7}  {row['commit']}"
         )
     return "\n".join(lines) + "\n"
 
@@ -208,8 +210,9 @@ def main() -> int:
         print(f"    {known['counts']} in {known['seconds']} s", flush=True)
         if known["exit"]:
             print((ENVIRONMENTS / f"{row.name}.log").read_text()[-6000:], flush=True)
-    if not options.newest and not options.only and not bad:
-        TABLE.write_text(table([kept[f"{row.name}-{row.suite}"] for row in rows]))
+    if not options.newest:
+        names = [f"{row.name}-{row.suite}" for row in rows_of(found)]
+        TABLE.write_text(table([kept[name] for name in names if name in kept]))
         print(f"wrote {TABLE.relative_to(ROOT)}")
     return 1 if bad else 0
 
