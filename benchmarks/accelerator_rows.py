@@ -16,7 +16,14 @@ from benchmarks import torch_peers
 from benchmarks.problems import Problem, Scale, draw, worst_gap
 from sparsecode_jax.flops import FlopCount, eval_flops, value_and_flops
 from sparsecode_jax.learning import Autoencoder, TrainData, init_state, losses, train_step
-from sparsecode_jax.learning.alternating import JUDGING, MOMENTUM, POLISHING, annealing, penalties
+from sparsecode_jax.learning.search import (
+    JUDGING,
+    MOMENTUM,
+    POLISHING,
+    annealing,
+    penalties,
+    turning_points,
+)
 from sparsecode_jax.solvers import _core
 
 SEED = 201  # an instance on which nothing was tuned
@@ -309,7 +316,9 @@ def dictionary_work(scale: Scale, num_rounds: int, num_steps: int = 8) -> Work:
             said += f", torch {objective(tuple(a.cpu().numpy() for a in theirs)):.4f}"
         return said
 
-    schedule = np.append(np.asarray(annealing(first, last, num_rounds)[0]), np.float32(last))
+    numbers = jnp.arange(num_rounds)
+    falling = annealing(first, last, *turning_points(num_rounds), numbers)[0]
+    schedule = np.append(np.asarray(falling), np.float32(last))
     peer = functools.partial(
         torch_peers.learn, signals=signals, num_atoms=scale.num_atoms,
         penalties=schedule, num_steps=num_steps,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from sparsecode_jax.io import Run
 
 
 class Scale(NamedTuple):
@@ -25,6 +29,12 @@ class Problem(NamedTuple):
     penalty: float
     tolerance: float
     num_active: int
+
+
+def once(run: Run, part: str, fn: Callable[[], Any]) -> Any:
+    """Return the JSON values that ``fn()`` measures, from disk if they were measured before."""
+    kept = run.once(part, lambda: {"json": np.asarray(json.dumps(fn()))})
+    return json.loads(str(kept["json"]))
 
 
 def worst_gap(problem: Problem, codes: Any) -> float:

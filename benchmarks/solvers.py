@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import pathlib
 import platform
@@ -28,9 +27,10 @@ import numpy as np
 
 import sparsecode_jax as sc
 from benchmarks import peers  # sets the environment that SPAMS needs, before NumPy loads
-from benchmarks.problems import Problem, Scale, draw, worst_gap
+from benchmarks.problems import Problem, Scale, draw, once, worst_gap
 from experiments.common import format_table
 from sparsecode_jax.flops import value_and_flops
+from sparsecode_jax.io import Run
 from sparsecode_jax.io._atomic import write_bytes
 
 OUT = pathlib.Path("results/bench")
@@ -270,24 +270,25 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     scales, instances = (args.scales, INSTANCES) if not args.quick else (["a"], INSTANCES[:1])
     rounds = 2 if args.quick else args.rounds
-    OUT.mkdir(parents=True, exist_ok=True)
-    described = OUT / "machine.json"
-    if not described.exists():  # where the kept instances ran
-        write_bytes(described, json.dumps(machine(), indent=1).encode())
-    results: dict[str, Any] = {"machine": json.loads(described.read_text())}
-    for name in scales:
-        for seed, coherent in instances:
-            key = f"{name}-{seed}"
-            path = OUT / f"{key}{'-quick' if args.quick else ''}.json"
-            if not path.exists():
-                print(f"scale {name}, seed {seed}{', coherent' if coherent else ''}", flush=True)
-                problem = draw(SCALES[name], seed, coherent)
-                found = {}
-                for task, makers in contenders(name, problem).items():
-                    print(f"  {task}", flush=True)
-                    found[task] = measure(task, problem, makers, rounds)
-                write_bytes(path, json.dumps(found, indent=1).encode())
-            results[key] = json.loads(path.read_text())
+
+    def instance(name: str, seed: int, coherent: bool) -> dict[str, Any]:
+        print(f"scale {name}, seed {seed}{', coherent' if coherent else ''}", flush=True)
+        problem = draw(SCALES[name], seed, coherent)
+        found = {}
+        for task, makers in contenders(name, problem).items():
+            print(f"  {task}", flush=True)
+            found[task] = measure(task, problem, makers, rounds)
+        return found
+
+    described = machine()
+    identity = {k: v for k, v in described.items() if k != "float32 GEMM"}  # a measurement
+    identity["rounds"], results = rounds, {}
+    with Run(OUT / f"solvers{'-quick' if args.quick else ''}", identity, name="solvers") as run:
+        results["machine"] = once(run, "machine", lambda: described)
+        for name in scales:
+            for seed, coherent in instances:
+                key = f"{name}-{seed}"
+                results[key] = once(run, key, functools.partial(instance, name, seed, coherent))
     if "c" in scales:
         results["memory"], results["compile"] = memory(), compile_seconds()
     text = table(results)

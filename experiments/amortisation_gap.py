@@ -97,42 +97,41 @@ QUICK = Config(
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:  # noqa: B008
     """Train, solve, check, print the tables, draw the figure, write the results."""
     started = time.monotonic()
-    stages = common.Stages(out, NAME, config)
-    data = authors.data(authors.KNOWN_SEED)
-    rows = one_pass.sweep(config, stages)
-    for name in one_pass.SOLVERS:
-        print(f"{name}: {len(config.depths)} depths ...", flush=True)
-        for depth in config.depths:
-            rows[f"{name}|{depth}"] = one_pass.solver_row(data, name, depth)
-    exhaustive = sc.sparse_encode(
-        data.test_signals, data.dictionary, 0.0, solver=sc.solvers.exhaustive(K), num_steps=1
-    )
-    rows["all supports|"] = {"test": np.asarray(sc.metrics.mcc(data.test_codes, exhaustive))}
-    by_k = stages.run("exception", lambda: one_pass.exception(config, stages))
-    print("the checks of theory ...", flush=True)
-    rank = one_pass.rank_bound(data.dictionary, by_k["weight, bias"])
-    apart, exact = one_pass.one_atom(data.dictionary)
-    supports = stages.run("supports", lambda: one_pass.supports(config))
-    arrays = {f"sweep|{name}|{key}": x for name, row in rows.items() for key, x in row.items()}
-    for part, table in (("rank", rank), ("K", by_k), ("supports", supports)):
-        arrays |= {f"{part}|{name}": value for name, value in table.items()}
-    arrays |= {"cone|atoms": np.asarray(apart), "cone|score": np.asarray(exact)}
-    sc.io.save_results(
-        out / NAME,
-        arrays,
-        {
-            "experiment": NAME,
-            "config": dataclasses.asdict(config),
-            "axes": {
-                "sweep|family|size|runs": ["run"],
-                "K": ["active atoms"],
-                "supports|rates": ["case", "distance", "threshold"],
+    with common.stages(out, NAME, config) as stages:
+        data = authors.data(authors.KNOWN_SEED)
+        rows = one_pass.sweep(config, stages)
+        for name in one_pass.SOLVERS:
+            print(f"{name}: {len(config.depths)} depths ...", flush=True)
+            for depth in config.depths:
+                rows[f"{name}|{depth}"] = one_pass.solver_row(data, name, depth)
+        exhaustive = sc.sparse_encode(
+            data.test_signals, data.dictionary, 0.0, solver=sc.solvers.exhaustive(K), num_steps=1
+        )
+        rows["all supports|"] = {"test": np.asarray(sc.metrics.mcc(data.test_codes, exhaustive))}
+        by_k = stages.once("exception", lambda: one_pass.exception(config, stages))
+        print("the checks of theory ...", flush=True)
+        rank = one_pass.rank_bound(data.dictionary, by_k["weight, bias"])
+        apart, exact = one_pass.one_atom(data.dictionary)
+        supports = stages.once("supports", lambda: one_pass.supports(config))
+        arrays = {f"sweep|{name}|{key}": x for name, row in rows.items() for key, x in row.items()}
+        for part, table in (("rank", rank), ("K", by_k), ("supports", supports)):
+            arrays |= {f"{part}|{name}": value for name, value in table.items()}
+        arrays |= {"cone|atoms": np.asarray(apart), "cone|score": np.asarray(exact)}
+        sc.io.save_results(
+            out / NAME,
+            arrays,
+            {
+                "experiment": NAME,
+                "config": dataclasses.asdict(config),
+                "axes": {
+                    "sweep|family|size|runs": ["run"],
+                    "K": ["active atoms"],
+                    "supports|rates": ["case", "distance", "threshold"],
+                },
+                "flops": "measured, convention 'arithmetic', a signal",
+                "seconds": round(time.monotonic() - started, 1),
             },
-            "flops": "measured, convention 'arithmetic', a signal",
-            "seconds": round(time.monotonic() - started, 1),
-        },
-    )
-    stages.finish()
+        )
     report(config, out)
 
 

@@ -3,59 +3,53 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import hashlib
-import json
 import pathlib
-import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from sparsecode_jax.io import load_results, save_results
-from sparsecode_jax.io._atomic import write_bytes
+import sparsecode_jax as sc
+from sparsecode_jax.io import Run, save_results
 
 RESULTS = pathlib.Path("results")
 
 
-class Stages:
+@contextlib.contextmanager
+def stages(out: pathlib.Path, name: str, config: Any) -> Iterator[Run]:
     """Keep finished stages and training checkpoints until the whole experiment is written.
 
-    An interrupted experiment, started again with the same configuration, skips its finished stages
-    and resumes the training it was in.
+    An interrupted experiment, started again with the same configuration and the same code, skips
+    its finished stages and resumes the training it was in.
 
     Args:
       out: the results folder.
       name: of the experiment.
       config: a dataclass; another configuration never sees these stages.
     """
+    identity = {"experiment": name, "config": repr(config), "code": _code()}
+    digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:12]
+    folder = pathlib.Path(out) / "partial" / f"{name}-{digest}"
+    if folder.exists():
+        print(f"resuming from {folder} (delete it to start afresh)", flush=True)
+    with Run(folder, identity, name=name) as run:
+        yield run
+        run.remove()
 
-    def __init__(self, out: pathlib.Path, name: str, config: Any):
-        digest = hashlib.sha256(repr(config).encode()).hexdigest()[:12]
-        self.folder = pathlib.Path(out) / "partial" / f"{name}-{digest}"
-        if self.folder.exists():
-            print(f"resuming from {self.folder} (delete it to start afresh)", flush=True)
 
-    def checkpoint(self, name: str) -> pathlib.Path:
-        """Return where the training checkpoint of this name belongs."""
-        return self.folder / f"{name}.checkpoint"
-
-    def run(self, name: str, fn: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
-        """Return the arrays that ``fn()`` computes, from disk if they were computed before."""
-        path = self.folder / name
-        try:
-            return load_results(path)[0]
-        except FileNotFoundError:
-            save_results(path, fn(), {})
-        return load_results(path)[0]
-
-    def finish(self) -> None:
-        """Forget what was kept: the results are written."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self.folder.parent.exists() and not any(self.folder.parent.iterdir()):
-            self.folder.parent.rmdir()
+def _code() -> str:
+    """Return the checksum of the library and of the experiments."""
+    here = pathlib.Path(__file__).parent
+    digest = hashlib.sha256()
+    for folder in (here, pathlib.Path(sc.__file__).parent):
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def in_background(fn: Callable[[], Any]) -> Callable[[], Any]:
@@ -129,32 +123,23 @@ def agreement(
     return format_table(header, cells), agree
 
 
-def run_cases(
+def measured(
     name: str,
     cases: Sequence[tuple[int, ...]],
-    settings: dict[str, Any],
+    config: Any,
     measure: Callable[..., dict[str, float]],
     out: pathlib.Path,
 ) -> dict[tuple[int, ...], dict[str, float]]:
-    """Measure what is missing, keeping each case as it is done; return all that is kept.
-
-    What was kept under other settings is not used; after a change of the code, delete it.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    kept = out / f"{name}_cases.json"
-    done: dict[str, dict[str, float]] = {}
-    if kept.exists():
-        stored = json.loads(kept.read_text())
-        done = stored["cases"] if stored["settings"] == settings else {}
-    label = {case: "-".join(map(str, case)) for case in cases}
-    left = [case for case in cases if label[case] not in done]
-    with tqdm(total=len(cases), initial=len(cases) - len(left), desc=name, unit="case") as bar:
-        for case in left:
-            done[label[case]] = measure(*case)
-            write_bytes(kept, json.dumps({"settings": settings, "cases": done}).encode())
-            bar.set_postfix_str(f"done {label[case]}")
+    """Measure every case, keeping each as it is done; return the numbers of all."""
+    done = {}
+    with stages(out, name, config) as run, tqdm(total=len(cases), desc=name, unit="case") as bar:
+        for case in cases:
+            label = "-".join(map(str, case))
+            kept = run.once(label, functools.partial(measure, *case))
+            done[case] = {key: float(value) for key, value in kept.items()}
+            bar.set_postfix_str(f"done {label}")
             bar.update()
-    return {case: done[label[case]] for case in cases}
+    return done
 
 
 def report_cases(
@@ -165,7 +150,7 @@ def report_cases(
     config: dict[str, Any],
     out: pathlib.Path,
 ) -> None:
-    """Write what :func:`run_cases` returned, a column each number, and print and write its table.
+    """Write what :func:`measured` returned, a column each number, and print and write its table.
 
     Args:
       name: of the experiment.

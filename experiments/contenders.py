@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sparsecode_jax as sc
-from experiments import accounts, authors, common, settings, starts
+from experiments import accounts, authors, settings, starts
 from experiments.accounts import Flops
 from experiments.crossing import SAES, encode, encoder_flops, keys, train_sae
 from experiments.curves import Curve, Problems, curve, efficient, select, trajectories
@@ -55,7 +55,7 @@ def _scores(apply: Callable, records: Any, data: authors.AuthorsData, half: str)
     return np.stack(scores)
 
 
-def lista_fit(config: Any, stages: common.Stages, num_layers: int) -> Any:
+def lista_fit(config: Any, stages: sc.io.Run, num_layers: int) -> Any:
     """Train LISTA on the lasso of the known dictionary, from ISTA: a lane a penalty and run."""
     problem = settings.data("known_dictionary")
     encoder = sc.encoders.lista(M, N, num_layers=num_layers)
@@ -68,12 +68,12 @@ def lista_fit(config: Any, stages: common.Stages, num_layers: int) -> Any:
         lanes, encoder, problem.train_signals, dictionary=problem.dictionary, loss=losses.lasso,
         penalty=penalty, batch_size=128, learning_rate=3e-3, num_steps=config.lista_steps[-1],
         params0=Autoencoder(params, None), record=_identity, record_steps=config.lista_steps,
-        checkpoint=stages.checkpoint(f"known-lista-{num_layers}"),
+        checkpoint=stages.file(f"known-lista-{num_layers}"),
         progress=f"known dictionary, LISTA of {num_layers} layers",
     )  # fmt: skip
 
 
-def known_dictionary(config: Any, stages: common.Stages) -> dict[str, Curve]:
+def known_dictionary(config: Any, stages: sc.io.Run) -> dict[str, Curve]:
     """Return the curves of LISTA, five orders of its batches, and of a TopK SAE, full batch.
 
     Both start at the known dictionary, LISTA as ISTA, so no weights are drawn. Layers, penalty and
@@ -101,14 +101,14 @@ def known_dictionary(config: Any, stages: common.Stages) -> dict[str, Curve]:
     fitted = train_sae(
         "TopK SAE", problem.train_signals[None], num_steps=record[-1],
         dictionary=problem.dictionary[None], record=_identity, record_steps=record,
-        checkpoint=stages.checkpoint("known-topk-sae"), **CHOSEN["TopK SAE"],
+        checkpoint=stages.file("known-topk-sae"), **CHOSEN["TopK SAE"],
     )  # fmt: skip
     mcc = _scores(sae.encoder.apply, fitted.records.encoder, problem, "test")
     work = _work(fitted, sae.encoder)
     return curves | {"topk_sae": curve(record, work, mcc)}
 
 
-def unknown_dictionary(config: Any, stages: common.Stages, penalty: float) -> dict[str, Curve]:
+def unknown_dictionary(config: Any, stages: sc.io.Run, penalty: float) -> dict[str, Curve]:
     """Return the curves of later SAEs and of learning by turns, five runs each.
 
     Args:
@@ -123,7 +123,7 @@ def unknown_dictionary(config: Any, stages: common.Stages, penalty: float) -> di
         method = METHODS[name]
         fitted = train_sae(
             name, np.stack([problem.train_signals] * RUNS), num_steps=record[-1], record=_identity,
-            record_steps=record, checkpoint=stages.checkpoint(f"unknown-{method}"), **CHOSEN[name],
+            record_steps=record, checkpoint=stages.file(f"unknown-{method}"), **CHOSEN[name],
         )  # fmt: skip
         apply = SAES[name].encoder.apply
         mcc = _scores(apply, fitted.records.encoder, problem, "test")
@@ -141,7 +141,7 @@ def _atom_scores(problem: authors.AuthorsData, dictionaries: Any) -> np.ndarray:
 
 
 def _turns(
-    config: Any, stages: common.Stages, penalty: float, problem: authors.AuthorsData
+    config: Any, stages: sc.io.Run, penalty: float, problem: authors.AuthorsData
 ) -> dict[str, Curve]:
     """Learn by turns within growing budgets: (restarts, rounds, hops)."""
     restart = sc.solvers.fista(restart=sc.solvers.gradient_restart)
@@ -162,7 +162,7 @@ def _turns(
             atoms = np.stack([run.dictionary for run in runs])
             return {"atoms": atoms, "flops": np.asarray(runs[0].flops)}
 
-        found.append(stages.run("turns-" + "-".join(map(str, budget)), learn))
+        found.append(stages.once("turns-" + "-".join(map(str, budget)), learn))
     atoms = np.stack([f["atoms"] for f in found])
     score = functools.partial(
         trajectories, solver=restart,

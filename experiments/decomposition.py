@@ -100,7 +100,7 @@ QUICK = Config(
 )
 
 
-def learn(config: Config, data: Data, tuning: Data, stages: common.Stages) -> dict[str, np.ndarray]:
+def learn(config: Config, data: Data, tuning: Data, stages: sc.io.Run) -> dict[str, np.ndarray]:
     """Learn every dictionary, and every SAE's encoder for the true one, for equal FLOPs.
 
     Returns:
@@ -121,7 +121,7 @@ def learn(config: Config, data: Data, tuning: Data, stages: common.Stages) -> di
         ]  # fmt: skip
         return {"atoms": np.stack([f.dictionary for f in found]), "flops": float(found[0].flops)}
 
-    learned = stages.run("turns", turns)
+    learned = stages.once("turns", turns)
     flops = float(learned["flops"])
 
     def sae(name: str) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def learn(config: Config, data: Data, tuning: Data, stages: common.Stages) -> di
         }
 
     saes = [
-        stages.run(f"sae-{i}", functools.partial(sae, name)) for i, name in enumerate(config.saes)
+        stages.once(f"sae-{i}", functools.partial(sae, name)) for i, name in enumerate(config.saes)
     ]
     return {
         "dictionaries": np.stack([data.dictionary, learned["atoms"], *(s["atoms"] for s in saes)]),
@@ -184,43 +184,44 @@ def split(
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:  # noqa: B008
     """Learn, encode, score, print the tables, write the results."""
     started = time.monotonic()
-    stages = common.Stages(out, NAME, config)
-    data, tuning = load(config.data_seeds), load(config.tuning_seeds)
-    learned = learn(config, data, tuning, stages)
-    ways = plan(config)
+    with common.stages(out, NAME, config) as stages:
+        data, tuning = load(config.data_seeds), load(config.tuning_seeds)
+        learned = learn(config, data, tuning, stages)
+        ways = plan(config)
 
-    def score() -> dict[str, Any]:
-        penalties = choose_penalties(ways, tuning, config)
-        found = inference(ways, penalties, data, learned["dictionaries"], learned["own"], config)
-        return {**found, **{f"penalty.{name}": value for name, value in penalties.items()}}
+        def score() -> dict[str, Any]:
+            penalties = choose_penalties(ways, tuning, config)
+            found = inference(
+                ways, penalties, data, learned["dictionaries"], learned["own"], config
+            )
+            return {**found, **{f"penalty.{name}": value for name, value in penalties.items()}}
 
-    scores = stages.run("inference", score)
-    for name in ("own", "own_true"):
-        truth = np.broadcast_to(data.test_codes, learned[name].shape)
-        scores[name] = np.asarray(sc.metrics.mcc(truth, learned[name]))
-    atoms = learned["dictionaries"]
-    truth = np.broadcast_to(data.dictionary, atoms.shape)
-    scores["dictionary_mcc"] = np.asarray(sc.metrics.dictionary_mcc(truth, atoms))
-    rebuilt = learned["own"] @ atoms[len(GIVEN) :]
-    scores["r2"] = np.asarray(
-        sc.metrics.r2(np.broadcast_to(data.test_signals, rebuilt.shape), rebuilt)
-    )
-    scores["l0"] = np.asarray(sc.metrics.l0(learned["own"]))
-    scores["settings"], scores["flops"] = learned["settings"], learned["flops"]
-    sc.io.save_results(
-        out / NAME,
-        scores,
-        {
-            "experiment": NAME,
-            "config": dataclasses.asdict(config),
-            "dictionaries": [*GIVEN, *config.saes],
-            "axes": {"ways of inference": ["dictionary", "data"], "own": ["sae", "data"]},
-            "flops": "measured, convention 'arithmetic'",
-            "inference_flops": inference_flops(ways),
-            "seconds": round(time.monotonic() - started, 1),
-        },
-    )
-    stages.finish()
+        scores = stages.once("inference", score)
+        for name in ("own", "own_true"):
+            truth = np.broadcast_to(data.test_codes, learned[name].shape)
+            scores[name] = np.asarray(sc.metrics.mcc(truth, learned[name]))
+        atoms = learned["dictionaries"]
+        truth = np.broadcast_to(data.dictionary, atoms.shape)
+        scores["dictionary_mcc"] = np.asarray(sc.metrics.dictionary_mcc(truth, atoms))
+        rebuilt = learned["own"] @ atoms[len(GIVEN) :]
+        scores["r2"] = np.asarray(
+            sc.metrics.r2(np.broadcast_to(data.test_signals, rebuilt.shape), rebuilt)
+        )
+        scores["l0"] = np.asarray(sc.metrics.l0(learned["own"]))
+        scores["settings"], scores["flops"] = learned["settings"], learned["flops"]
+        sc.io.save_results(
+            out / NAME,
+            scores,
+            {
+                "experiment": NAME,
+                "config": dataclasses.asdict(config),
+                "dictionaries": [*GIVEN, *config.saes],
+                "axes": {"ways of inference": ["dictionary", "data"], "own": ["sae", "data"]},
+                "flops": "measured, convention 'arithmetic'",
+                "inference_flops": inference_flops(ways),
+                "seconds": round(time.monotonic() - started, 1),
+            },
+        )
     text = report(scores, ways, config)
     print("\n" + text)
     (out / f"{NAME}.txt").write_text(text)

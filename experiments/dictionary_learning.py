@@ -17,6 +17,7 @@ latent, .785 to .839 dictionary.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 import time
 
@@ -43,10 +44,10 @@ class Config:
 
 
 QUICK = Config(learner_seeds=(0,), data_seeds=(201,), num_rounds=60, num_restarts=4, num_hops=1)
-COLUMNS = ("data_seed", "learner_seed", "dictionary", "pearson", "latent", "ceiling", "flops")
+COLUMNS = ("dictionary", "pearson", "latent", "ceiling", "flops")
 
 
-def measure(config: Config, data_seed: int, learner_seed: int) -> tuple[float, ...]:
+def measure(config: Config, data_seed: int, learner_seed: int) -> dict[str, float]:
     """Learn on one data set's training half and score on its test half."""
     problem = authors.data(data_seed)
     found = sc.learning.learn_dictionary(
@@ -64,15 +65,13 @@ def measure(config: Config, data_seed: int, learner_seed: int) -> tuple[float, .
         )
         return float(sc.metrics.mcc(problem.test_codes, codes))
 
-    return (
-        data_seed,
-        learner_seed,
-        float(sc.metrics.dictionary_mcc(problem.dictionary, found.dictionary)),
-        float(sc.metrics.pearson_dictionary_mcc(problem.dictionary, found.dictionary)),
-        latent(found.dictionary),
-        latent(problem.dictionary),
-        found.flops,
-    )
+    return {
+        "dictionary": float(sc.metrics.dictionary_mcc(problem.dictionary, found.dictionary)),
+        "pearson": float(sc.metrics.pearson_dictionary_mcc(problem.dictionary, found.dictionary)),
+        "latent": latent(found.dictionary),
+        "ceiling": latent(problem.dictionary),
+        "flops": float(found.flops),
+    }
 
 
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:  # noqa: B008
@@ -80,19 +79,17 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
     started = time.monotonic()
     cases = [(authors.UNKNOWN_SEED, seed) for seed in config.learner_seeds]
     cases += [(seed, 0) for seed in config.data_seeds]
-    rows = []
-    for data_seed, learner_seed in cases:
-        rows.append(measure(config, data_seed, learner_seed))
-        print(f"data {data_seed}, learner {learner_seed}: latent MCC {rows[-1][4]:.4f}", flush=True)
-    columns = zip(COLUMNS, zip(*rows, strict=True), strict=True)
-    arrays = {name: np.asarray(column) for name, column in columns}
+    done = common.measured(NAME, cases, config, functools.partial(measure, config), out)
+    rows = [(*case, *(done[case][name] for name in COLUMNS)) for case in cases]
+    columns = zip(("data_seed", "learner_seed", *COLUMNS), zip(*rows, strict=True), strict=True)
+    arrays = {name: np.asarray(column, dtype=np.float64) for name, column in columns}
     sc.io.save_results(
         out / NAME,
         arrays,
         {
             "experiment": NAME,
             "config": dataclasses.asdict(config),
-            "axes": {name: ["case"] for name in COLUMNS},
+            "axes": {name: ["case"] for name in arrays},
             "flops": "training: restarts, hops and settling; convention 'arithmetic'",
             "seconds": round(time.monotonic() - started, 1),
         },

@@ -126,8 +126,7 @@ def table(config: Config, done: dict[tuple[int, ...], dict[str, float]]) -> str:
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:  # noqa: B008
     """Run what is missing, print the table, write the results."""
     cases = [(n, k, seed) for seed in config.seeds for n, k in config.cases]
-    settings = {"num_rounds": config.num_rounds, "num_samples": config.num_samples}
-    done = common.run_cases(NAME, cases, settings, functools.partial(measure, config), out)
+    done = common.measured(NAME, cases, config, functools.partial(measure, config), out)
     text = table(config, done)
     common.report_cases(NAME, done, "N, k, seed", text, dataclasses.asdict(config), out)
 

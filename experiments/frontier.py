@@ -48,9 +48,7 @@ FRESH_SEEDS = (1, 2, 3, 4, 5)  # data sets on which nothing was chosen
 WIDE = "mlp256"  # trained in the background: it takes as long as all else
 
 
-def train(
-    config: Any, stages: common.Stages, setting: str, method: str, run: int | None = None
-) -> Any:
+def train(config: Any, stages: sc.io.Run, setting: str, method: str, run: int | None = None) -> Any:
     """Train a method and record its parameters at the configured steps; one run, or all."""
     last = config.known_steps if setting == "known_dictionary" else config.unknown_steps
     steps = [s for s in config.record_steps if s <= last]
@@ -59,13 +57,13 @@ def train(
         HIDDEN.get(method, method),
         num_steps=steps[-1],
         record_steps=steps,
-        checkpoint=stages.checkpoint(f"{setting}-{method}-{run}"),
+        checkpoint=stages.file(f"{setting}-{method}-{run}"),
         progress=f"{setting.replace('_', ' ')}, {method}" + ("" if run is None else f", run {run}"),
         run=run,
     )
 
 
-def train_wide(config: Any, stages: common.Stages) -> dict[str, Callable[[], Any]]:
+def train_wide(config: Any, stages: sc.io.Run) -> dict[str, Callable[[], Any]]:
     """Train the widest encoder of both settings in the background, run after run.
 
     One run's activations fit the cache, five do not: in turn they take half the time.
@@ -106,9 +104,7 @@ def _fresh() -> tuple[Problems, Problems]:
 _FIELDS = {half: (f"{half}_signals", f"{half}_codes", "dictionary") for half in ("train", "test")}
 
 
-def known_dictionary(
-    config: Any, stages: common.Stages, wide: Callable[[], Any]
-) -> dict[str, Curve]:
+def known_dictionary(config: Any, stages: sc.io.Run, wide: Callable[[], Any]) -> dict[str, Curve]:
     """Return the curves of the known-dictionary panel; ``fresh_*`` are on the fresh data sets."""
     setting = "known_dictionary"
     problem = settings.data(setting)
@@ -142,7 +138,7 @@ def known_dictionary(
 
         print(f"known dictionary, {name}: {config.ito_steps:,} Adam steps ...", flush=True)
         curves[name] = curve(
-            ito_steps, work, stages.run(f"known-{name}", ito)["mcc"], settings.LASSO_PENALTY
+            ito_steps, work, stages.once(f"known-{name}", ito)["mcc"], settings.LASSO_PENALTY
         )
 
     grid = jnp.asarray(config.penalties)
@@ -216,7 +212,7 @@ def _warm(problems: Problems, weights: Any, penalties: Any, num_steps: int) -> n
     )
 
 
-def _train_fresh(train: Problems, steps: list[int], stages: common.Stages) -> Any:
+def _train_fresh(train: Problems, steps: list[int], stages: sc.io.Run) -> Any:
     fitted = sc.learning.fit(
         jax.random.split(jax.random.key(1), len(FRESH_SEEDS)),
         settings.encoder("known_dictionary", ()),
@@ -225,7 +221,7 @@ def _train_fresh(train: Problems, steps: list[int], stages: common.Stages) -> An
         num_steps=steps[-1],
         record=_encoder,
         record_steps=steps,
-        checkpoint=stages.checkpoint("known-fresh-sae"),
+        checkpoint=stages.file("known-fresh-sae"),
         progress="known dictionary, sae on fresh data",
     )
     return fitted.records
@@ -236,7 +232,7 @@ def _encoder(params: sc.learning.Autoencoder) -> Any:
 
 
 def unknown_dictionary(
-    config: Any, stages: common.Stages, penalties: dict[str, float], wide: Callable[[], Any]
+    config: Any, stages: sc.io.Run, penalties: dict[str, float], wide: Callable[[], Any]
 ) -> dict[str, Curve]:
     """Return the curves of the unknown-dictionary panel.
 

@@ -36,37 +36,36 @@ QUICK = Config(hidden=((), (32,), (256,)), num_steps=1_001)
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> bool:  # noqa: B008
     """Run the setting, print the agreement table, write the results; return the agreement."""
     started = time.monotonic()
-    stages = common.Stages(out, SETTING, config)
-    arrays: dict[str, np.ndarray] = {}
-    rows = []
-    for hidden in config.hidden:
-        name = settings.method_name(hidden)
-        logged = [int(s) for s in paper.published(SETTING)[name]["step"]]
-        logged = [s for s in logged if s < config.num_steps]
-        fitted = settings.train(
-            SETTING,
-            hidden,
-            num_steps=config.num_steps,
-            record_steps=[s + 1 for s in logged],  # the authors log after the update
-            checkpoint=stages.checkpoint(name),
-        )
-        scores = settings.encoder_scores(
-            SETTING, hidden, fitted.records.encoder, sc.metrics.latent_correlation
-        )
-        arrays[f"{name}_step"] = np.asarray(logged)
-        arrays[f"{name}_mcc"] = scores
-        rows += _agreement(name, hidden, logged, scores)
-    table, agree = common.agreement(rows)
-    manifest = {
-        "experiment": SETTING,
-        "config": dataclasses.asdict(config),
-        "axes": ["record", "run"],
-        "metric": "signed Pearson correlation of each latent with its own, averaged",
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    paths = sc.io.save_results(out / SETTING, arrays, manifest)
-    (out / f"{SETTING}.txt").write_text(table + "\n")
-    stages.finish()
+    with common.stages(out, SETTING, config) as stages:
+        arrays: dict[str, np.ndarray] = {}
+        rows = []
+        for hidden in config.hidden:
+            name = settings.method_name(hidden)
+            logged = [int(s) for s in paper.published(SETTING)[name]["step"]]
+            logged = [s for s in logged if s < config.num_steps]
+            fitted = settings.train(
+                SETTING,
+                hidden,
+                num_steps=config.num_steps,
+                record_steps=[s + 1 for s in logged],  # the authors log after the update
+                checkpoint=stages.file(name),
+            )
+            scores = settings.encoder_scores(
+                SETTING, hidden, fitted.records.encoder, sc.metrics.latent_correlation
+            )
+            arrays[f"{name}_step"] = np.asarray(logged)
+            arrays[f"{name}_mcc"] = scores
+            rows += _agreement(name, hidden, logged, scores)
+        table, agree = common.agreement(rows)
+        manifest = {
+            "experiment": SETTING,
+            "config": dataclasses.asdict(config),
+            "axes": ["record", "run"],
+            "metric": "signed Pearson correlation of each latent with its own, averaged",
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        paths = sc.io.save_results(out / SETTING, arrays, manifest)
+        (out / f"{SETTING}.txt").write_text(table + "\n")
     print(f"\n{table}\n\nwrote {paths[0]} and {paths[1]}")
     return agree
 

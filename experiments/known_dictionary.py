@@ -42,73 +42,74 @@ QUICK = Config(num_steps=1_001)
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> bool:  # noqa: B008
     """Run the setting, print the agreement table, write the results; return the agreement."""
     started = time.monotonic()
-    stages = common.Stages(out, SETTING, config)
-    problem = settings.data(SETTING)
-    arrays: dict[str, np.ndarray] = {}
-    rows: list[tuple[str, int, float, float, float]] = []
+    with common.stages(out, SETTING, config) as stages:
+        problem = settings.data(SETTING)
+        arrays: dict[str, np.ndarray] = {}
+        rows: list[tuple[str, int, float, float, float]] = []
 
-    def add(name: str, logged: list[int], scores: np.ndarray, checked: tuple[int, ...]) -> None:
-        arrays[f"{name}_step"], arrays[f"{name}_mcc"] = np.asarray(logged), scores
-        for step in checked:
-            if step in logged:
-                ours = float(scores[logged.index(step)].mean())
-                theirs = paper.published_at(SETTING, name, step)
-                rows.append((f"{name}, latent MCC", step, ours, theirs, TOLERANCE))
+        def add(name: str, logged: list[int], scores: np.ndarray, checked: tuple[int, ...]) -> None:
+            arrays[f"{name}_step"], arrays[f"{name}_mcc"] = np.asarray(logged), scores
+            for step in checked:
+                if step in logged:
+                    ours = float(scores[logged.index(step)].mean())
+                    theirs = paper.published_at(SETTING, name, step)
+                    rows.append((f"{name}, latent MCC", step, ours, theirs, TOLERANCE))
 
-    for hidden in config.hidden:
-        name = settings.method_name(hidden)
-        published = [int(s) for s in paper.published(SETTING)[name]["step"]]
-        logged = [s for s in published if s < config.num_steps]
-        fitted = settings.train(
-            SETTING,
-            hidden,
-            num_steps=config.num_steps,
-            record_steps=[s + 1 for s in logged],  # the authors log after the update
-            checkpoint=stages.checkpoint(name),
+        for hidden in config.hidden:
+            name = settings.method_name(hidden)
+            published = [int(s) for s in paper.published(SETTING)[name]["step"]]
+            logged = [s for s in published if s < config.num_steps]
+            fitted = settings.train(
+                SETTING,
+                hidden,
+                num_steps=config.num_steps,
+                record_steps=[s + 1 for s in logged],  # the authors log after the update
+                checkpoint=stages.file(name),
+            )
+            scores = settings.encoder_scores(
+                SETTING, hidden, fitted.records.encoder, sc.metrics.mcc
+            )
+            add(name, logged, scores, CHECKED[name])
+
+        lasso = sc.Lasso(
+            jnp.asarray(problem.test_signals),
+            jnp.asarray(problem.dictionary),
+            jnp.float32(settings.LASSO_PENALTY),
+            jnp.float32(1e-3),
         )
-        scores = settings.encoder_scores(SETTING, hidden, fitted.records.encoder, sc.metrics.mcc)
-        add(name, logged, scores, CHECKED[name])
+        print("ITO: Adam on log-codes ...", flush=True)
+        true_codes = jnp.asarray(problem.test_codes)
+        _, scores = sc.solvers.trajectory(
+            settings.paper_solver(),
+            lasso,
+            num_steps=config.ito_steps,
+            record=lambda codes: sc.metrics.mcc(true_codes, codes),
+            record_every=100,
+        )
+        # Here a logged step i had exactly i updates, and the five published runs are one.
+        logged = [100 * (i + 1) for i in range(len(scores))]
+        add("ito", logged, np.asarray(scores)[:, None], CHECKED_ITO)
 
-    lasso = sc.Lasso(
-        jnp.asarray(problem.test_signals),
-        jnp.asarray(problem.dictionary),
-        jnp.float32(settings.LASSO_PENALTY),
-        jnp.float32(1e-3),
-    )
-    print("ITO: Adam on log-codes ...", flush=True)
-    true_codes = jnp.asarray(problem.test_codes)
-    _, scores = sc.solvers.trajectory(
-        settings.paper_solver(),
-        lasso,
-        num_steps=config.ito_steps,
-        record=lambda codes: sc.metrics.mcc(true_codes, codes),
-        record_every=100,
-    )
-    # Here a logged step i had exactly i updates, and the five published runs are one.
-    logged = [100 * (i + 1) for i in range(len(scores))]
-    add("ito", logged, np.asarray(scores)[:, None], CHECKED_ITO)
-
-    optimum = sc.sparse_encode(
-        lasso.signals,
-        lasso.dictionary,
-        lasso.penalty,
-        solver=sc.solvers.fista(restart=sc.solvers.gradient_restart),
-        num_steps=20_000,
-    )
-    gap = float(jnp.max(sc.objectives.duality_gap(*lasso[:2], optimum, lasso.penalty)))
-    arrays["lasso_optimum_mcc"] = np.asarray(sc.metrics.mcc(true_codes, optimum))
-    arrays["lasso_optimum_gap"] = np.asarray(gap)
-    table, agree = common.agreement(rows)
-    manifest = {
-        "experiment": SETTING,
-        "config": dataclasses.asdict(config),
-        "axes": ["record", "run"],
-        "metric": "latent MCC on 1,024 test signals; ITO is deterministic, n = 1",
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    paths = sc.io.save_results(out / SETTING, arrays, manifest)
-    (out / f"{SETTING}.txt").write_text(table + "\n")
-    stages.finish()
+        optimum = sc.sparse_encode(
+            lasso.signals,
+            lasso.dictionary,
+            lasso.penalty,
+            solver=sc.solvers.fista(restart=sc.solvers.gradient_restart),
+            num_steps=20_000,
+        )
+        gap = float(jnp.max(sc.objectives.duality_gap(*lasso[:2], optimum, lasso.penalty)))
+        arrays["lasso_optimum_mcc"] = np.asarray(sc.metrics.mcc(true_codes, optimum))
+        arrays["lasso_optimum_gap"] = np.asarray(gap)
+        table, agree = common.agreement(rows)
+        manifest = {
+            "experiment": SETTING,
+            "config": dataclasses.asdict(config),
+            "axes": ["record", "run"],
+            "metric": "latent MCC on 1,024 test signals; ITO is deterministic, n = 1",
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        paths = sc.io.save_results(out / SETTING, arrays, manifest)
+        (out / f"{SETTING}.txt").write_text(table + "\n")
     print(f"\n{table}\n")
     print(
         f"the lasso that ITO minimises, solved to a relative duality gap of {gap:.0e}: "

@@ -64,10 +64,9 @@ def main(config: Config = IMAGES, out: pathlib.Path = common.RESULTS) -> None:
     """Run the comparison, write results, table and figures."""
     started = time.monotonic()
     train, test = patches(seed=config.seed)
-    stages = common.Stages(out, NAME, config)
-    result = truth_free.compare(train, test, config, stages)
-    paths = truth_free.save(out, NAME, result, config, started, patch_side=SIDE)
-    stages.finish()
+    with common.stages(out, NAME, config) as stages:
+        result = truth_free.compare(train, test, config, stages)
+        paths = truth_free.save(out, NAME, result, config, started, patch_side=SIDE)
     report(out, paths)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sparsecode_jax as sc
-from experiments import authors, common, starts, theory
+from experiments import authors, starts, theory
 from sparsecode_jax.flops import eval_flops
 from sparsecode_jax.learning import Autoencoder, losses, schedules
 
@@ -88,7 +88,7 @@ def flops(encoder: sc.Encoder) -> float:
     return eval_flops(encoder.apply, params, signals).total() / authors.NUM_SAMPLES
 
 
-def sweep(config: Any, stages: common.Stages) -> dict[str, dict[str, np.ndarray]]:
+def sweep(config: Any, stages: sc.io.Run) -> dict[str, dict[str, np.ndarray]]:
     """Train every encoder on fresh signals, and on the paper's 1,024."""
     data = authors.data(authors.KNOWN_SEED)
     drawn = fresh(config, data.dictionary, K)
@@ -105,7 +105,7 @@ def sweep(config: Any, stages: common.Stages) -> dict[str, dict[str, np.ndarray]
             return {**found, **{f"few_{key}": value for key, value in few.items()}}
 
         rows[f"{family}|{size}"] = {
-            **stages.run(f"{family} {size}", run),
+            **stages.once(f"{family} {size}", run),
             "flops": np.asarray(flops(encoder)),
             "depth": np.asarray(depth),
         }
@@ -139,7 +139,7 @@ def solver_row(data: authors.AuthorsData, name: str, depth: int) -> dict[str, np
     }
 
 
-def exception(config: Any, stages: common.Stages) -> dict[str, np.ndarray]:
+def exception(config: Any, stages: sc.io.Run) -> dict[str, np.ndarray]:
     """Train one layer for several K; (K,) scores of each way, and the weights at K = 3."""
     found: dict[str, list[Any]] = {name: [] for name in ("bias", "no bias", "TopK", "FISTA")}
     kept = {}

@@ -74,30 +74,29 @@ NAME = "pareto"
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:  # noqa: B008
     """Compute all curves, write the results, print the tables, draw the figure."""
     started = time.monotonic()
-    stages = common.Stages(out, NAME, config)
-    wide = frontier.train_wide(config, stages)
-    known = frontier.known_dictionary(config, stages, wide["known_dictionary"])
-    known |= contenders.known_dictionary(config, stages)
-    penalties = {name: penalty_at(known[name], PUBLISHED_ITO) for name in frontier.SOLVERS}
-    unknown = frontier.unknown_dictionary(config, stages, penalties, wide["unknown_dictionary"])
-    unknown |= contenders.unknown_dictionary(config, stages, penalties["fista_restart"])
-    arrays = {
-        f"{panel}.{method}.{field}": value
-        for panel, curves in (("known", known), ("unknown", unknown))
-        for method, curve in curves.items()
-        for field, value in curve._asdict().items()
-    }
-    manifest = {
-        "experiment": NAME,
-        "config": dataclasses.asdict(config),
-        "axes": {"mcc": ["point", "run"], "others": ["point"]},
-        "flops": "training + inference for 1,024 test signals; published: the paper's formulas; "
-        f"measured: counted from the program, convention {accounts.CONVENTION!r}",
-        "penalties_for_the_unknown_dictionary": penalties,
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    paths = sc.io.save_results(out / NAME, arrays, manifest)
-    stages.finish()
+    with common.stages(out, NAME, config) as stages:
+        wide = frontier.train_wide(config, stages)
+        known = frontier.known_dictionary(config, stages, wide["known_dictionary"])
+        known |= contenders.known_dictionary(config, stages)
+        penalties = {name: penalty_at(known[name], PUBLISHED_ITO) for name in frontier.SOLVERS}
+        unknown = frontier.unknown_dictionary(config, stages, penalties, wide["unknown_dictionary"])
+        unknown |= contenders.unknown_dictionary(config, stages, penalties["fista_restart"])
+        arrays = {
+            f"{panel}.{method}.{field}": value
+            for panel, curves in (("known", known), ("unknown", unknown))
+            for method, curve in curves.items()
+            for field, value in curve._asdict().items()
+        }
+        manifest = {
+            "experiment": NAME,
+            "config": dataclasses.asdict(config),
+            "axes": {"mcc": ["point", "run"], "others": ["point"]},
+            "flops": "training + inference for 1,024 test signals; published: the paper's "
+            f"formulas; measured: counted from the program, convention {accounts.CONVENTION!r}",
+            "penalties_for_the_unknown_dictionary": penalties,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        paths = sc.io.save_results(out / NAME, arrays, manifest)
     report(out, paths)
 
 

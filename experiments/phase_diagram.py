@@ -125,8 +125,7 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
         for m in config.num_measurements
         for n in config.num_atoms
     ]
-    settings = {"num_rounds": config.num_rounds, "num_hops": config.num_hops}
-    done = common.run_cases(NAME, cases, settings, functools.partial(measure, config), out)
+    done = common.measured(NAME, cases, config, functools.partial(measure, config), out)
     text = table(config, done)
     common.report_cases(NAME, done, "N, M, K, run", text, dataclasses.asdict(config), out)
 

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 import sparsecode_jax as sc
-from experiments import authors, common, paper
+from experiments import authors, paper
 from sparsecode_jax.learning import Autoencoder, Fit, losses
 
 M, N, SAMPLES, RUNS = (
@@ -196,7 +196,7 @@ def optimize_codes(
 
 
 def optimized_scores(
-    stages: common.Stages, name: str, dictionaries: np.ndarray, *, num_steps: int
+    stages: sc.io.Run, name: str, dictionaries: np.ndarray, *, num_steps: int
 ) -> np.ndarray:
     """Return the latent MCC of test codes optimised on dictionaries (R, runs, N, M): (R, runs)."""
     problem = data("unknown_dictionary")
@@ -207,7 +207,7 @@ def optimized_scores(
             codes = optimize_codes(dictionaries[record], problem.test_signals, num_steps=num_steps)
             return {"mcc": run_scores(sc.metrics.mcc, problem.test_codes, codes)}
 
-        scores.append(stages.run(f"{name}-codes-{record}", score)["mcc"])
+        scores.append(stages.once(f"{name}-codes-{record}", score)["mcc"])
     return np.stack(scores)
 
 

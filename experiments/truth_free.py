@@ -133,9 +133,7 @@ def scale(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (train / size).astype(np.float32), (test / size).astype(np.float32)
 
 
-def compare(
-    train: np.ndarray, test: np.ndarray, config: Config, stages: common.Stages
-) -> Comparison:
+def compare(train: np.ndarray, test: np.ndarray, config: Config, stages: sc.io.Run) -> Comparison:
     """Train and evaluate all methods; train (S, M) and test (T, M) are scaled signals."""
     num_measurements = train.shape[1]
     num_atoms = config.num_atoms or 4 * num_measurements
@@ -164,13 +162,13 @@ def compare(
     linear = sc.encoders.LinearParams(atoms_runs, np.zeros((runs, num_atoms), np.float32))
     sae = sc.learning.fit(
         keys, encoder, train, params0=Autoencoder(linear, atoms_runs), loss=losses.lasso,
-        num_steps=config.sae_steps, checkpoint=stages.checkpoint("sae"),
+        num_steps=config.sae_steps, checkpoint=stages.file("sae"),
         progress=f"SAE, {runs} penalties", **common_options,
     )  # fmt: skip
     coding = sc.learning.fit(
         keys, _nothing(num_atoms), train, params0=Autoencoder((), atoms_runs), loss=fista_loss,
         learning_rate=5e-3, num_steps=config.dictionary_steps,
-        checkpoint=stages.checkpoint("sparse-coding"),
+        checkpoint=stages.file("sparse-coding"),
         progress=f"sparse coding, {runs} penalties", **common_options,
     )  # fmt: skip
 
@@ -391,10 +389,9 @@ def own_data(path: pathlib.Path, config: Config, out: pathlib.Path) -> None:
     )
     name = f"own_data_{path.stem}"
     digest = hashlib.sha256(signals.tobytes()).hexdigest()
-    stages = common.Stages(out, name, (config, digest))
-    result = compare(train, test, config, stages)
-    paths = save(out, name, result, config, started, signals=path.name, sha256=digest)
-    stages.finish()
+    with common.stages(out, name, (config, digest)) as stages:
+        result = compare(train, test, config, stages)
+        paths = save(out, name, result, config, started, signals=path.name, sha256=digest)
     text = table(result)
     figure = plots.truth_free(load(out, name), path.name, out / f"{name}.png")
     print(f"\n{text}\n\nwrote {paths[0]}, {paths[1]}, {figure}")

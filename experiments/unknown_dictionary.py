@@ -48,49 +48,49 @@ HIDDEN: dict[str, tuple[int, ...]] = {"sae": (), "mlp32": (32,), "mlp256": (256,
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> bool:  # noqa: B008
     """Run the setting, print the agreement table, write the results; return the agreement."""
     started = time.monotonic()
-    stages = common.Stages(out, SETTING, config)
-    problem = settings.data(SETTING)
-    arrays: dict[str, np.ndarray] = {"step": np.asarray(config.logged)}
-    rows: list[tuple[str, int, float, float, float]] = []
-    options: dict[str, Any] = {
-        "num_steps": config.num_steps,
-        "record_steps": [step + 1 for step in config.logged],  # logged after the update
-    }
-    dictionaries: dict[str, np.ndarray] = {}
-    for method in config.methods:
-        if method in HIDDEN:
-            hidden = HIDDEN[method]
-            checkpoint = stages.checkpoint(method)
-            fitted = settings.train(SETTING, hidden, checkpoint=checkpoint, **options)
-            dictionaries[method] = fitted.records.dictionary
-            arrays[f"{method}_mcc"] = settings.encoder_scores(
-                SETTING, hidden, fitted.records.encoder, sc.metrics.mcc
+    with common.stages(out, SETTING, config) as stages:
+        problem = settings.data(SETTING)
+        arrays: dict[str, np.ndarray] = {"step": np.asarray(config.logged)}
+        rows: list[tuple[str, int, float, float, float]] = []
+        options: dict[str, Any] = {
+            "num_steps": config.num_steps,
+            "record_steps": [step + 1 for step in config.logged],  # logged after the update
+        }
+        dictionaries: dict[str, np.ndarray] = {}
+        for method in config.methods:
+            if method in HIDDEN:
+                hidden = HIDDEN[method]
+                checkpoint = stages.file(method)
+                fitted = settings.train(SETTING, hidden, checkpoint=checkpoint, **options)
+                dictionaries[method] = fitted.records.dictionary
+                arrays[f"{method}_mcc"] = settings.encoder_scores(
+                    SETTING, hidden, fitted.records.encoder, sc.metrics.mcc
+                )
+            elif method == "sparse_coding":
+                checkpoint = stages.file(method)
+                fitted = settings.train(SETTING, method, checkpoint=checkpoint, **options)
+                dictionaries[method] = fitted.records
+            else:
+                dictionaries[method] = dictionaries["sae"]
+            if method not in HIDDEN:
+                arrays[f"{method}_mcc"] = settings.optimized_scores(
+                    stages, method, dictionaries[method], num_steps=TEST_STEPS
+                )
+            arrays[f"{method}_dictionary_mcc"] = settings.run_scores(
+                sc.metrics.pearson_dictionary_mcc, problem.dictionary, dictionaries[method]
             )
-        elif method == "sparse_coding":
-            checkpoint = stages.checkpoint(method)
-            fitted = settings.train(SETTING, method, checkpoint=checkpoint, **options)
-            dictionaries[method] = fitted.records
-        else:
-            dictionaries[method] = dictionaries["sae"]
-        if method not in HIDDEN:
-            arrays[f"{method}_mcc"] = settings.optimized_scores(
-                stages, method, dictionaries[method], num_steps=TEST_STEPS
-            )
-        arrays[f"{method}_dictionary_mcc"] = settings.run_scores(
-            sc.metrics.pearson_dictionary_mcc, problem.dictionary, dictionaries[method]
-        )
-        rows += _agreement(method, config.logged, arrays)
-    table, agree = common.agreement(rows)
-    manifest = {
-        "experiment": SETTING,
-        "config": dataclasses.asdict(config),
-        "axes": ["record", "run"],
-        "metric": "latent MCC on 1,024 test signals; dictionary MCC by |Pearson| over coordinates",
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    paths = sc.io.save_results(out / SETTING, arrays, manifest)
-    (out / f"{SETTING}.txt").write_text(table + "\n")
-    stages.finish()
+            rows += _agreement(method, config.logged, arrays)
+        table, agree = common.agreement(rows)
+        manifest = {
+            "experiment": SETTING,
+            "config": dataclasses.asdict(config),
+            "axes": ["record", "run"],
+            "metric": "latent MCC on 1,024 test signals; dictionary MCC by |Pearson| over "
+            "coordinates",
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        paths = sc.io.save_results(out / SETTING, arrays, manifest)
+        (out / f"{SETTING}.txt").write_text(table + "\n")
     print(f"\n{table}\n\nwrote {paths[0]} and {paths[1]}")
     return agree
 

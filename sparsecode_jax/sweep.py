@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ from sparsecode_jax._sharding import (
     over_devices,
     to_host,
 )
+from sparsecode_jax.io._identity import digest_of, program_of
+from sparsecode_jax.io.runs import Run, wait
 
 __all__ = ["sweep", "sweep_chunked"]
 
@@ -75,7 +78,13 @@ def _sweep(
 
 @on_automatic_axes
 def sweep_chunked(
-    fn: Callable[..., Any], /, *, chunk_size: int, progress: str | None = "sweep", **axes: Any
+    fn: Callable[..., Any],
+    /,
+    *,
+    chunk_size: int,
+    checkpoint: str | os.PathLike | None = None,
+    progress: str | None = "sweep",
+    **axes: Any,
 ) -> Any:
     """Evaluate ``fn`` on the grid like :func:`sweep`, at most ``chunk_size`` points at a time.
 
@@ -87,11 +96,16 @@ def sweep_chunked(
       fn: a pure function of keyword arguments. **Static**.
       chunk_size: grid points evaluated at once; a multiple of the devices that axes are split
         over. **Static**.
+      checkpoint: a folder for the results of each chunk. Those that are there are not computed
+        again; a sweep of another function, of other axes or other chunks is refused. **Static**.
       progress: label of the progress bar, None for no bar. **Static**.
       **axes: as in :func:`sweep`.
 
     Returns:
       As :func:`sweep`, with NumPy leaves.
+
+    Raises:
+      ValueError: as :func:`sweep`, and for a checkpoint of another sweep.
     """
     lengths = _axis_lengths("sweep_chunked", axes)
     is_integer = isinstance(chunk_size, int | np.integer) and not isinstance(chunk_size, bool)
@@ -104,19 +118,38 @@ def sweep_chunked(
     layout = _points(layout_of_axes("sweep_chunked", axes), chunk_size)
     names, values = tuple(axes), tuple(axes.values())
     results = []
+    identity: dict[str, Any] = {}
+    if checkpoint is not None:
+        one = {name: jax.tree.map(lambda x: x[0], value) for name, value in axes.items()}
+        identity = {
+            **{name: digest_of(value) for name, value in axes.items()},
+            "function": program_of(lambda entries: fn(**entries), one),
+            "chunk_size": chunk_size,
+        }
     bar = tqdm(total=total, desc=progress, unit="point", disable=progress is None)
-    with bar:
+    with Run(checkpoint, identity, name="sweep_chunked") as run, bar:
         for start in range(0, total, chunk_size):
+            keep, part = min(chunk_size, total - start), f"{start:010d}"
             points = np.arange(start, start + chunk_size)
             points = np.where(points < total, points, start)
             index = tuple(jnp.asarray(i) for i in np.unravel_index(points, lengths))
-            out = _sweep_points(fn, names, values, index, layout)
-            keep = min(chunk_size, total - start)
-            results.append(jax.tree.map(lambda x, keep=keep: to_host(x)[:keep], out))
+            swept = functools.partial(_sweep_points, fn, names, layout=layout)
+            if run.has(part):
+                like = jax.tree.map(_of_any_number, jax.eval_shape(swept, values, index))
+                out = run.load(like, part)
+            else:
+                out = jax.tree.map(lambda x, n=keep: to_host(x)[:n], wait(swept(values, index)))
+                run.save(out, part)
+            results.append(out)
             bar.update(keep)
     return jax.tree.map(
         lambda *parts: np.concatenate(parts).reshape(lengths + parts[0].shape[1:]), *results
     )
+
+
+def _of_any_number(x: Any) -> jax.ShapeDtypeStruct:
+    """Return the shape of the results of as many points as a chunk has."""
+    return jax.ShapeDtypeStruct((-1, *x.shape[1:]), x.dtype)
 
 
 def _points(layout: Layout | None, chunk_size: int) -> Layout | None:

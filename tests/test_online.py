@@ -121,8 +121,7 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("stop", [1, 5, 11])
-def test_a_killed_run_resumes_to_the_same_bits(batches, tmp_path, monkeypatch, stop):
-    monkeypatch.setattr(online, "_CHECKPOINT_SECONDS", -1.0)
+def test_a_killed_run_resumes_to_the_same_bits(batches, tmp_path, stop):
     data = [*batches[:5], batches[5][:30]]
     whole = learn(data, num_epochs=2)
 
@@ -143,9 +142,21 @@ def test_a_killed_run_resumes_to_the_same_bits(batches, tmp_path, monkeypatch, s
 
 def test_a_checkpoint_of_another_run_is_refused(batches, tmp_path):
     learn(batches[:2], checkpoint=tmp_path / "c")
-    for change in ({"key": jax.random.key(6)}, {"penalty": 0.3}, {"num_steps": 99}):
-        with pytest.raises(ValueError, match="belongs to another run"):
+    start = np.eye(N, M) + 0.1
+    for change in (
+        {"key": jax.random.key(6)},
+        {"penalty": 0.3},
+        {"num_steps": 99},
+        {"dictionary0": start},
+    ):
+        (name,) = change
+        with pytest.raises(ValueError, match=f"c belongs to another run .*{name}"):
             learn(batches[:2], checkpoint=tmp_path / "c", **change)
+    solver = sc.solvers.fista(prox=sc.prox.soft_threshold)
+    with pytest.raises(ValueError, match=r"another run \(learning step\); one of the same run"):
+        learn(batches[:2], checkpoint=tmp_path / "c", solver=solver)
+    with pytest.raises(ValueError, match=r"another run \(the first 2 batches differ\)"):
+        learn([batches[0], batches[1] + 1e-6, batches[2]], checkpoint=tmp_path / "c")
     with pytest.raises(ValueError, match="has seen 2 batches, but there are 1;"):
         learn(batches[:1], checkpoint=tmp_path / "c")
 

@@ -1,5 +1,7 @@
 """Sweeps: one trace, the axes in order, and lanes that do not know of each other."""
 
+import importlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from sparsecode_jax import sweep, sweep_chunked
 
 from .contracts import M, N
 
+sweep_module = importlib.import_module("sparsecode_jax.sweep")  # sc.sweep is the function
 PENALTIES = np.array([0.01, 0.05, 0.1, 0.3], np.float32)
 
 
@@ -176,3 +179,47 @@ def test_errors(name, run, grid, message):
 def test_bad_chunk_sizes(chunk_size):
     with pytest.raises(ValueError, match=r"^sweep_chunked: chunk_size is .*; an integer >= 1"):
         sweep_chunked(lambda a: a, chunk_size=chunk_size, progress=None, a=jnp.zeros(2))
+
+
+def test_an_interrupted_sweep_goes_on_with_the_next_chunk(tmp_path, monkeypatch):
+    computed = []
+
+    def fn(a, b):
+        return {"sum": a + b, "half": (a * b).astype(jnp.bfloat16)}
+
+    swept, axes = sweep_module._sweep_points, {"a": jnp.arange(3.0), "b": jnp.arange(4.0)}
+
+    def stop(*args, **kwargs):
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args[-1])):
+            return swept(*args, **kwargs)  # asked for shapes
+        if len(computed) == 2:
+            computed.append("stopped")
+            raise KeyboardInterrupt
+        computed.append("chunk")
+        return swept(*args, **kwargs)
+
+    def run(fn=fn, **changed):
+        kwargs = {"chunk_size": 5, "progress": None, **axes, **changed}
+        return sweep_chunked(fn, checkpoint=tmp_path / "sweep", **kwargs)
+
+    expected = sweep_chunked(fn, chunk_size=5, progress=None, **axes)
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_module, "_sweep_points", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert len(list((tmp_path / "sweep").iterdir())) == 2
+    found = run()
+    assert found["half"].dtype == jnp.bfloat16
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    counted = len(computed)
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep_module, "_sweep_points", stop)
+        jax.tree.map(np.testing.assert_array_equal, run(), expected)
+    assert len(computed) == counted  # nothing was left to do
+    for differs, change in (
+        ("a", {"a": jnp.arange(3.0) + 1}),
+        ("function", {"fn": lambda a, b: {"sum": a - b, "half": (a * b).astype(jnp.bfloat16)}}),
+        ("chunk_size", {"chunk_size": 6}),
+    ):
+        with pytest.raises(ValueError, match=rf"sweep_chunked: .*another run \({differs}"):
+            run(**change)

@@ -76,6 +76,12 @@ def test_a_stream_resumes_where_it_was(tmp_path):
     fit(signals=iter(batches), num_steps=7, checkpoint=tmp_path / "run")
     got = fit(signals=iter(batches), checkpoint=tmp_path / "run")
     chex.assert_trees_all_equal(got.params, expected.params)
+    fit(signals=iter(batches), num_steps=7, checkpoint=tmp_path / "other")
+    before = (tmp_path / "other").read_bytes()
+    changed = [*batches[:6], batches[6] + 1e-6, *batches[7:]]
+    with pytest.raises(ValueError, match=r"another run \(the first 7 batches differ\)"):
+        fit(signals=iter(changed), checkpoint=tmp_path / "other")
+    assert (tmp_path / "other").read_bytes() == before
 
 
 # --- budgets, news, scores -----------------------------------------------------------------------

@@ -20,7 +20,7 @@ from sparsecode_jax.cli import inference
 from sparsecode_jax.cli.errors import BadInputError, one_line
 from sparsecode_jax.cli.parser import NUM_ROUNDS, NUM_STEPS
 from sparsecode_jax.flops import FlopCount, OpenTripCountError, eval_flops
-from sparsecode_jax.learning.alternating import default_counts
+from sparsecode_jax.learning.search import count_learning, default_counts
 
 __all__ = ["run"]
 
@@ -97,6 +97,7 @@ def _show(options: argparse.Namespace, counts: Counts, extra: dict[str, Any]) ->
         "per_restart": "a restart",
         "per_hop": "a hop",
         "settling": "settling, after all hops",
+        "codes": "the codes that are returned",
         "per_round": "a round of a restart, on average",
     }
     lines += [(label, result[name]) for name, label in labels.items() if name in result]
@@ -144,31 +145,31 @@ def _encode(options: argparse.Namespace) -> tuple[Counts, dict[str, Any]]:
 
 
 def _learn(options: argparse.Namespace) -> tuple[Counts, dict[str, Any]]:
-    from sparsecode_jax.cli.learn import count_parts
-
-    sizes: dict[str, Any] = {
-        "num_atoms": options.num_atoms, "num_rounds": options.num_rounds or NUM_ROUNDS,
-        "num_steps": options.num_steps or NUM_STEPS, "signed": bool(options.signed),
-    }  # fmt: skip
+    num_rounds, num_steps = options.num_rounds or NUM_ROUNDS, options.num_steps or NUM_STEPS
     if options.num_signals < options.num_atoms:
         raise BadInputError(
             f"--num-signals {options.num_signals} is below --num-atoms {options.num_atoms}; at "
             "least as many signals as atoms are expected."
         )
     restarts, hops = default_counts(options.num_atoms, options.num_restarts, options.num_hops)
-    counts = count_parts(options.num_signals, options.num_measurements, (restarts, hops), sizes)
-    one, *rest = (count.total(options.convention) for _, count in counts)
-    return counts, {
+    counts = count_learning(
+        options.num_signals, options.num_measurements, num_atoms=options.num_atoms,
+        num_rounds=num_rounds, num_steps=num_steps, num_restarts=restarts, num_hops=hops,
+        signed=bool(options.signed),
+    )  # fmt: skip
+    each = {name: count.total(options.convention) for name, _, count in counts}
+    named = {"hop": "per_hop", "settling": "settling", "codes": "codes"}
+    return [(times, count) for _, times, count in counts], {
         "what": f"{options.num_atoms:,} atoms from {options.num_signals:,} signals (M "
-        f"{options.num_measurements:,}), {restarts} restarts of {sizes['num_rounds']} rounds of "
-        f"{sizes['num_steps']} steps, {hops} hops",
+        f"{options.num_measurements:,}), {restarts} restarts of {num_rounds} rounds of "
+        f"{num_steps} steps, {hops} hops",
         "num_restarts": restarts,
         "num_hops": hops,
-        "num_rounds": sizes["num_rounds"],
-        "num_steps": sizes["num_steps"],
-        "per_restart": one,
-        "per_round": one / sizes["num_rounds"],
-        **(dict(zip(("per_hop", "settling"), rest, strict=True)) if rest else {}),
+        "num_rounds": num_rounds,
+        "num_steps": num_steps,
+        "per_restart": each["restarts"] / restarts,
+        "per_round": each["restarts"] / restarts / num_rounds,
+        **{named[name]: total for name, total in each.items() if name in named},
     }
 
 

@@ -26,10 +26,8 @@ from sparsecode_jax.cli.inputs import (
 )
 from sparsecode_jax.cli.outputs import (
     DENSE,
-    Partial,
+    Output,
     Stream,
-    output_path,
-    wait,
     without_nan,
     write_dense,
     write_npz,
@@ -38,6 +36,7 @@ from sparsecode_jax.cli.parser import PURSUITS
 from sparsecode_jax.flops import eval_flops
 from sparsecode_jax.io._atomic import write_bytes
 from sparsecode_jax.io.results import manifest_text
+from sparsecode_jax.io.runs import wait
 from sparsecode_jax.types import Lasso
 
 __all__ = ["run"]
@@ -50,13 +49,17 @@ _BATCH, _BATCH_CODES = 4096, 2**25
 
 def run(options: argparse.Namespace) -> None:
     """Encode a file."""
+    suffixes = (".npz", ".npy", ".json", ".png") if options.dense else (".npz", ".json", ".png")
+    inputs = (options.signals, options.dictionary)
+    with Output(options.output, suffixes, inputs, "encode") as output:
+        _run(options, output)
+
+
+def _run(options: argparse.Namespace, output: Output) -> None:
     started = time.monotonic()
     signals, atoms = open_signals(options.signals), open_dictionary(options.dictionary)
     with bad_input("encode"):
         _checks.same_measurements("encode", signals.rows, atoms.dictionary)
-    suffixes = (".npz", ".npy", ".json", ".png") if options.dense else (".npz", ".json", ".png")
-    inputs = (signals.path, atoms.path)
-    output = output_path(options.output, suffixes, options.overwrite, inputs)
     num_atoms = len(atoms.dictionary)
     signed = bool(atoms.signed) if options.signed is None else options.signed
     method = inference.choose(
@@ -98,22 +101,21 @@ def run(options: argparse.Namespace) -> None:
         "tolerance": tolerance,
         "batch_size": size,
     }  # fmt: skip
-    with Partial(output, config, options.overwrite) as partial:
-        _encode_all(signals, atoms, method, (penalty, tolerance), size, partial, options.quiet)
-        result, shapes = _assemble(partial, num_batches, signals, num_atoms, options.dense)
-        summary = _summary(result, (signals, atoms, statistics), method, options.dense, started)
-        if options.figure:
-            from sparsecode_jax.cli import plots
+    output.begin(config, options.overwrite)
+    _encode_all(signals, atoms, method, (penalty, tolerance), size, output, options.quiet)
+    result, shapes = _assemble(output, num_batches, signals, num_atoms, options.dense)
+    summary = _summary(result, (signals, atoms, statistics), method, options.dense, started)
+    if options.figure:
+        from sparsecode_jax.cli import plots
 
-            about = f"{signals.path.name}: {len(signals.rows):,} signals, {num_atoms:,} atoms; "
-            about += f"{method.name}, " + (
-                f"{options.num_active} atoms a signal" if pursues else f"λ = {penalty:.4g}"
-            )
-            plots.encoded(result, size, len(signals.rows), about, partial.staged(".png"))
-        text = manifest_text(without_nan({**config, **summary}), shapes)
-        write_bytes(partial.staged(".json"), text.encode())
-        files = partial.publish()
-    _report(config, summary, files, atoms)
+        about = f"{signals.path.name}: {len(signals.rows):,} signals, {num_atoms:,} atoms; "
+        about += f"{method.name}, " + (
+            f"{options.num_active} atoms a signal" if pursues else f"λ = {penalty:.4g}"
+        )
+        plots.encoded(result, size, len(signals.rows), about, output.staged(".png"))
+    text = manifest_text(without_nan({**config, **summary}), shapes)
+    write_bytes(output.staged(".json"), text.encode())
+    _report(config, summary, output.publish(), atoms)
 
 
 def _summary(
@@ -173,14 +175,14 @@ def _bar(total: int, done: int, what: str, quiet: bool) -> tqdm:
 
 def _encode_all(
     signals: Signals, atoms: Atoms, method: inference.Method, numbers: tuple[float, float | None],
-    size: int, partial: Partial, quiet: bool,
+    size: int, output: Output, quiet: bool,
 ) -> None:  # fmt: skip
     """Encode and save the batches that are not there yet."""
     num = len(signals.rows)
     starts = range(0, num, size)
-    done = [partial.done(index) for index in range(len(starts))]
+    done = [output.done(index) for index in range(len(starts))]
     if any(done):
-        print(f"going on: {sum(done)} of {len(done)} batches are in {partial.folder}")
+        print(f"going on: {sum(done)} of {len(done)} batches are in {output.folder}")
     if all(done):
         return
     dictionary = jnp.asarray(atoms.dictionary)
@@ -207,16 +209,18 @@ def _encode_all(
                 wait(codes, bar.refresh)
                 scores = inference.Scores(*(x[:rows] for x in scores))
                 seconds = time.monotonic() - began
-                _save(partial, index, size, codes[:rows], scores, int(count.total()), seconds)
+                _save(output, index, size, codes[:rows], scores, int(count.total()), seconds)
                 done[index] = True
                 bar.update(rows)
                 bar.set_postfix_str(f"objective {float(scores.objective.mean()):.4g}")
     except KeyboardInterrupt:
-        raise InterruptedRunError(partial.kept(f"{sum(done)} of {len(done)} batches")) from None
+        raise InterruptedRunError(output.kept(f"{sum(done)} of {len(done)} batches")) from None
+    if not all(map(output.done, range(len(starts)))):  # somebody removed the folder meanwhile
+        _encode_all(signals, atoms, method, numbers, size, output, quiet)
 
 
 def _save(
-    partial: Partial, index: int, size: int, codes: Any, scores: inference.Scores, flops: int,
+    output: Output, index: int, size: int, codes: Any, scores: inference.Scores, flops: int,
     seconds: float,
 ) -> None:  # fmt: skip
     codes = np.asarray(codes)
@@ -229,7 +233,7 @@ def _save(
             "finite; atoms and signals of a scale near 1 are expected. Scale them, or take another "
             "--solver."
         )
-    partial.save(
+    output.save(
         index,
         {
             "data": codes[rows, columns],
@@ -242,22 +246,24 @@ def _save(
 
 
 def _assemble(
-    partial: Partial, num: int, signals: Signals, num_atoms: int, dense: bool
+    output: Output, num: int, signals: Signals, num_atoms: int, dense: bool
 ) -> tuple[dict[str, Any], dict[str, tuple]]:
     """Join the parts, one at a time in memory; return statistics and array shapes."""
     rows = len(signals.rows)
     used, magnitude = np.zeros(num_atoms), np.zeros(num_atoms)
     active = np.zeros(num_atoms + 1, np.int64)
     lengths, sizes, flops = [np.zeros(1, np.int64)], [], 0
-    columns = (partial.column(num, name) for name in ("data", "indices", "counts", "flops"))
-    for data, indices, counts, operations in zip(*columns, strict=True):
+    scores = []
+    for part in map(output.load, range(num)):
+        data, indices, counts = part["data"], part["indices"], part["counts"]
+        scores.append(part["sums"])
         used += np.bincount(indices, minlength=num_atoms)
         magnitude += np.bincount(indices, np.abs(data), minlength=num_atoms)
         active += np.bincount(counts, minlength=num_atoms + 1)
         lengths.append(counts)
         sizes.append(len(counts))
-        flops += int(operations[()])
-    sums = np.stack(list(partial.column(num, "sums")))
+        flops += int(str(part["flops"]))
+    sums = np.stack(scores)
     indptr = np.cumsum(np.concatenate(lengths))
     result: dict[str, Any] = {
         "atom_usage": used / rows,
@@ -277,26 +283,27 @@ def _assemble(
         for name in ("atom_usage", "atom_mean", "active_atoms", "batch_objective")
     }
     if dense:
-        parts = zip(*(partial.column(num, k) for k in ("data", "indices", "counts")), strict=True)
         shape = (*signals.array.shape[:-1], num_atoms)
-        write_dense(partial.staged(".npy"), shape, (_rows(num_atoms, *part) for part in parts))
+        dense_rows = (_rows(num_atoms, output.load(index)) for index in range(num))
+        write_dense(output.staged(".npy"), shape, dense_rows)
     else:
         entries = (int(indptr[-1]),)
         arrays = {  # the names and types of scipy.sparse.save_npz
-            "indices": Stream(entries, np.int32, partial.column(num, "indices")),
+            "indices": Stream(entries, np.int32, output.column(num, "indices")),
             "indptr": indptr,
             "format": np.asarray(b"csr"),
             "shape": np.asarray([rows, num_atoms]),
-            "data": Stream(entries, np.float32, partial.column(num, "data")),
+            "data": Stream(entries, np.float32, output.column(num, "data")),
             **arrays,
         }
-    write_npz(partial.staged(".npz"), arrays)
+    write_npz(output.staged(".npz"), arrays)
     return result, {name: tuple(value.shape) for name, value in arrays.items()}
 
 
-def _rows(num_atoms: int, data: np.ndarray, indices: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def _rows(num_atoms: int, part: dict[str, np.ndarray]) -> np.ndarray:
+    counts = part["counts"]
     out = np.zeros((len(counts), num_atoms), np.float32)
-    out[np.repeat(np.arange(len(counts)), counts), indices] = data
+    out[np.repeat(np.arange(len(counts)), counts), part["indices"]] = part["data"]
     return out
 
 

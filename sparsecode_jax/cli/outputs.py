@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
 import math
 import os
 import pathlib
 import shutil
-import tempfile
-import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError
-from sparsecode_jax.io._atomic import write_bytes
+from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, bad_input
+from sparsecode_jax.io._atomic import replacing, write_bytes
+from sparsecode_jax.io.checkpoints import difference, identity_in
+from sparsecode_jax.io.runs import Run
 
 __all__ = [
     "DENSE",
     "Output",
-    "Partial",
     "Stream",
-    "output_path",
-    "wait",
     "without_nan",
     "write_dense",
     "write_npz",
@@ -33,226 +30,218 @@ __all__ = [
 
 DENSE = "array (..., N) in .npy"  # what a manifest says of codes
 _SUFFIXES = (".npz", ".json", ".npy", ".png")
+_JOURNAL = "publish.json"
 
 
-class Output(NamedTuple):
-    """Where a run writes.
+class Output:
+    """Where a command writes: first beside the output, which the result then replaces at once.
 
-    Attributes:
-      path: without suffix.
-      stale: files of an earlier run that the new one takes the place of, once it is finished.
-    """
-
-    path: pathlib.Path
-    stale: tuple[pathlib.Path, ...]
-
-
-def output_path(
-    text: str, suffixes: tuple[str, ...], overwrite: bool, inputs: tuple[pathlib.Path, ...]
-) -> Output:
-    """Return where the files of a run go, or say why they cannot.
+    As a context it keeps every other command from the same output. The parts, in ``NAME.partial``,
+    are of one run each: their names begin with its checksum, and each has its options in it. When
+    all is ready, ``publish.json`` says so; whoever comes next finishes what a kill left after that.
 
     Args:
-      text: as given; a suffix that one is tempted to type is dropped.
-      suffixes: of the files that a finished run leaves.
-      overwrite: whether those of an earlier run are replaced.
-      inputs: files that never are.
+      text: the output as given; a suffix that one is tempted to type is dropped.
+      suffixes: of the files that a finished run may leave.
+      inputs: files that are never replaced.
+      name: of the command, for messages.
     """
-    path = pathlib.Path(text)
-    if not path.name or path.is_dir():
-        raise BadInputError(f"--output {text} is a folder; a name in it is expected.")
-    if path.name in _SUFFIXES:
-        raise BadInputError(f"--output {text} is a suffix; a name is expected, without suffix.")
-    path = path.with_suffix("") if path.suffix in _SUFFIXES else path
-    found = [file for s in suffixes if (file := pathlib.Path(f"{path}{s}")).exists()]
-    for file in found:
-        if any(file.samefile(other) for other in inputs):
+
+    def __init__(self, text: str, suffixes: tuple[str, ...], inputs: tuple[str, ...], name: str):
+        path = pathlib.Path(text)
+        if not path.name or path.is_dir():
+            raise BadInputError(f"--output {text} is a folder; a name in it is expected.")
+        if path.name in _SUFFIXES:
+            raise BadInputError(f"--output {text} is a suffix; a name is expected, without suffix.")
+        self.path = path.with_suffix("") if path.suffix in _SUFFIXES else path
+        self.folder = self.path.with_name(self.path.name + ".partial")
+        self._text, self._suffixes, self._inputs = text, suffixes, tuple(map(pathlib.Path, inputs))
+        self._run = Run(self.folder, {}, name=name)
+        self._mark = ""
+
+    def __enter__(self) -> Output:
+        try:
+            with bad_input(self._run.name):
+                self._run.__enter__()
+        except OSError as error:
             raise BadInputError(
-                f"--output {text} would replace the input {file}; another name is expected."
-            )
-        if file.is_dir():
-            raise BadInputError(f"--output {text} would replace the folder {file}; another name is "
-                                "expected.")  # fmt: skip
-    # Without the manifest, which comes last, files beside parts are of a run cut short.
-    manifest = pathlib.Path(f"{path}.json")
-    going_on = _folder(path).exists() and manifest not in found
-    if found and not overwrite and not going_on:
-        raise BadInputError(
-            f"{', '.join(map(str, found))} there already; a new name is expected. Choose another "
-            "--output, or pass --overwrite to replace what is there."
-        )
-    _check_writable(text, path)
-    dense = pathlib.Path(f"{path}.npy")
-    if dense not in found and dense.exists() and _wrote_dense(manifest):
-        found += [] if any(dense.samefile(other) for other in inputs) else [dense]
-    return Output(path, tuple(found))
+                f"--output {self._text} cannot be written ({error.strerror}: "
+                f"{self.path.absolute().parent}); a name in a folder that can be written to is "
+                "expected."
+            ) from None
+        try:
+            self._finish()
+            self._stale = self._existing()
+        except BaseException:
+            self._run.__exit__(None, None, None)
+            raise
+        return self
 
-
-def _check_writable(text: str, path: pathlib.Path) -> None:
-    """Raise unless a folder can be made beside the output; none is left there."""
-    above = path.absolute().parent
-    while not above.exists():
-        above = above.parent
-    try:
-        os.rmdir(tempfile.mkdtemp(dir=above, prefix=".sparsecode-jax-"))
-    except OSError as error:
-        raise BadInputError(
-            f"--output {text} cannot be written ({error.strerror}: {above}); a name in a folder "
-            "that can be written to is expected."
-        ) from None
-
-
-def _wrote_dense(manifest: pathlib.Path) -> bool:
-    """Say whether an earlier run wrote codes as an array, which is then its own to replace."""
-    try:
-        return json.loads(manifest.read_text())["codes"] == DENSE
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _folder(output: pathlib.Path) -> pathlib.Path:
-    return output.with_name(output.name + ".partial")
-
-
-def wait(arrays: Any, show: Callable[[], Any]) -> None:
-    """Wait for a computation in short naps: Ctrl-C is heard at once, and time is shown to pass."""
-    import jax
-
-    shown = time.monotonic()
-    for leaf in jax.tree.leaves(arrays):
-        while not getattr(leaf, "is_ready", lambda: True)():
-            time.sleep(0.005)
-            if time.monotonic() > shown + 1:
-                show()
-                shown = time.monotonic()
-
-
-class Partial:
-    """A folder of finished parts beside the output, so that an interrupted run can go on.
-
-    As a context it leaves no folder without parts behind. The files of the result are staged in it
-    and take their places together: what an earlier run wrote stays until then.
-
-    Args:
-      output: of the run, without suffix.
-      config: what decides every part, JSON values; parts of another config are not mixed in.
-      overwrite: drop what is there.
-    """
-
-    def __init__(self, output: Output, config: Mapping, overwrite: bool):
-        self.output, self.folder = output, _folder(output.path)
-        text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
-        before = self.folder / "config.json"
-        held = json.loads(before.read_text()) if before.exists() and self._any() else None
-        if held is not None and held != json.loads(text):
-            if not overwrite:
-                changed = [k for k in sorted({*held, *config}) if held.get(k) != config.get(k)]
-                was = ", ".join(f"{k} was {held.get(k)}, is {config.get(k)}" for k in changed)
-                raise BadInputError(
-                    f"{self.folder} holds parts of a different run ({was}); the options and files "
-                    "of that run are expected, which then goes on. Choose another --output, or "
-                    "pass --overwrite to drop them."
-                )
+    def __exit__(self, kind: Any, *_: object) -> None:
+        kept = self.kept("all parts")
+        if self.folder.exists() and not self._parts() and not self._others():
             shutil.rmtree(self.folder)
-            held = None
-        if held is None:
-            write_bytes(before, text.encode())
+        self._run.__exit__(None, None, None)
+        if kind is KeyboardInterrupt:  # while the result was put together
+            raise InterruptedRunError(kept) from None
 
-    def path(self, index: int) -> pathlib.Path:
-        """Return where a part is."""
-        return self.folder / f"{index:08d}.npz"
+    def begin(self, config: Mapping[str, Any], overwrite: bool) -> None:
+        """Say what decides the result, and go on from parts of the same run; refuse to mix.
+
+        Args:
+          config: what decides every part, JSON values.
+          overwrite: run beside what an earlier run left, and take its place in the end.
+        """
+        text = json.dumps(config, sort_keys=True, allow_nan=False)
+        self._run.identity |= json.loads(text)
+        self._mark = hashlib.sha256(text.encode()).hexdigest()[:10]
+        own, others = self._parts(), self._others()
+        for file in own:
+            if file != self.checkpoint():  # which has an identity of its own
+                with bad_input(self._run.name):
+                    self._run.check(file.stem)
+        if self._stale and not overwrite and not (own and not self._has_manifest()):
+            raise BadInputError(
+                f"{', '.join(map(str, self._stale))} there already; a new name is expected. Choose "
+                "another --output, or pass --overwrite to replace what is there."
+            )
+        if others and not own and not overwrite:
+            raise BadInputError(
+                f"{self.folder} holds {self._said(others)}; the options and files of that run are "
+                "expected, which then goes on. Choose another --output, or pass --overwrite to "
+                "replace it."
+            )
+        self._run.save({}, f"{self._mark}-run")
+
+    def checkpoint(self) -> pathlib.Path:
+        """Return where a function of the library keeps its state."""
+        return self.folder / f"{self._mark}-state.npz"
+
+    def part(self, index: int) -> str:
+        """Return the name of a part."""
+        return f"{self._mark}-{index:08d}"
 
     def done(self, index: int) -> bool:
         """Say whether a part is finished."""
-        return self.path(index).exists()
+        return self._run.has(self.part(index))
 
     def save(self, index: int, arrays: Mapping[str, Any]) -> None:
         """Write a part, whole or not at all."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write_bytes(self.path(index), buffer.getvalue())
+        self._run.save(dict(arrays), self.part(index))
 
-    def load(self, index: int, name: str) -> np.ndarray:
-        """Read one array of one part."""
-        with np.load(self.path(index), allow_pickle=False) as part:
-            return part[name]
+    def load(self, index: int) -> dict[str, np.ndarray]:
+        """Read a part."""
+        return self._run.load(part=self.part(index))
 
     def column(self, num: int, name: str) -> Iterator[np.ndarray]:
         """Read one array of each part, one at a time."""
         for index in range(num):
-            yield self.load(index, name)
-
-    def save_rounds(self, index: int, num: int, seconds: float, arrays: list[np.ndarray]) -> None:
-        """Write what the first rounds of an unfinished part left, whole or not at all."""
-        temporary = self.folder / "rounds.npz"  # may be large: not in memory once more
-        named: dict[str, Any] = {f"array_{i}": array for i, array in enumerate(arrays)}
-        np.savez(temporary, num=num, seconds=seconds, **named)
-        os.replace(temporary, self._rounds(index))
-
-    def rounds(self, index: int) -> int:
-        """Return how many rounds of an unfinished part are kept."""
-        return int(self._of_rounds(index, "num"))
-
-    def seconds(self, index: int) -> float:
-        """Return the seconds that those rounds took."""
-        return float(self._of_rounds(index, "seconds"))
-
-    def _of_rounds(self, index: int, name: str) -> Any:
-        if self.done(index) or not self._rounds(index).exists():
-            return 0
-        with np.load(self._rounds(index), allow_pickle=False) as kept:
-            return kept[name]
-
-    def load_rounds(self, index: int, num_arrays: int) -> list[np.ndarray]:
-        """Read what those rounds left."""
-        with np.load(self._rounds(index), allow_pickle=False) as kept:
-            return [kept[f"array_{i}"] for i in range(num_arrays)]
-
-    def drop_rounds(self, index: int) -> None:
-        """Drop them: the part is finished."""
-        self._rounds(index).unlink(missing_ok=True)
-
-    def _rounds(self, index: int) -> pathlib.Path:
-        return self.folder / f"{index:08d}.rounds.npz"
+            yield self.load(index)[name]
 
     def kept(self, what: str) -> str:
         """Say what is left of an interrupted run."""
-        if not self._any():
+        if not self._parts():
             return "no part was finished yet, so nothing is kept."
         return f"{what} are kept in {self.folder}; the same command goes on from there."
 
     def staged(self, suffix: str) -> pathlib.Path:
         """Return where a file of the result is written before it takes its place."""
-        return self.folder / f"result{suffix}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / f"{self._mark}-result{suffix}"
 
     def publish(self) -> list[pathlib.Path]:
         """Put the staged files in their places, the manifest last, and drop everything else."""
         ready = [suffix for suffix in _SUFFIXES if self.staged(suffix).exists()]
-        places = {suffix: pathlib.Path(f"{self.output.path}{suffix}") for suffix in ready}
-        dropped = [file for file in self.output.stale if file not in places.values()]
-        for file in (*dropped, places[".json"]):  # files without a manifest are of a run cut short
-            file.unlink(missing_ok=True)
-        for suffix in sorted(ready, key=lambda suffix: suffix == ".json"):
-            os.replace(self.staged(suffix), places[suffix])
-        self.remove()
-        return list(places.values())
+        stale = [file.suffix for file in self._stale if file.suffix not in ready]
+        names = {suffix: self.staged(suffix).name for suffix in ready}
+        journal = json.dumps({"ready": names, "drop": stale})
+        write_bytes(self.folder / _JOURNAL, journal.encode())
+        self._finish()
+        return [pathlib.Path(f"{self.path}{suffix}") for suffix in ready]
 
-    def remove(self) -> None:
-        """Drop the parts: the run is finished."""
-        shutil.rmtree(self.folder)
+    def _finish(self) -> None:
+        """Do what the journal says that is not done yet; every step may be done again."""
+        journal = self.folder / _JOURNAL
+        if not journal.exists():
+            return
+        said = json.loads(journal.read_text())
+        staged = {suffix: self.folder / name for suffix, name in said["ready"].items()}
+        left = {suffix: file for suffix, file in staged.items() if file.exists()}
+        if ".json" in left:  # files without a manifest are of a run cut short
+            self._place(".json").unlink(missing_ok=True)
+            for suffix in said["drop"]:
+                self._place(suffix).unlink(missing_ok=True)
+        for suffix in sorted(left, key=lambda suffix: suffix == ".json"):
+            _move(left[suffix], self._place(suffix))
+        for file in self.folder.iterdir():
+            if file != journal:
+                file.unlink()
+        journal.unlink()
+        self.folder.rmdir()
 
-    def _any(self) -> bool:
-        return any(self.folder.glob("[0-9]*.npz"))
+    def _parts(self) -> list[pathlib.Path]:
+        """Return the files of this run that it can go on from."""
+        if not self._mark:
+            return []
+        found = sorted(self.folder.glob(f"{self._mark}-*.npz"))
+        return [file for file in found if not file.stem.endswith(("-run", "-result"))]
 
-    def __enter__(self) -> Partial:
-        return self
+    def _others(self) -> list[pathlib.Path]:
+        """Return what other runs have left."""
+        mine = set(self.folder.glob(f"{self._mark}-*")) if self._mark else set()
+        return sorted(set(self.folder.glob("*")) - mine)
 
-    def __exit__(self, kind: Any, *_: object) -> None:
-        kept = self.kept("all parts")
-        if not self._any():
-            shutil.rmtree(self.folder, ignore_errors=True)
-        if kind is KeyboardInterrupt:  # while the result was put together
-            raise InterruptedRunError(kept) from None
+    def _place(self, suffix: str) -> pathlib.Path:
+        return pathlib.Path(os.path.realpath(f"{self.path}{suffix}"))
+
+    def _existing(self) -> list[pathlib.Path]:
+        """Return the files that a finished run takes the place of."""
+        places = [pathlib.Path(f"{self.path}{suffix}") for suffix in self._suffixes]
+        found = [file for file in places if file.exists()]
+        for file in found:
+            if any(other.exists() and file.samefile(other) for other in self._inputs):
+                raise BadInputError(
+                    f"--output {self._text} would replace the input {file}; another name is "
+                    "expected."
+                )
+            if file.is_dir():
+                raise BadInputError(
+                    f"--output {self._text} would replace the folder {file}; another name is "
+                    "expected."
+                )
+        dense = pathlib.Path(f"{self.path}.npy")
+        if dense not in found and dense.exists() and self._wrote_dense():
+            mine = any(other.exists() and dense.samefile(other) for other in self._inputs)
+            found += [] if mine else [dense]
+        return found
+
+    def _has_manifest(self) -> bool:
+        return pathlib.Path(f"{self.path}.json") in self._stale
+
+    def _wrote_dense(self) -> bool:
+        """Say whether an earlier run wrote codes as an array, which is then its own to replace."""
+        try:
+            return json.loads(pathlib.Path(f"{self.path}.json").read_text())["codes"] == DENSE
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _said(self, files: list[pathlib.Path]) -> str:
+        """Say which run parts are of, by what differs."""
+        marks = [file for file in files if file.stem.endswith("-run")]
+        found = next(filter(None, map(identity_in, marks)), None)
+        if found is None:
+            return f"{files[0].name}, which is of no run that can go on"
+        return f"parts of a different run ({', '.join(difference(found, self._run.identity))})"
+
+
+def _move(source: pathlib.Path, place: pathlib.Path) -> None:
+    """Let a file take the place of another in one stroke, also on another disk (by a link)."""
+    if source.stat().st_dev == place.parent.stat().st_dev:
+        os.replace(source, place)
+        return
+    with source.open("rb") as file, replacing(place, alone=True) as out:
+        shutil.copyfileobj(file, out)
+    source.unlink()
 
 
 def without_nan(values: Any) -> Any:

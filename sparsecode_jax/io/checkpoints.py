@@ -1,48 +1,69 @@
-"""Checkpoints: a pytree of arrays and a fingerprint in one file."""
+"""Checkpoints: the arrays of a pytree, and what decides the run they are of, in one file."""
 
 from __future__ import annotations
 
+import json
 import os
-import pathlib
+import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from sparsecode_jax.io._atomic import write_bytes
+from sparsecode_jax._sharding import to_host
+from sparsecode_jax.io._atomic import replacing
 from sparsecode_jax.types import PyTree
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
+FORMAT = 2
+_HEADER = "checkpoint.json"
+_MOST_HEADER = 2**22  # bytes
 
-def save_checkpoint(path: str | os.PathLike, tree: PyTree, *, fingerprint: str) -> None:
+
+def save_checkpoint(
+    path: str | os.PathLike, tree: PyTree, *, identity: Mapping[str, Any], alone: bool = False
+) -> None:
     """Write a pytree of arrays, PRNG keys included, replacing the file in one stroke.
 
     Args:
-      path: the file.
+      path: the file; a link is followed.
       tree: a pytree of arrays.
-      fingerprint: says which run it belongs to; checked on loading.
+      identity: what decides them, by name: JSON values. It is compared on loading.
+      alone: whether a lock keeps others from writing the file.
     """
-    from flax import serialization  # on use: importing flax takes a second
-
-    leaves = jax.tree.leaves(tree)
-    content = {
-        "fingerprint": fingerprint,
-        "leaves": {str(i): np.asarray(_key_data(leaf)) for i, leaf in enumerate(leaves)},
-        "keys": {
-            str(i): str(jax.random.key_impl(leaf)) for i, leaf in enumerate(leaves) if _is_key(leaf)
-        },
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    arrays = [to_host(_key_data(leaf)) for _, leaf in leaves]
+    header = {
+        "format": FORMAT,
+        "identity": dict(identity),
+        "leaves": [
+            [_name(where), str(_dtype(leaf)), _implementation(leaf)] for where, leaf in leaves
+        ],
     }
-    write_bytes(path, serialization.msgpack_serialize(content))
+    with replacing(path, alone=alone) as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(_HEADER, json.dumps(header))
+        for index, array in enumerate(arrays):
+            plain = array.view(f"V{array.dtype.itemsize}") if array.dtype.kind == "V" else array
+            with archive.open(f"{index}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, plain, allow_pickle=False)
 
 
-def load_checkpoint(path: str | os.PathLike, like: PyTree, *, fingerprint: str) -> PyTree:
+def load_checkpoint(
+    path: str | os.PathLike, like: PyTree = None, *, identity: Mapping[str, Any]
+) -> PyTree:
     """Read a pytree written by :func:`save_checkpoint`.
+
+    Nothing in the file is executed, and nothing larger than the file is made in memory.
 
     Args:
       path: the file.
-      like: a pytree of the expected structure; leaves may be arrays or shapes.
-      fingerprint: the one it was saved with.
+      like: a pytree of the expected structure, shapes and dtypes; leaves may be arrays or shapes,
+        in which a dimension of -1 has any length. None takes what is there, as a dict of arrays by
+        name.
+      identity: the one it was saved with.
 
     Returns:
       The pytree, with NumPy leaves and PRNG keys.
@@ -50,38 +71,137 @@ def load_checkpoint(path: str | os.PathLike, like: PyTree, *, fingerprint: str) 
     Raises:
       ValueError: the file is not a checkpoint, or belongs to another run.
     """
-    from flax import serialization
-
     try:
-        content: Any = serialization.msgpack_restore(pathlib.Path(path).read_bytes())
-        found, leaves, keys = content["fingerprint"], content["leaves"], content["keys"]
-        arrays = [leaves[str(i)] for i in range(len(leaves))]
-        if not all(isinstance(x, np.ndarray | np.generic) for x in arrays):
-            raise ValueError("entries that are no arrays")
-    except FileNotFoundError:
+        with zipfile.ZipFile(path) as archive:
+            header = _header(archive)
+            _same_run(path, header["identity"], identity)
+            leaves = header["leaves"]
+            arrays = [_array(archive, index, *leaf[1:]) for index, leaf in enumerate(leaves)]
+    except (FileNotFoundError, _OtherRunError):
         raise
     except Exception as error:  # a damaged file can fail in any way
         raise ValueError(
-            f"load_checkpoint: {path} is not a checkpoint ({error}); a file written by "
-            "save_checkpoint is expected. Delete it to start afresh, or pass another path."
+            f"load_checkpoint: {path} is not a checkpoint ({' '.join(str(error).split())[:200]}); "
+            "a file written by save_checkpoint is expected. Delete it to start afresh, or pass "
+            "another path."
         ) from None
-    templates, structure = jax.tree.flatten(like)
-    if found != fingerprint or len(leaves) != len(templates):
+    names = [name for name, _, _ in leaves]
+    if like is None:
+        return dict(zip(names, arrays, strict=True))
+    expected, structure = jax.tree_util.tree_flatten_with_path(like)
+    found = [(k, np.shape(x), str(_dtype(x))) for k, x in zip(names, arrays, strict=True)]
+    wanted = [(_name(k), np.shape(x), str(_dtype(x))) for k, x in expected]
+    if len(found) != len(wanted) or not all(map(_fits, found, wanted)):
+        odd = [
+            f"{name} {dtype}{list(shape)}"
+            for name, shape, dtype in found
+            if not any(_fits((name, shape, dtype), other) for other in wanted)
+        ]
         raise ValueError(
-            f"load_checkpoint: {path} belongs to another run: its data, settings or initial "
-            "weights differ from this one's. Pass another path, or delete the file to start afresh."
+            f"load_checkpoint: {path} is damaged: it holds {', '.join(odd[:3]) or 'too little'}, "
+            "where the run it says it is of has none; a whole checkpoint is expected. Delete it to "
+            "start afresh, or pass another path."
         )
-    restored = [
-        jax.random.wrap_key_data(array, impl=keys[str(i)])
-        if str(i) in keys
-        else np.array(array)  # writable
-        for i, array in enumerate(arrays)
-    ]
-    return jax.tree.unflatten(structure, restored)
+    return jax.tree.unflatten(structure, arrays)
+
+
+def identity_in(path: str | os.PathLike) -> dict[str, Any] | None:
+    """Return the identity that a file was saved with; None if it is no checkpoint."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _header(archive)["identity"]
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Say in what two identities differ, with the values where they are short."""
+    names = [k for k in {**expected, **found} if found.get(k) != expected.get(k)]
+
+    def said(name: str) -> str:
+        was, now = found.get(name), expected.get(name)
+        plain = [
+            x is None or isinstance(x, int | float | str) and len(str(x)) < 32 for x in (was, now)
+        ]
+        return f"{name} was {was}, is {now}" if all(plain) else name
+
+    return [said(name) for name in names]
+
+
+class _OtherRunError(ValueError):
+    """The file is a checkpoint, of another run."""
+
+
+def _same_run(path: Any, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    differs = difference(found, json.loads(json.dumps(dict(expected))))
+    if differs:
+        raise _OtherRunError(
+            f"load_checkpoint: {path} belongs to another run ({', '.join(differs)}); one of the "
+            "same run is expected. Pass another path, or delete the file to start afresh."
+        )
+
+
+def _header(archive: zipfile.ZipFile) -> dict[str, Any]:
+    info = archive.getinfo(_HEADER)
+    if info.file_size > _MOST_HEADER or any(
+        x.compress_type != zipfile.ZIP_STORED for x in archive.infolist()
+    ):
+        raise ValueError("entries are compressed")
+    header = json.loads(archive.read(info))
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT}")
+    leaves: Any = header.get("leaves")
+    well = isinstance(header.get("identity"), dict) and isinstance(leaves, list)
+    if not well or not all(isinstance(leaf, list) and len(leaf) == 3 for leaf in leaves):
+        raise ValueError("its header is not of this format")
+    return header
+
+
+def _array(archive: zipfile.ZipFile, index: int, dtype: str, implementation: str | None) -> Any:
+    """Read an array whose size is that of its entry, which is not compressed."""
+    info = archive.getinfo(f"{index}.npy")
+    with archive.open(info) as entry:
+        version = np.lib.format.read_magic(entry)
+        reader = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran_order, stored = reader(entry)
+        size = int(np.prod(shape, dtype=object)) * stored.itemsize
+        if stored.hasobject or min(shape, default=0) < 0 or size > info.file_size:
+            raise ValueError(f"array {index} is not {size} bytes of plain numbers")
+        data = bytearray(entry.read())
+    array = np.frombuffer(data, stored)  # writable
+    array = array.reshape(shape, order="F" if fortran_order else "C")
+    if implementation is not None:
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=implementation)
+    return array.view(np.dtype(dtype)) if stored.kind == "V" else array
+
+
+def _fits(found: tuple[str, tuple, str], wanted: tuple[str, tuple, str]) -> bool:
+    """Say whether an array is the one that is expected; -1 stands for any length."""
+    (name, shape, dtype), (as_named, sizes, as_typed) = found, wanted
+    same = len(shape) == len(sizes) and all(
+        size in (n, -1) for n, size in zip(shape, sizes, strict=True)
+    )
+    return same and (name, dtype) == (as_named, as_typed)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _is_key(x: Any) -> bool:
     return hasattr(x, "dtype") and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _dtype(x: Any) -> Any:
+    return x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+
+
+def _implementation(x: Any) -> str | None:
+    return str(jax.random.key_impl(x)) if _is_key(x) else None
 
 
 def _key_data(x: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import io
 import json
 import os
 import pathlib
@@ -16,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparsecode_jax.io._atomic import write_bytes
+from sparsecode_jax.io._atomic import replacing, write_bytes
 
 __all__ = ["load_results", "save_results"]
 
@@ -51,13 +50,12 @@ def save_results(
                 "integer counts to float64)."
             )
     path = pathlib.Path(path)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:  # savez reserves names
-        for name, value in host.items():
+    text = manifest_text(manifest, {name: value.shape for name, value in host.items()})
+    npz = path.with_name(path.name + ".npz")
+    with replacing(npz) as out, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in host.items():  # savez reserves names
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, value, allow_pickle=False)
-    text = manifest_text(manifest, {name: value.shape for name, value in host.items()})
-    npz = write_bytes(path.with_name(path.name + ".npz"), buffer.getvalue())
     return npz, write_bytes(path.with_name(path.name + ".json"), text.encode())
 
 

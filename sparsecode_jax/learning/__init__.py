@@ -1,12 +1,12 @@
 """Learning: encoders and dictionaries by gradient descent, and dictionaries by turns."""
 
 from sparsecode_jax.learning import losses, schedules, updates
-from sparsecode_jax.learning.alternating import Learned, learn_dictionary
 from sparsecode_jax.learning.fit import Fit, Progress, fit
 from sparsecode_jax.learning.online import LearnedOnline, learn_dictionary_online
 from sparsecode_jax.learning.rounds import Alternated, alternate
 from sparsecode_jax.learning.saved import load, save
 from sparsecode_jax.learning.scores import scores
+from sparsecode_jax.learning.search import Learned, LearningProgress, learn_dictionary
 from sparsecode_jax.learning.step import (
     Autoencoder,
     TrainData,
@@ -21,6 +21,7 @@ __all__ = [
     "Fit",
     "Learned",
     "LearnedOnline",
+    "LearningProgress",
     "Progress",
     "TrainData",
     "TrainState",

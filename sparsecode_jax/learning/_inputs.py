@@ -12,6 +12,7 @@ import numpy as np
 
 from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax._sharding import Layout, layout_of_axes, relabeled, to_host
+from sparsecode_jax.io._identity import chained, other_batches
 from sparsecode_jax.learning._draws import split_batch
 from sparsecode_jax.learning._replacement import rms_norm
 from sparsecode_jax.learning.step import Autoencoder, Recipe, TrainData, bound
@@ -105,15 +106,29 @@ def read(key: Key, signals: Any, true_codes: Any, batch_size: int | None) -> Sou
 
 
 class Batches:
-    """The batches of a host iterator, one a step, from where a run stands."""
+    """The batches of a host iterator, one a step, from where a run stands.
 
-    def __init__(self, stream: Iterator, done: int, data: TrainData):
-        for _ in range(done):  # a resumed run has seen these
-            next(stream, None)
+    ``digest`` is the checksum of those taken, 32 bytes, where ``hashing`` is asked for.
+    """
+
+    def __init__(self, stream: Iterator, data: TrainData, *, hashing: bool):
         self._stream = stream
+        self._hashing = hashing
         self._dtype = data.penalty.dtype
         assert data.signals is not None
         self._shape = data.signals.shape
+        self.digest = np.zeros(32, np.uint8)
+
+    def skip(self, count: int, digest: np.ndarray, checkpoint: Any) -> None:
+        """Pass over what a resumed run has seen, or say that it has not."""
+        for batch in itertools.islice(self._stream, count):
+            self._add(batch)
+        if not np.array_equal(self.digest, digest):
+            raise other_batches("fit", checkpoint, count)
+
+    def _add(self, batch: Any) -> None:
+        if self._hashing:
+            self.digest = chained(self.digest, split_batch(batch))
 
     def upcoming(self, data: TrainData) -> TrainData:
         """Return the next batch, and leave it."""
@@ -126,6 +141,7 @@ class Batches:
     def take(self, count: int, data: TrainData) -> Iterator[TrainData]:
         """Give so many batches, or as many as there are."""
         for batch in itertools.islice(self._stream, count):
+            self._add(batch)
             yield self._put(batch, data)
 
     def _put(self, batch: Any, data: TrainData) -> TrainData:

@@ -15,7 +15,7 @@ from sparsecode_jax.learning.resampling import resample
 from sparsecode_jax.learning.step import Recipe, TrainData, TrainState, train_step
 from sparsecode_jax.types import Encoder
 
-__all__ = ["ENDLESS", "Work", "count_work", "number_of_steps"]
+__all__ = ["ENDLESS", "Work", "count_work", "number_of_steps", "shapes_of_one_run"]
 
 ENDLESS = 2**31 - 1  # steps: until the stream ends
 
@@ -53,17 +53,7 @@ def count_work(
     resample_every: int | None,
 ) -> Work:
     """Count one step, and one resampling, of one run from shapes alone."""
-
-    def one(tree: Any, has: Any) -> Any:
-        def shape(x: Any, cut: bool) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(x.shape[cut:], x.dtype)
-
-        if isinstance(has, bool):
-            return jax.tree.map(lambda x: shape(x, has), tree)
-        return type(tree)(*(one(x, h == 0) for x, h in zip(tree, has, strict=True)))
-
-    runs = axes.runs is not None
-    arguments = one(state, runs), one(data, axes.data if runs else False)
+    arguments = shapes_of_one_run(state, data, axes)
 
     def count(fn: Callable) -> int:
         return int(eval_flops(fn, *arguments).total())
@@ -76,6 +66,23 @@ def count_work(
         return Work(step, again, resample_every)
     except FlopCountError:
         return Work(None, 0, None)
+
+
+def shapes_of_one_run(
+    state: TrainState, data: TrainData, axes: Axes
+) -> tuple[TrainState, TrainData]:
+    """Return the shapes and dtypes of the state and the data of one of several runs."""
+
+    def one(tree: Any, has: Any) -> Any:
+        def shape(x: Any, cut: bool) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape[cut:], x.dtype)
+
+        if isinstance(has, bool):
+            return jax.tree.map(lambda x: shape(x, has), tree)
+        return type(tree)(*(one(x, h == 0) for x, h in zip(tree, has, strict=True)))
+
+    runs = axes.runs is not None
+    return one(state, runs), one(data, axes.data if runs else False)
 
 
 def number_of_steps(num_steps: int | None, max_flops: float | None, work: Work, stream: Any) -> int:

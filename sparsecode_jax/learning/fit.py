@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-import pathlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,9 +27,9 @@ from sparsecode_jax._sharding import (
     over_devices,
     to_host,
 )
-from sparsecode_jax.io.checkpoints import load_checkpoint, save_checkpoint
+from sparsecode_jax.io._identity import digest_of, program_of
+from sparsecode_jax.io.runs import Pace, Run, wait
 from sparsecode_jax.learning import losses
-from sparsecode_jax.learning._fingerprint import fingerprint_of
 from sparsecode_jax.learning._inputs import (
     Axes,
     Batches,
@@ -40,7 +39,7 @@ from sparsecode_jax.learning._inputs import (
     prepare_key,
     read,
 )
-from sparsecode_jax.learning._work import ENDLESS, count_work, number_of_steps
+from sparsecode_jax.learning._work import ENDLESS, count_work, number_of_steps, shapes_of_one_run
 from sparsecode_jax.learning.resampling import check_resampling, resample
 from sparsecode_jax.learning.step import (
     Autoencoder,
@@ -60,7 +59,6 @@ from sparsecode_jax.types import Array, ArrayLike, Encoder, Key, PyTree
 __all__ = ["Fit", "Progress", "fit"]
 
 _CHUNK_SECONDS = 0.5  # how long to stay on the device between looks at the loss
-_CHECKPOINT_SECONDS = 5.0
 
 
 class Fit(NamedTuple):
@@ -238,89 +236,119 @@ def fit(
     )
     records = _empty_records(take, state, data, len(steps))
     seen = np.full((len(steps), *np.shape(state.loss)), np.nan, state.loss.dtype)
-    fingerprint = ""
+    identity: dict[str, Any] = {}
     if checkpoint is not None:
-        arrays = (state._replace(key=jax.random.key_data(state.key)), data)
-        # How arrays lie on devices does not say which run it is.
-        program = (encoder, *recipe._replace(layout=None), resample_every)
-        fingerprint = fingerprint_of(f"{steps}", arrays, program)
-        if pathlib.Path(checkpoint).exists():
-            like = (state, records, seen)
-            state, records, seen = load_checkpoint(checkpoint, like, fingerprint=fingerprint)
-    done = int(np.max(to_host(state.step)))
-    if done > num_steps:
-        raise ValueError(
-            f"fit: {checkpoint} is at step {done}, beyond num_steps ({num_steps}). Pass num_steps "
-            f">= {done}, or another path."
-        )
-    taken = sum(step < done for step in steps)  # a record due now is taken again: it is the same
+        given = state, data, encoder, recipe, axes, record, resample_every
+        identity = {**_identity(*given), "record_steps": steps}
     run = functools.partial(_run, encoder=encoder, recipe=recipe, axes=axes)
-    batches = None if source.stream is None else Batches(source.stream, done, data)
-    chunk, saved = 1, time.monotonic()
-    with tqdm(
-        total=None if num_steps == ENDLESS else num_steps, initial=done, desc=progress,
-        unit="step", disable=progress is None,
-    ) as bar:  # fmt: skip
-        while True:
-            if taken < len(steps) and steps[taken] == done:
-                entry = take(state, data) if take else None
-                for slot, value in zip(
-                    jax.tree.leaves(records), jax.tree.leaves(entry), strict=True
-                ):
-                    slot[taken] = to_host(value)
-                seen[taken] = to_host(state.loss)
-                taken += 1
-            finished = done >= num_steps
-            if checkpoint is not None and (
-                finished or time.monotonic() - saved > _CHECKPOINT_SECONDS
-            ):
-                save_checkpoint(checkpoint, (state, records, seen), fingerprint=fingerprint)
-                saved = time.monotonic()
-            if finished:
-                break
-            target = steps[taken] if taken < len(steps) else num_steps
-            if resample_every is not None:
-                target = min(target, (done // resample_every + 1) * resample_every)
-                if done and done % resample_every == 0:
-                    here = data if batches is None else batches.upcoming(data)
-                    state = _resample(state, here, encoder=encoder, recipe=recipe, axes=axes)
-            length = min(chunk, target - done)
-            started = time.monotonic()
-            if batches is None:
-                state = run(state, data, length)
-            else:
-                for batch in batches.take(length, data):
-                    state = run(state, batch, 1)
-            state = jax.block_until_ready(state)
-            ran = int(np.max(to_host(state.step))) - done
-            if length == chunk:  # aim at _CHUNK_SECONDS; a new length costs no compilation
-                elapsed = max(time.monotonic() - started, 1e-9)
-                chunk = max(1, min(10 * chunk, int(chunk * _CHUNK_SECONDS / elapsed)))
-            done += ran
-            loss_now = to_host(state.loss)
-            _require_finite(loss_now, done, length, checkpoint)
-            bar.update(ran)
-            bar.set_postfix_str(f"loss {float(np.mean(loss_now)):.4g}", refresh=False)
-            answer = None
-            if callback is not None:
-                params = _complete(state, data, encoder=encoder, recipe=recipe, axes=axes)
-                seconds = time.monotonic() - began
-                news = Progress(done, loss_now, work.total(done), seconds, params)
-                answer = callback(news)
-            stopped = answer is not None and bool(np.all(answer))
-            if stopped or ran < length:
-                if ran < length and num_steps != ENDLESS:
-                    warnings.warn(
-                        f"fit: the stream of signals ended after {done} of {num_steps} steps; what "
-                        "was trained by then is returned. Pass more batches, or fewer steps.",
-                        stacklevel=2,
-                    )
-                num_steps = done
+    done, seen_of_stream, pace = 0, np.zeros(32, np.uint8), Pace(_CHUNK_SECONDS)
+    with Run(checkpoint, identity, name="fit") as kept:
+        if kept.has():
+            like = (state, records, seen, seen_of_stream)
+            state, records, seen, seen_of_stream = kept.load(like)
+            for leaf in jax.tree.leaves(state.params):
+                _checks.finite("fit", **{f"{checkpoint}": leaf})
+            done = int(np.max(to_host(state.step)))
+        if done > num_steps:
+            raise ValueError(
+                f"fit: {checkpoint} is at step {done}, beyond num_steps ({num_steps}). Pass "
+                f"num_steps >= {done}, or another path."
+            )
+        batches = None
+        if source.stream is not None:
+            batches = Batches(source.stream, data, hashing=checkpoint is not None)
+            batches.skip(done, seen_of_stream, checkpoint)
+        taken = sum(step < done for step in steps)  # a record due now is taken again: the same
+        bar = tqdm(
+            total=None if num_steps == ENDLESS else num_steps, initial=done, desc=progress,
+            unit="step", disable=progress is None,
+        )  # fmt: skip
+        with bar:
+            while True:
+                if taken < len(steps) and steps[taken] == done:
+                    entry = take(state, data) if take else None
+                    for slot, value in zip(
+                        jax.tree.leaves(records), jax.tree.leaves(entry), strict=True
+                    ):
+                        slot[taken] = to_host(value)
+                    seen[taken] = to_host(state.loss)
+                    taken += 1
+                if batches is not None:
+                    seen_of_stream = batches.digest
+                now = (state, records, seen, seen_of_stream)
+                if done >= num_steps:
+                    kept.save(now)
+                    break
+                kept.keep(now, f"step {done}")
+                target = steps[taken] if taken < len(steps) else num_steps
+                if resample_every is not None:
+                    target = min(target, (done // resample_every + 1) * resample_every)
+                    if done and done % resample_every == 0:
+                        here = data if batches is None else batches.upcoming(data)
+                        state = _resample(state, here, encoder=encoder, recipe=recipe, axes=axes)
+                length = pace.next(target - done)
+                if batches is None:
+                    state = run(state, data, length)
+                else:
+                    for batch in batches.take(length, data):
+                        state = run(state, batch, 1)
+                state = wait(state, bar.refresh)
+                pace.took(length)  # a new length costs no compilation
+                ran = int(np.max(to_host(state.step))) - done
+                done += ran
+                loss_now = to_host(state.loss)
+                _require_finite(loss_now, done, length)
+                bar.update(ran)
+                bar.set_postfix_str(f"loss {float(np.mean(loss_now)):.4g}", refresh=False)
+                answer = None
+                if callback is not None:
+                    params = _complete(state, data, encoder=encoder, recipe=recipe, axes=axes)
+                    seconds = time.monotonic() - began
+                    news = Progress(done, loss_now, work.total(done), seconds, params)
+                    answer = callback(news)
+                stopped = answer is not None and bool(np.all(answer))
+                if stopped or ran < length:
+                    if ran < length and num_steps != ENDLESS:
+                        warnings.warn(
+                            f"fit: the stream of signals ended after {done} of {num_steps} steps; "
+                            "what was trained by then is returned. Pass more batches, or fewer "
+                            "steps.",
+                            stacklevel=2,
+                        )
+                    num_steps = done
     steps = steps[:taken]
     records = jax.tree.map(lambda x: x[:taken], records)
     final = _complete(state, data, encoder=encoder, recipe=recipe, axes=axes)
     at = np.asarray(steps, dtype=np.int64)
     return Fit(final, at, records, state, seen[:taken], work.total(done), work.at(at))
+
+
+def _identity(
+    state: TrainState,
+    data: TrainData,
+    encoder: Encoder,
+    recipe: Recipe,
+    axes: Axes,
+    record: Callable | None,
+    resample_every: int | None,
+) -> dict[str, Any]:
+    """Return what decides a run; how its arrays lie on devices does not."""
+    recipe = recipe._replace(layout=None)
+    one = shapes_of_one_run(state, data, axes)
+    found: dict[str, Any] = {
+        name: digest_of(value) for name, value in data._asdict().items() if value is not None
+    }
+    step = functools.partial(train_step, encoder=encoder, **recipe._asdict())
+    plain = {k: v for k, v in recipe._asdict().items() if isinstance(v, int | float)}
+    return {
+        "key": digest_of(state.key),
+        **found,
+        "initial parameters": digest_of(state.params),
+        **plain,
+        "resample_every": resample_every,
+        "training step": program_of(step, *one),
+        "record": record and program_of(lambda s, d: record(_full(s, d, encoder, recipe)), *one),
+    }
 
 
 def _over_runs(fn: Callable, axes: Axes, *leading: int | None) -> Callable:
@@ -403,7 +431,7 @@ def _complete(
     )
 
 
-def _full(state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Recipe) -> Autoencoder:
+def _full(state: TrainState, data: TrainData, encoder: Encoder, recipe: Recipe) -> Autoencoder:
     """Return the parameters for use: averaged, projected, shared parts put in, scale folded in."""
     params = state.params
     if state.average is not None and recipe.average_decay is not None:
@@ -443,14 +471,12 @@ def _empty_records(take: Callable | None, state: TrainState, data: TrainData, co
     return jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), entry)
 
 
-def _require_finite(loss: np.ndarray, done: int, length: int, checkpoint: Any) -> None:
+def _require_finite(loss: np.ndarray, done: int, length: int) -> None:
     bad = np.flatnonzero(~np.isfinite(np.atleast_1d(loss)))
     if bad.size:
-        saved = checkpoint is not None and pathlib.Path(checkpoint).exists()
-        kept = f" {checkpoint} holds the state of an earlier step." if saved else ""
         when = f"at step {done}" if length == 1 else f"by step {done}"
         raise FloatingPointError(
             f"fit: the loss of run {bad[0]} (of {np.size(loss)}) is not finite {when}; "
             "a finite loss is expected. Lower the learning rate, or pass max_gradient_norm=1.0 to "
-            f"clip gradients.{kept}"
+            "clip gradients."
         )

@@ -7,8 +7,6 @@ import functools
 import itertools
 import math
 import os
-import pathlib
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -20,8 +18,8 @@ from tqdm import tqdm
 from sparsecode_jax import _checks, dictionaries, objectives
 from sparsecode_jax._sharding import on_automatic_axes, relabeled
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.io.checkpoints import load_checkpoint, save_checkpoint
-from sparsecode_jax.learning._fingerprint import fingerprint_of
+from sparsecode_jax.io._identity import chained, digest_of, other_batches, program_of
+from sparsecode_jax.io.runs import Run
 from sparsecode_jax.learning._replacement import (
     average_moments,
     code_moments,
@@ -38,7 +36,6 @@ __all__ = ["LearnedOnline", "learn_dictionary_online"]
 
 _PENALTY = 0.1  # as a fraction of the root mean square norm of the first signals
 _MEMORY = 2.0  # signals an atom over which its codes' moments are averaged
-_CHECKPOINT_SECONDS = 5.0
 
 
 class LearnedOnline(NamedTuple):
@@ -161,35 +158,50 @@ def learn_dictionary_online(
     state = _State(dictionary, update.init(dictionary), moments)
     run = functools.partial(_step, solver=solver, update=update, num_steps=num_steps)
 
+    identity: dict[str, Any] = {}
+    if checkpoint is not None:
+        identity = {
+            "key": digest_of(key),
+            "first signals": digest_of(first),
+            "penalty": float(relative),
+            "dictionary0": None if dictionary0 is None else digest_of(dictionary),
+            "num_atoms": num_atoms,
+            "num_steps": num_steps,
+            "learning step": program_of(run, key, state, first, scale, relative),
+        }
     values: list[float] = []
-    fingerprint = ""
-    if checkpoint is not None:
-        fingerprint = fingerprint_of(f"{num_steps}", (state, first, relative), (*solver, *update))
-        if pathlib.Path(checkpoint).exists():
-            like = (state, np.zeros(0))
-            state, loaded = load_checkpoint(checkpoint, like, fingerprint=fingerprint)
-            values = loaded.tolist()
-    done, saved = len(values), time.monotonic()
+    digest = np.zeros(32, np.uint8)  # of the batches seen
     sizes: collections.Counter[int] = collections.Counter()
-    with tqdm(
-        total=_length(batches, num_epochs), desc=progress, unit="batch", disable=progress is None
-    ) as bar:
-        for index, batch in enumerate(stream):
-            if index >= done:
-                signals = _signals(name, f"batch {index}", batch, first)
-                draw = jax.random.fold_in(key, index)
-                state, value = run(draw, state, signals, scale, relative)
-                values.append(float(value))
-                _checks.finite_loss(name, f"batch {index}", values[-1])
-            sizes[np.shape(batch)[0]] += 1
-            bar.update()
-            bar.set_postfix_str(f"objective {np.mean(values[-100:]):.4g}", refresh=False)
-            if checkpoint is not None and time.monotonic() - saved > _CHECKPOINT_SECONDS:
-                save_checkpoint(checkpoint, (state, np.asarray(values)), fingerprint=fingerprint)
-                saved = time.monotonic()
-    _checks.not_beyond(name, checkpoint, done, sizes.total())
-    if checkpoint is not None:
-        save_checkpoint(checkpoint, (state, np.asarray(values)), fingerprint=fingerprint)
+    with Run(checkpoint, identity, name=name) as kept:
+        done, seen = 0, digest
+        if kept.has():
+            like = (state, jax.ShapeDtypeStruct((-1,), np.float64), digest)
+            state, loaded, seen = kept.load(like)
+            _checks.finite(name, **{f"{checkpoint}": state.dictionary})
+            values = loaded.tolist()
+            done = len(values)
+        bar = tqdm(
+            total=_length(batches, num_epochs), desc=progress, unit="batch",
+            disable=progress is None,
+        )  # fmt: skip
+        with bar:
+            for index, batch in enumerate(stream):
+                if checkpoint is not None:
+                    digest = chained(digest, batch)
+                if index == done - 1 and not np.array_equal(digest, seen):
+                    raise other_batches(name, checkpoint, done)
+                if index >= done:
+                    signals = _signals(name, f"batch {index}", batch, first)
+                    draw = jax.random.fold_in(key, index)
+                    state, value = run(draw, state, signals, scale, relative)
+                    values.append(float(value))
+                    _checks.finite_loss(name, f"batch {index}", values[-1])
+                    kept.keep((state, np.asarray(values), digest), f"{index + 1} batches")
+                sizes[np.shape(batch)[0]] += 1
+                bar.update()
+                bar.set_postfix_str(f"objective {np.mean(values[-100:]):.4g}", refresh=False)
+        _checks.not_beyond(name, checkpoint, done, sizes.total())
+        kept.save((state, np.asarray(values), digest))
 
     def cost(size: int) -> int:
         signals = jax.ShapeDtypeStruct((size, first.shape[-1]), first.dtype)

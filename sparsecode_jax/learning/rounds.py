@@ -14,7 +14,15 @@ from sparsecode_jax.learning.updates import DictionaryUpdate, method_of_optimal_
 from sparsecode_jax.solvers import solve, sparsa
 from sparsecode_jax.types import Array, ArrayLike, Key, Lasso, PyTree, Solver
 
-__all__ = ["Alternated", "alternate", "encode", "run_rounds"]
+__all__ = [
+    "Ahead",
+    "Alternated",
+    "Method",
+    "alternate",
+    "before_rounds",
+    "encode",
+    "run_round",
+]
 
 
 class Alternated(NamedTuple):
@@ -31,8 +39,18 @@ class Alternated(NamedTuple):
     state: PyTree
 
 
-# Where to code (N, M), the objective there, and what was fitted last.
-Ahead = tuple[Array, Array, Alternated]
+class Ahead(NamedTuple):
+    """What a round hands to the next.
+
+    Attributes:
+      dictionary: to code in, with momentum, (N, M).
+      value: the mean objective of the round's codes, ().
+      fitted: what was fitted last.
+    """
+
+    dictionary: Array
+    value: Array
+    fitted: Alternated
 
 
 def alternate(
@@ -127,69 +145,68 @@ def alternate(
     key = jax.random.key(0) if key is None else key
     start = Alternated(dictionary, codes, state)
     schedule = penalties, replacing
-    return run_rounds(
-        key, signals, start, schedule, momentum, solver, update, num_steps, updated_codes
-    )
+    method = Method(solver, update, num_steps, updated_codes)
+    return _scan(key, signals, start, schedule, momentum, method)
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "update", "num_steps", "updated_codes"))
-def run_rounds(
+class Method(NamedTuple):
+    """The static part of a round: how codes and atoms are improved."""
+
+    solver: Solver
+    update: DictionaryUpdate
+    num_steps: int
+    updated_codes: bool
+
+
+@functools.partial(jax.jit, static_argnames=("method",))
+def _scan(
     key: Key,
     signals: Array,
     start: Alternated,
     schedule: tuple[Array, Array],
     momentum: Array,
-    solver: Solver,
-    update: DictionaryUpdate,
-    num_steps: int,
-    updated_codes: bool,
+    method: Method,
 ) -> Alternated:
-    """Scan the rounds of a schedule: penalties (T,) and whether atoms are replaced (T,)."""
+    """Run the rounds of a schedule: penalties (T,) and whether atoms are replaced (T,)."""
+
+    def one(ahead: Ahead, scheduled: tuple[Array, Array, Array]) -> tuple[Ahead, None]:
+        return run_round(key, signals, ahead, *scheduled, momentum, method), None
+
     numbers = jnp.arange(schedule[0].shape[0])
-    scheduled = (*schedule, numbers)
-    return go_on(
-        key, signals, before_rounds(start), scheduled, momentum, solver, update, num_steps,
-        updated_codes,
-    )[2]  # fmt: skip
+    return jax.lax.scan(one, before_rounds(start), (*schedule, numbers))[0].fitted
 
 
 def before_rounds(start: Alternated) -> Ahead:
     """Return what rounds carry before the first."""
-    return start.dictionary, jnp.asarray(jnp.inf, start.dictionary.dtype), start
+    return Ahead(start.dictionary, jnp.asarray(jnp.inf, start.dictionary.dtype), start)
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "update", "num_steps", "updated_codes"))
-def go_on(
+def run_round(
     key: Key,
     signals: Array,
-    carried: Ahead,
-    scheduled: tuple[Array, Array, Array],
+    now: Ahead,
+    penalty: Array,
+    replaces: Array,
+    number: Array,
     momentum: Array,
-    solver: Solver,
-    update: DictionaryUpdate,
-    num_steps: int,
-    updated_codes: bool,
+    method: Method,
 ) -> Ahead:
-    """Scan rounds from what those before carry; the schedule has their numbers (T,) besides."""
-
-    def turn(now: Ahead, scheduled: tuple[Array, Array, Array]) -> tuple[Ahead, None]:
-        ahead, before, fitted = now
-        penalty, replaces, number = scheduled
-        codes = encode(solver, signals, ahead, penalty, num_steps, fitted.codes)
-        value = jnp.mean(objectives.lasso(signals, ahead, codes, penalty))
-        state, atoms, fitting = update.step(fitted.state, signals, ahead, codes)
-        strength = jnp.where(value <= before, momentum, 0)
-        further = dictionaries.normalize(atoms + strength * (atoms - fitted.dictionary))
-        renewed, fitting, new = renew_atoms(
-            jax.random.fold_in(key, number), signals, atoms, fitting, replaces
-        )
-        codes = fitting if updated_codes else jnp.where(new, 0, codes)
-        if update.reset is not None:
-            state = update.reset(state, new)
-        further = jnp.where(new[:, None], renewed, further)
-        return (further, value, Alternated(renewed, codes, state)), None
-
-    return jax.lax.scan(turn, carried, scheduled)[0]
+    """Improve the codes and then the atoms, once; the round's number draws what replaces atoms."""
+    ahead, before, fitted = now
+    update = method.update
+    codes = encode(method.solver, signals, ahead, penalty, method.num_steps, fitted.codes)
+    value = jnp.mean(objectives.lasso(signals, ahead, codes, penalty))
+    state, atoms, fitting = update.step(fitted.state, signals, ahead, codes)
+    strength = jnp.where(value <= before, momentum, 0)
+    further = dictionaries.normalize(atoms + strength * (atoms - fitted.dictionary))
+    renewed, fitting, new = renew_atoms(
+        jax.random.fold_in(key, number), signals, atoms, fitting, replaces
+    )
+    codes = fitting if method.updated_codes else jnp.where(new, 0, codes)
+    if update.reset is not None:
+        state = update.reset(state, new)
+    further = jnp.where(new[:, None], renewed, further)
+    return Ahead(further, value, Alternated(renewed, codes, state))
 
 
 def encode(

@@ -46,14 +46,15 @@ def test_counts_not_given_are_those_of_the_library(capsys):
     expected = sc.flops.eval_flops(
         lambda k, x: sc.learning.learn_dictionary(k, x, num_atoms=600)[:3], key, signals
     )
-    assert result["total"] == expected.total() and result["by_class"] == expected.by("class")
+    assert result["total"] == pytest.approx(expected.total(), rel=1e-5)  # and scaling
+    assert result["by_class"] == pytest.approx(expected.by("class"), rel=1e-3)
     small = ["--num-measurements", 3, "--num-atoms", 100, "--num-signals", 200, "--num-rounds", 2]
     assert run("flops", "learn", *small, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["num_restarts"], result["num_hops"]) == (10, 6)
 
 
-def test_learning_in_parts_costs_little_more_than_the_library(capsys):
+def test_learning_costs_what_the_library_says(capsys):
     key, signals = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((1024, 8), "float32")
     words = ["--num-measurements", 8, "--num-atoms", 16, "--num-signals", 1024, "--json"]
     assert run("flops", "learn", *words) == 0
@@ -64,7 +65,7 @@ def test_learning_in_parts_costs_little_more_than_the_library(capsys):
         key, signals,
     )  # fmt: skip
     assert result["settling"] > 3 * 100 * 8 * 1024 * 2 * 8 * 16
-    assert 1 <= result["total"] / counted[0] < 1.04  # codes anew, for each part's own objective
+    assert result["total"] == counted[0]
 
 
 def test_flops_of_a_function_in_a_file(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,78 @@
+"""What decides a result, in short texts that two runs can be compared by."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from sparsecode_jax._sharding import to_host
+from sparsecode_jax.types import PyTree
+
+__all__ = ["chained", "digest_of", "other_batches", "program_of"]
+
+_ADDRESS = re.compile(r"0x[0-9a-f]+")
+
+
+def digest_of(tree: PyTree) -> str:
+    """Return the checksum of the arrays of a pytree, PRNG keys included, and of its structure."""
+    digest = hashlib.sha256(str(jax.tree.structure(tree)).encode())
+    for leaf in jax.tree.leaves(tree):
+        _add(digest, leaf)
+    return digest.hexdigest()[:32]
+
+
+def program_of(fn: Callable, *args: Any) -> str:
+    """Return the checksum of what a JAX function computes of arguments of these shapes.
+
+    It is that of its jaxpr, with every array that the function holds: names, files and addresses do
+    not matter, and what a global name stands for does.
+    """
+    closed = jax.make_jaxpr(fn)(*args)
+    # Subprograms that JAX calls later (rules of derivatives) show as addresses of functions.
+    digest = hashlib.sha256(_ADDRESS.sub("", str(closed)).encode())
+    for array in _arrays(closed):
+        _add(digest, array)
+    return digest.hexdigest()[:32]
+
+
+def chained(before: np.ndarray, batch: PyTree) -> np.ndarray:
+    """Return the checksum of a stream, 32 bytes, one batch further."""
+    digest = hashlib.sha256(before.tobytes())
+    for leaf in jax.tree.leaves(batch):
+        _add(digest, leaf)
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+def other_batches(name: str, path: Any, count: int) -> ValueError:
+    """Say that a stream is not the one that a checkpoint is of."""
+    return ValueError(
+        f"{name}: {path} belongs to another run (the first {count} batches differ); the same "
+        "batches in the same order are expected. Pass another path, or delete the file to start "
+        "afresh."
+    )
+
+
+def _add(digest: Any, leaf: Any) -> None:
+    is_key = jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+    array = np.ascontiguousarray(to_host(jax.random.key_data(leaf) if is_key else leaf))
+    digest.update(f"{np.shape(leaf)}{getattr(leaf, 'dtype', array.dtype)}".encode())
+    digest.update(array.reshape(-1).view(np.uint8).data)  # no copy
+
+
+def _arrays(program: Any) -> Iterator[Any]:
+    """Give the arrays that a jaxpr and its subprograms hold, in order."""
+    yield from getattr(program, "consts", ())
+    jaxpr = getattr(program, "jaxpr", program)
+    for eqn in jaxpr.eqns:
+        for var in eqn.invars:
+            if np.ndim(getattr(var, "val", 0)):
+                yield var.val
+        for _, value in sorted(eqn.params.items()):
+            for part in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(part, "eqns") or hasattr(part, "jaxpr"):
+                    yield from _arrays(part)
