@@ -103,7 +103,7 @@ def _learn(parser: argparse.ArgumentParser) -> None:
         "--num-restarts",
         type=rounds,
         metavar="R",
-        help="random starts, one after the other (default: 16 up to 64 atoms, 1,024 / N above, 1 "
+        help="random starts, side by side (default: 16 up to 64 atoms, 1,024 / N above, 1 "
         "from 513 atoms)",
     )
     add(

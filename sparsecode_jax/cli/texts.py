@@ -25,14 +25,14 @@ first steps:
   sparsecode-jax encode signals.npy --dictionary learned.npz
 
 exit codes: 0 done; 1 the run failed; 2 the command or its input is wrong;
-  130 interrupted: what was computed is kept, and the same command goes on from there"""
+  130 interrupted, 143 by SIGTERM: what was computed is kept, and the same command goes on"""
 
 LEARN = """\
 Learn a dictionary: N unit atoms in which the signals have sparse codes.
 
-Minimizes the mean of 1/2 |x - z D|^2 + penalty * |z|_1 over codes z and atoms D, by turns of solver
-and least squares, from several random starts; then from copies of the best with some atoms replaced
-(hops between minima). The best of all is kept and, after hops, settled: learned on at .3 of the
+Minimizes the mean of 1/2 |x - z D|^2 + penalty * |z|_1 over codes z and atoms D, by alternating
+minimization from several random starts, side by side; then from copies of the best with some atoms
+replaced (basin hopping). The best of all is kept and, after hops, refined: learned on at .3 of the
 penalty, which draws atoms less towards one another; its scores are at the penalty itself."""
 
 LEARN_END = """\
@@ -43,8 +43,8 @@ writes, with --output learned:
   learned.json  the options, what was read, the scores, versions, seconds, FLOPs
   learned.png   the objective of every restart and hop, and how much each atom is used
 
-An interrupted run keeps its finished restarts and hops (of long restarts also the rounds) in
-learned.partial; the same command goes on.
+An interrupted run keeps its rounds in learned.partial; the same command goes on. The result is that
+of sparsecode_jax's learn_dictionary with the same seed.
 
 examples:
   sparsecode-jax learn signals.npy --num-atoms 32
@@ -76,7 +76,8 @@ FLOPS = """\
 Count floating-point operations without running anything, from shapes alone.
 
 PROGRAM is "encode" (codes in a given dictionary), "learn" (a dictionary), or a JAX function of
-yours: path/to/file.py:function, with the shapes of its arguments in --shapes."""
+yours: path/to/file.py:function, with the shapes of its arguments in --shapes. The file is executed
+to have the function, as "python path/to/file.py" would: count nothing that you would not run."""
 
 FLOPS_END = """\
 "encode" is counted for a number of steps: a run by tolerance says its own count when it is done.

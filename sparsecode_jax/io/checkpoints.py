@@ -142,6 +142,8 @@ def _same_run(path: Any, found: Mapping[str, Any], expected: Mapping[str, Any]) 
 
 
 def _header(archive: zipfile.ZipFile) -> dict[str, Any]:
+    if _HEADER not in archive.namelist():
+        raise ValueError(f"it has no {_HEADER}")
     info = archive.getinfo(_HEADER)
     if info.file_size > _MOST_HEADER or any(
         x.compress_type != zipfile.ZIP_STORED for x in archive.infolist()

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -202,6 +203,95 @@ def test_a_killed_process_loses_nothing(files):
     assert part.stat() == before
     assert run_encode() == 0
     assert pathlib.Path("codes.npz").read_bytes() == pathlib.Path("whole.npz").read_bytes()
+
+
+# runs that must not mix
+
+
+def interrupted(monkeypatch, *words):
+    """Encode until one batch is there, and stop."""
+    save, saved = encode._save, []
+
+    def stop(output, index, *rest):
+        if index == 1:
+            raise KeyboardInterrupt
+        saved.append(index)
+        save(output, index, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "_save", stop)
+        assert run_encode(*words) == 130
+
+
+def test_an_overwriting_run_is_beside_what_another_left_until_it_ends(files, monkeypatch, capsys):
+    assert run_encode("--output", "whole") == 0
+    interrupted(monkeypatch)
+    before = {p.name: p.read_bytes() for p in pathlib.Path("codes.partial").iterdir()}
+    interrupted(monkeypatch, "--penalty", 0.1, "--overwrite")
+    after = {p.name: p.read_bytes() for p in pathlib.Path("codes.partial").iterdir()}
+    assert before.items() < after.items() and len(after) == 2 * len(before)
+    assert run_encode() == 0  # the first goes on, and the other's parts are dropped at its end
+    assert contents("codes.*")["codes.npz"] == contents("whole.*")["whole.npz"]
+    assert not pathlib.Path("codes.partial").exists()
+
+
+@pytest.mark.parametrize("change", ["no identity", "another's", "damaged", "stranger"])
+def test_parts_that_are_not_of_this_run_are_refused_and_left(files, monkeypatch, capsys, change):
+    interrupted(monkeypatch)
+    (part,) = pathlib.Path("codes.partial").glob("*-00000000.npz")
+    if change == "no identity":
+        with np.load(part) as held:
+            arrays = {name: held[name] for name in held.files if name.isdigit()}
+        np.savez(part, **arrays)
+    elif change == "another's":
+        interrupted(monkeypatch, "--penalty", 0.1, "--output", "other")
+        (other,) = pathlib.Path("other.partial").glob("*-00000000.npz")
+        part.write_bytes(other.read_bytes())
+    elif change == "damaged":
+        part.write_bytes(part.read_bytes()[:-40])
+    else:
+        for path in pathlib.Path("codes.partial").iterdir():
+            path.unlink()
+        (pathlib.Path("codes.partial") / "notes.txt").write_text("mine")
+    before = {p.name: p.read_bytes() for p in pathlib.Path("codes.partial").iterdir()}
+    capsys.readouterr()
+    assert run_encode() == 2
+    err = capsys.readouterr().err
+    said = {"another's": "penalty was 0.1, is 0.05", "stranger": "notes.txt, which is of no run"}
+    said = said.get(change, "is not a checkpoint")
+    assert said in err and err.count("\n") == 1 and "codes.partial" in err
+    assert {p.name: p.read_bytes() for p in pathlib.Path("codes.partial").iterdir()} == before
+    assert not pathlib.Path("codes.npz").exists()
+
+
+def test_a_folder_that_is_removed_meanwhile_is_made_again(files, monkeypatch):
+    assert run_encode("--output", "whole") == 0
+    save, saved = encode._save, []
+
+    def remove(output, index, *rest):
+        save(output, index, *rest)
+        saved.append(index)
+        if saved == [0, 1]:
+            shutil.rmtree("codes.partial")
+
+    monkeypatch.setattr(encode, "_save", remove)
+    assert run_encode() == 0
+    assert saved == [0, 1, 2, 0, 1]
+    assert contents("codes.*")["codes.npz"] == contents("whole.*")["whole.npz"]
+
+
+def test_results_follow_links_and_keep_the_umask(files, tmp_path):
+    pathlib.Path("far").mkdir()
+    pathlib.Path("codes.npz").symlink_to("far/codes.npz")
+    before = os.umask(0o077)
+    try:
+        assert run_encode("--overwrite") == 0
+        assert run_encode("--overwrite", "--penalty", 0.1) == 0
+    finally:
+        os.umask(before)
+    assert pathlib.Path("codes.npz").is_symlink()
+    assert pathlib.Path("far/codes.npz").stat().st_mode & 0o777 == 0o600
+    assert scipy.sparse.load_npz("codes.npz").shape == (S, N)
 
 
 # reading

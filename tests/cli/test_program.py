@@ -6,10 +6,13 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 
+import numpy as np
 import pytest
 
 import sparsecode_jax as sc
@@ -98,3 +101,39 @@ def test_the_commands_of_the_readme_run(tmp_path, monkeypatch, capsys):
     for line in lines[1:]:
         assert main(line[1:]) == 0
     assert "R² .999" in text and "R² 0.999" in capsys.readouterr().out
+
+
+def start(*words, stdout=subprocess.DEVNULL, shell_end=""):
+    command = [sys.executable, "-m", "sparsecode_jax", *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if shell_end:
+        command = ["sh", "-c", f'"$@" {shell_end}', "sh", *command]
+    return subprocess.Popen(command, env=environment, stdout=stdout, stderr=subprocess.PIPE)
+
+
+LONG = ["learn", "signals.npy", "--num-atoms", 8, "--num-rounds", 20_000, "--num-restarts", 2]
+
+
+def test_sigterm_keeps_what_ctrl_c_keeps(files):
+    child = start(*LONG)
+    deadline = time.monotonic() + 120
+    while not list(pathlib.Path().glob("learned.partial/*-state.npz")):
+        assert child.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    child.send_signal(signal.SIGTERM)
+    err = child.communicate(timeout=60)[1].decode()
+    assert child.returncode == 143
+    said = err.splitlines()[-1]
+    assert said.startswith("sparsecode-jax learn: interrupted; ") and "Traceback" not in err
+    assert "rounds are kept in learned.partial; the same command goes on from there." in said
+    assert not list(pathlib.Path().rglob("*.new")) and not list(pathlib.Path().glob("*.lock"))
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- 2>&-", "| true"])
+def test_closed_streams_harm_nothing(files, closed):
+    words = ["encode", "signals.npy", "--dictionary", "d.npz", "--penalty", 0.05, "--no-figure"]
+    child = start(*words, shell_end=closed)
+    child.communicate(timeout=120)
+    arrays, manifest = sc.io.load_results("codes")
+    assert manifest["num_signals"] == 500 and np.isfinite(arrays["data"]).all()
+    assert not list(pathlib.Path().glob("codes.partial*"))
