@@ -14,9 +14,7 @@ import numpy as np
 import sparsecode_jax as sc
 from benchmarks import torch_peers
 from benchmarks.problems import Problem, Scale, draw, worst_gap
-from sparsecode_jax.flops import FlopCount, eval_flops, value_and_flops
-from sparsecode_jax.learning import Autoencoder, TrainData, init_state, losses, train_step
-from sparsecode_jax.learning.search import (
+from sparsecode_jax.dictionary_learning.search import (
     JUDGING,
     MOMENTUM,
     POLISHING,
@@ -24,7 +22,9 @@ from sparsecode_jax.learning.search import (
     penalties,
     turning_points,
 )
+from sparsecode_jax.flops import FlopCount, eval_flops, value_and_flops
 from sparsecode_jax.solvers import _core
+from sparsecode_jax.training import Autoencoder, TrainData, init_state, losses, train_step
 
 SEED = 201  # an instance on which nothing was tuned
 PENALTY, RATE = 0.01, 1e-3  # of the training rows
@@ -299,7 +299,7 @@ def dictionary_work(scale: Scale, num_rounds: int, num_steps: int = 8) -> Work:
     _, first, last = penalties(x, None)
 
     def learn(key: Any, x: Any) -> tuple[Any, Any]:
-        found = sc.learning.learn_dictionary(
+        found = sc.dictionary_learning.learn_dictionary(
             key, x, num_atoms=scale.num_atoms, num_rounds=num_rounds, num_steps=num_steps,
             num_restarts=1, num_hops=0, num_settling=0, solver=sc.solvers.fista(),
         )  # fmt: skip

@@ -58,7 +58,7 @@ def measure(quick: bool) -> dict[str, float]:
     sparsa, encoder = sc.solvers.sparsa(), sc.encoders.linear(8, 16)
 
     def train(num_steps):  # noqa: ANN001, ANN202
-        return sc.learning.fit(
+        return sc.training.fit(
             keys, encoder, signals, num_atoms=16, num_steps=num_steps, batch_size=32, progress=None
         ).params
 

@@ -43,16 +43,9 @@ from jax.sharding import PartitionSpec as P
 
 import sparsecode_jax as sc
 from experiments.common import format_table
+from sparsecode_jax.dictionary_learning import updates
 from sparsecode_jax.io._atomic import write_bytes
-from sparsecode_jax.learning import (
-    Autoencoder,
-    TrainData,
-    init_state,
-    losses,
-    online,
-    train_step,
-    updates,
-)
+from sparsecode_jax.training import Autoencoder, TrainData, init_state, losses, online, train_step
 
 TOPOLOGY = "v5e:2x2"
 KINDS = ("sort", "transpose", "while", "all-gather")
@@ -234,7 +227,11 @@ def learner_programs(sizes: Sizes) -> Iterator[Program]:
     }
     for name, update in each.items():
         turn = functools.partial(
-            sc.learning.alternate, num_steps=10, update=update, replacing=True, momentum=0.9
+            sc.dictionary_learning.alternate,
+            num_steps=10,
+            update=update,
+            replacing=True,
+            momentum=0.9,
         )
         yield Program(f"learner's round, {name}", turn, (x, d, array(1)), sizes)
     update = updates.block_coordinate()

@@ -31,7 +31,7 @@ from benchmarks.solvers import machine
 from experiments.common import format_table
 from sparsecode_jax.io import Run
 from sparsecode_jax.io._atomic import write_bytes
-from sparsecode_jax.learning import Autoencoder, TrainData, init_state, losses, train_step
+from sparsecode_jax.training import Autoencoder, TrainData, init_state, losses, train_step
 
 OUT = pathlib.Path("results/bench")
 M, N, B, K = 768, 6144, 1024, 32
@@ -168,7 +168,7 @@ def sweep(num_steps: int, rounds: int) -> dict[str, dict]:
             keys = jax.random.split(jax.random.key(0), models)
             short = num_steps if batch is not None or models == 1 else max(num_steps // 8, 10)
             fits[f"sparsecode_jax, {models}"] = functools.partial(
-                sc.learning.fit, keys, encoder, signals, num_atoms=16, num_steps=short,
+                sc.training.fit, keys, encoder, signals, num_atoms=16, num_steps=short,
                 loss=losses.lasso, batch_size=batch, progress=None,
             )  # fmt: skip
             rows[f"sparsecode_jax, {models}"] = []

@@ -37,7 +37,7 @@ def main(path: str, num_atoms: int = 64) -> None:
     )
     codes = sc.sparse_encode(signals, dictionary, 0.1, tolerance=1e-4)
     encoder = sc.encoders.top_k(file.shape[1], num_atoms, num_active=4)
-    trained = sc.learning.fit(
+    trained = sc.training.fit(
         jax.random.key(1), encoder, signals, num_atoms=num_atoms, num_steps=200,
         batch_size=64, progress=None,  # each device takes its part of a batch
     )  # fmt: skip

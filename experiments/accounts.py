@@ -18,7 +18,7 @@ import sparsecode_jax as sc
 from experiments import paper, settings
 from experiments.settings import SAMPLES, M, N
 from sparsecode_jax.flops import FlopCount, eval_flops
-from sparsecode_jax.learning import Autoencoder, TrainData, init_state, losses, train_step
+from sparsecode_jax.training import Autoencoder, TrainData, init_state, losses, train_step
 
 CONVENTION = "arithmetic"
 

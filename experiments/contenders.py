@@ -20,7 +20,7 @@ from experiments.accounts import Flops
 from experiments.crossing import SAES, encode, encoder_flops, keys, train_sae
 from experiments.curves import Curve, Problems, curve, efficient, select, trajectories
 from experiments.settings import RUNS, SAMPLES, M, N
-from sparsecode_jax.learning import Autoencoder, losses
+from sparsecode_jax.training import Autoencoder, losses
 
 CHOSEN: dict[str, dict[str, float]] = {  # by experiments.decomposition, on its tuning data sets
     "TopK SAE": {"learning_rate": 0.01},
@@ -34,7 +34,7 @@ def _identity(params: Autoencoder) -> Autoencoder:
     return params
 
 
-def _work(fitted: sc.learning.Fit, encoder: sc.Encoder) -> list[Flops]:
+def _work(fitted: sc.training.Fit, encoder: sc.Encoder) -> list[Flops]:
     """Charge training up to each record, and one pass over the test signals."""
     assert fitted.record_flops is not None
     one_pass = SAMPLES * encoder_flops(encoder)
@@ -64,7 +64,7 @@ def lista_fit(config: Any, stages: sc.io.Run, num_layers: int) -> Any:
     params = jax.vmap(starts.as_ista, (0, None, 0))(
         jax.vmap(encoder.init)(lanes), jnp.asarray(problem.dictionary), penalty
     )
-    return encoder, sc.learning.fit(
+    return encoder, sc.training.fit(
         lanes, encoder, problem.train_signals, dictionary=problem.dictionary, loss=losses.lasso,
         penalty=penalty, batch_size=128, learning_rate=3e-3, num_steps=config.lista_steps[-1],
         params0=Autoencoder(params, None), record=_identity, record_steps=config.lista_steps,
@@ -153,7 +153,7 @@ def _turns(
             restarts, rounds, hops = budget
             print(f"unknown dictionary, by turns: {restarts} restarts, {hops} hops ...", flush=True)
             runs = [
-                sc.learning.learn_dictionary(
+                sc.dictionary_learning.learn_dictionary(
                     key, problem.train_signals, num_atoms=N,
                     num_restarts=restarts, num_rounds=rounds, num_hops=hops,
                 )

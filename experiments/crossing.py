@@ -14,7 +14,7 @@ import numpy as np
 import sparsecode_jax as sc
 from experiments import authors, starts
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.learning import losses, schedules
+from sparsecode_jax.training import losses, schedules
 
 M, N, K = authors.NUM_MEASUREMENTS, authors.NUM_ATOMS, authors.NUM_ACTIVE
 FISTA = sc.solvers.fista()
@@ -78,11 +78,11 @@ def train_sae(name: str, signals: np.ndarray, **options: Any) -> Any:
         draw = functools.partial(sc.dictionaries.random, num_atoms=N, num_measurements=M)
         atoms = jax.vmap(draw)(runs) if fixed is None else jnp.asarray(fixed)
         params = jax.vmap(starts.at_dictionary)(jax.vmap(sae.encoder.init)(runs), atoms)
-        options["params0"] = sc.learning.Autoencoder(params, atoms if fixed is None else None)
+        options["params0"] = sc.training.Autoencoder(params, atoms if fixed is None else None)
     elif fixed is None:
         options["num_atoms"] = N
     label = f"{name}, {'its' if fixed is None else 'true'} dictionary, {len(runs)} runs"
-    return sc.learning.fit(runs, sae.encoder, signals, loss=sae.loss, progress=label, **options)
+    return sc.training.fit(runs, sae.encoder, signals, loss=sae.loss, progress=label, **options)
 
 
 def choose_sae(name: str, tuning: Data, max_flops: float, config: Any) -> tuple[float, float]:
@@ -181,11 +181,11 @@ def amortise(
     penalty = jnp.broadcast_to(jnp.float32(penalty), runs.shape)
     params = jax.vmap(encoder.init)(runs)
     params = jax.vmap(starts.as_ista)(params, jnp.asarray(dictionary), penalty)
-    return sc.learning.fit(
+    return sc.training.fit(
         runs, encoder, signals, dictionary=dictionary, loss=losses.lasso, penalty=penalty,
         num_steps=config.encoder_steps, batch_size=config.batch_size, learning_rate=3e-3,
         learning_rate_schedule=schedules.cosine(config.encoder_steps),
-        params0=sc.learning.Autoencoder(params, None),
+        params0=sc.training.Autoencoder(params, None),
         progress=f"{name}, {len(runs)} dictionaries",
     ).params.encoder  # fmt: skip
 

@@ -112,7 +112,7 @@ def learn(config: Config, data: Data, tuning: Data, stages: sc.io.Run) -> dict[s
     def turns() -> dict[str, Any]:
         print("learning dictionaries by turns ...", flush=True)
         found = [
-            sc.learning.learn_dictionary(
+            sc.dictionary_learning.learn_dictionary(
                 jax.random.key(0), signals, num_atoms=N,
                 num_restarts=config.num_restarts, num_rounds=config.num_rounds,
                 num_hops=config.num_hops,

@@ -1,6 +1,6 @@
 """Learn the paper's unknown dictionary by turns, and compare with what was published.
 
-Claim: ``learning.learn_dictionary``, with its defaults, recovers the dictionary of the paper's
+Claim: ``learn_dictionary``, with its defaults, recovers the dictionary of the paper's
 unknown-dictionary setting on every learner seed, for fewer FLOPs (restarts, hops and settling
 charged, measured) than the paper's formula gives for the training of the published SAE; the latent
 MCC that is left to gain is then the solver's, not the dictionary's.
@@ -50,7 +50,7 @@ COLUMNS = ("dictionary", "pearson", "latent", "ceiling", "flops")
 def measure(config: Config, data_seed: int, learner_seed: int) -> dict[str, float]:
     """Learn on one data set's training half and score on its test half."""
     problem = authors.data(data_seed)
-    found = sc.learning.learn_dictionary(
+    found = sc.dictionary_learning.learn_dictionary(
         jax.random.key(learner_seed),
         problem.train_signals,
         num_atoms=authors.NUM_ATOMS,

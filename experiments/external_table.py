@@ -1,6 +1,6 @@
 """Learn dictionaries of 100 and 1,000 atoms, on the data of a published comparison.
 
-Claim: ``learning.learn_dictionary``, with its defaults, recovers dictionaries where the published
+Claim: ``learn_dictionary``, with its defaults, recovers dictionaries where the published
 alternating learner and sparse autoencoders do not: "Stop Probing, Start Coding" (arXiv 2603.28744)
 reports, with 1,000 atoms and 5,000 samples, .78, .80, .76 and .22 for k = 2, 5, 10 and 20 active
 codes (its dictionary learner; its best sparse autoencoder .43, .40, .22, .16), and .951 with 100
@@ -70,7 +70,7 @@ def measure(config: Config, num_atoms: int, num_active: int, seed: int) -> dict[
     problem = draw(seed, num_atoms, num_active, config.num_samples)
     train = problem.signals[: config.num_samples]
     started = time.monotonic()
-    found = sc.learning.learn_dictionary(
+    found = sc.dictionary_learning.learn_dictionary(
         jax.random.key(0), train, num_atoms=num_atoms, num_rounds=config.num_rounds
     )
     jax.block_until_ready(found.dictionary)

@@ -213,7 +213,7 @@ def _warm(problems: Problems, weights: Any, penalties: Any, num_steps: int) -> n
 
 
 def _train_fresh(train: Problems, steps: list[int], stages: sc.io.Run) -> Any:
-    fitted = sc.learning.fit(
+    fitted = sc.training.fit(
         jax.random.split(jax.random.key(1), len(FRESH_SEEDS)),
         settings.encoder("known_dictionary", ()),
         train.signals,
@@ -227,7 +227,7 @@ def _train_fresh(train: Problems, steps: list[int], stages: sc.io.Run) -> Any:
     return fitted.records
 
 
-def _encoder(params: sc.learning.Autoencoder) -> Any:
+def _encoder(params: sc.training.Autoencoder) -> Any:
     return params.encoder
 
 

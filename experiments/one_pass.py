@@ -12,7 +12,7 @@ import numpy as np
 import sparsecode_jax as sc
 from experiments import authors, starts, theory
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.learning import Autoencoder, losses, schedules
+from sparsecode_jax.training import Autoencoder, losses, schedules
 
 M, N, K = authors.NUM_MEASUREMENTS, authors.NUM_ATOMS, authors.NUM_ACTIVE
 PENALTIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
@@ -57,7 +57,7 @@ def train(
     for i in range(len(config.rates)):
         params[i] = starts.as_ista(params[i], dictionary, START_PENALTY)
     start = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-    return sc.learning.fit(
+    return sc.training.fit(
         keys, encoder, signals, true_codes=codes, params0=Autoencoder(start, None),
         loss=losses.cosine, num_steps=config.steps, batch_size=config.batch_size,
         learning_rate=rates, progress=label,

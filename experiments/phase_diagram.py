@@ -1,6 +1,6 @@
 """Learn dictionaries by turns over the paper's phase diagram, beside its sparse coding.
 
-Claim: ``learning.learn_dictionary``, with its defaults, is at or above the published sparse coding
+Claim: ``learn_dictionary``, with its defaults, is at or above the published sparse coding
 in latent MCC in every cell with K = 3 and K = 9, and at .95 or more wherever M >= 2K ln(N/K), the
 boundary that the paper draws. It holds in 21 of 24 cells; not for M = 8, K = 9 and 32 atoms or
 more, where more atoms are active than there are measurements.
@@ -51,7 +51,7 @@ def measure(config: Config, n: int, m: int, k: int, run: int) -> dict[str, float
     """Learn on one data set's training half and score on its test half."""
     problem = authors.data(FIRST_SEED + run, num_atoms=n, num_measurements=m, num_active=k)
     started = time.monotonic()
-    found = sc.learning.learn_dictionary(
+    found = sc.dictionary_learning.learn_dictionary(
         jax.random.key(0), problem.train_signals, num_atoms=n, num_rounds=config.num_rounds,
         num_hops=config.num_hops,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import sparsecode_jax as sc
 from experiments import authors, paper
-from sparsecode_jax.learning import Autoencoder, Fit, losses
+from sparsecode_jax.training import Autoencoder, Fit, losses
 
 M, N, SAMPLES, RUNS = (
     authors.NUM_MEASUREMENTS,
@@ -112,7 +112,7 @@ def train(
                 for run in range(RUNS)
             ]
         )
-        return sc.learning.fit(
+        return sc.training.fit(
             keys,
             codes,
             problem.train_signals,
@@ -125,7 +125,7 @@ def train(
     assert not isinstance(hidden, str)
     supervised = setting == "known_codes"
     chosen = slice(None) if run is None else slice(run, run + 1)
-    return sc.learning.fit(
+    return sc.training.fit(
         keys[chosen],
         encoder(setting, hidden),
         problem.train_signals,

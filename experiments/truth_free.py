@@ -27,7 +27,7 @@ import numpy as np
 import sparsecode_jax as sc
 from experiments import common
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.learning import Autoencoder, losses
+from sparsecode_jax.training import Autoencoder, losses
 
 SOLVER = sc.solvers.fista(restart=sc.solvers.gradient_restart)
 TRAINING_SOLVER_STEPS = 20
@@ -160,12 +160,12 @@ def compare(train: np.ndarray, test: np.ndarray, config: Config, stages: sc.io.R
     encoder = sc.encoders.linear(num_measurements, num_atoms)
     # The SAE starts as matched filters: its encoder is its dictionary.
     linear = sc.encoders.LinearParams(atoms_runs, np.zeros((runs, num_atoms), np.float32))
-    sae = sc.learning.fit(
+    sae = sc.training.fit(
         keys, encoder, train, params0=Autoencoder(linear, atoms_runs), loss=losses.lasso,
         num_steps=config.sae_steps, checkpoint=stages.file("sae"),
         progress=f"SAE, {runs} penalties", **common_options,
     )  # fmt: skip
-    coding = sc.learning.fit(
+    coding = sc.training.fit(
         keys, _nothing(num_atoms), train, params0=Autoencoder((), atoms_runs), loss=fista_loss,
         learning_rate=5e-3, num_steps=config.dictionary_steps,
         checkpoint=stages.file("sparse-coding"),
@@ -307,8 +307,8 @@ def _solver_flops(signals: np.ndarray, dictionary: np.ndarray) -> tuple[float, f
 
 def _training_flops(fitted: Any, train: np.ndarray, encoder: Any, loss: Any, batch: int) -> int:
     """Count one training step of one run."""
-    data = sc.learning.TrainData(train, None, None, np.float32(1), np.float32(1))
-    step = functools.partial(sc.learning.train_step, encoder=encoder, loss=loss, batch_size=batch)
+    data = sc.training.TrainData(train, None, None, np.float32(1), np.float32(1))
+    step = functools.partial(sc.training.train_step, encoder=encoder, loss=loss, batch_size=batch)
     return eval_flops(step, _first(fitted.state), data).total()
 
 

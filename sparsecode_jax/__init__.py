@@ -1,4 +1,4 @@
-"""Sparse inference in JAX: solvers, encoders, learning, FLOP accounting and sweeps.
+"""Sparse inference in JAX: solvers, encoders, training, FLOP accounting and sweeps.
 
 Shapes everywhere: signals (..., M), dictionary (N, M) with one atom per row, codes (..., N).
 """
@@ -6,16 +6,17 @@ Shapes everywhere: signals (..., M), dictionary (N, M) with one atom per row, co
 from sparsecode_jax import (
     _jax_release,  # noqa: F401 - first, so that what cannot work says so before it fails
     dictionaries,
+    dictionary_learning,
     encoders,
     flops,
     io,
-    learning,
     metrics,
     objectives,
     prox,
     solvers,
     statistics,
     synthetic,
+    training,
 )
 from sparsecode_jax.solvers import sparse_encode
 from sparsecode_jax.sweep import sweep, sweep_chunked
@@ -28,10 +29,10 @@ __all__ = [
     "Lasso",
     "Solver",
     "dictionaries",
+    "dictionary_learning",
     "encoders",
     "flops",
     "io",
-    "learning",
     "metrics",
     "objectives",
     "prox",
@@ -41,4 +42,5 @@ __all__ = [
     "sweep",
     "sweep_chunked",
     "synthetic",
+    "training",
 ]

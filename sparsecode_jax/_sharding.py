@@ -232,7 +232,9 @@ def on_automatic_axes(fn: Function) -> Function:
         around = jax.sharding.get_abstract_mesh()
         explicit = AxisType.Explicit in around.axis_types
         names = tuple(kwargs)  # a pytree of keywords would be sorted
-        leaves, tree = jax.tree.flatten((args, [kwargs[name] for name in names]))
+        leaves, tree = jax.tree.flatten(
+            (args, [kwargs[name] for name in names]), is_leaf=lambda x: isinstance(x, Iterator)
+        )
         mesh = next((m for m in map(_own_explicit_mesh, leaves) if m is not None), None)
         if mesh is None and not explicit:
             return fn(*args, **kwargs)

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from sparsecode_jax import encoders, learning
-from sparsecode_jax.learning import Autoencoder, losses
+from sparsecode_jax import encoders, training
+from sparsecode_jax.training import Autoencoder, losses
 
 from .contracts import M, N, sparse_problem
 
@@ -19,7 +19,7 @@ def fit(key=KEY, encoder=LINEAR, signals=SIGNALS, **kwargs):
         kwargs["num_atoms"] = N
     if not {"num_steps", "max_flops"} & kwargs.keys():
         kwargs["num_steps"] = 12
-    return learning.fit(
+    return training.fit(
         key, encoder, signals, **{"learning_rate": 0.01, "progress": None, **kwargs}
     )
 

@@ -23,8 +23,8 @@ from sparsecode_jax.cli import encode, main
 from sparsecode_jax.cli.outputs import Output
 from sparsecode_jax.io import runs
 
-fit_module = sys.modules["sparsecode_jax.learning.fit"]
-search = sys.modules["sparsecode_jax.learning.search"]
+fit_module = sys.modules["sparsecode_jax.training.fit"]
+search = sys.modules["sparsecode_jax.dictionary_learning.search"]
 OPERATIONS = ("fsync", "replace", "unlink", "rmdir")
 SIGNALS = np.random.default_rng(0).normal(size=(160, 6)).astype(np.float32)
 KEY = 0
@@ -32,7 +32,7 @@ KEY = 0
 
 def train(checkpoint="run"):
     keys = jax.random.split(jax.random.key(KEY), 2)
-    found = sc.learning.fit(
+    found = sc.training.fit(
         keys, encoders.linear(6, 9), SIGNALS, num_atoms=9, num_steps=60, batch_size=7,
         checkpoint=checkpoint, progress=None, record=lambda p: p.dictionary,
         record_steps=[0, 10, 60],
@@ -41,7 +41,7 @@ def train(checkpoint="run"):
 
 
 def learn(checkpoint="run"):
-    found = sc.learning.learn_dictionary(
+    found = sc.dictionary_learning.learn_dictionary(
         jax.random.key(KEY), SIGNALS, num_atoms=9, num_rounds=20, num_restarts=2, num_hops=2,
         checkpoint=checkpoint, progress=None,
     )  # fmt: skip
@@ -49,7 +49,7 @@ def learn(checkpoint="run"):
 
 
 def online(checkpoint="run"):
-    found = sc.learning.learn_dictionary_online(
+    found = sc.dictionary_learning.learn_dictionary_online(
         jax.random.key(KEY), SIGNALS.reshape(16, 10, 6), num_atoms=9, num_steps=5,
         checkpoint=checkpoint, progress=None,
     )  # fmt: skip

@@ -51,15 +51,15 @@ def main(port: str, num: str, process: str, kind: str, out: str) -> None:
         "chunks": sc.sweep_chunked(
             score, chunk_size=4, progress=None, seed=each, penalty=penalties
         ),
-        "one_step": sc.learning.fit(keys[0], encoder, signals, num_steps=1, **train).params,
-        "runs": sc.learning.fit(each, encoder, np.load(folder / "signals.npy"), num_steps=5,
+        "one_step": sc.training.fit(keys[0], encoder, signals, num_steps=1, **train).params,
+        "runs": sc.training.fit(each, encoder, np.load(folder / "signals.npy"), num_steps=5,
                                 batch_size=8, **train).params,
-        "batches": sc.learning.fit(keys[0], encoder, signals, num_steps=20, batch_size=16,
+        "batches": sc.training.fit(keys[0], encoder, signals, num_steps=20, batch_size=16,
                                    **train).params,
-        "dictionary": sc.learning.learn_dictionary(
+        "dictionary": sc.dictionary_learning.learn_dictionary(
             keys[0], signals, num_atoms=24, num_restarts=1, num_hops=0, num_rounds=20
         ).dictionary,
-        "online": sc.learning.learn_dictionary_online(
+        "online": sc.dictionary_learning.learn_dictionary_online(
             keys[0], [signals] * 2, num_atoms=24, progress=None
         ).dictionary,
     }  # fmt: skip

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 import sparsecode_jax as sc
-from sparsecode_jax.learning import alternate, learn_dictionary, updates
-from sparsecode_jax.learning._replacement import average_moments, code_moments, renew_atoms
+from sparsecode_jax.dictionary_learning import alternate, learn_dictionary, updates
+from sparsecode_jax.dictionary_learning._replacement import (
+    average_moments,
+    code_moments,
+    renew_atoms,
+)
 
 SMALL = {"num_atoms": 12, "num_rounds": 100, "num_restarts": 4, "num_hops": 1}
 

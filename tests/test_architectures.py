@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import sparsecode_jax as sc
-from sparsecode_jax import encoders, learning
+from sparsecode_jax import encoders, training
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.learning import Autoencoder, TrainData, losses
+from sparsecode_jax.training import Autoencoder, TrainData, losses
 
 from .contracts import M, N, sparse_problem
 from .fitting import (
@@ -49,7 +49,7 @@ ARCHITECTURES = {
 def test_every_architecture_learns_to_explain_held_out_signals(encoder, loss, tmp_path):
     train, test = (sparse_problem(num_samples=n).signals for n in (600, 900))
     test = test[600:]
-    record = learning.scores(encoder, test)
+    record = training.scores(encoder, test)
     got = fit(
         encoder=encoder, signals=train, loss=loss, penalty=0.02, num_steps=400, record=record,
         record_steps=[0, 400],
@@ -57,8 +57,8 @@ def test_every_architecture_learns_to_explain_held_out_signals(encoder, loss, tm
     first, last = got.records["r2"]
     assert last > 0.6 and last > first
     # and what was learned is saved and loaded, whatever the encoder
-    learning.save(tmp_path / "model", got.params, manifest={"note": "a test"})
-    back = learning.load(tmp_path / "model", encoder)
+    training.save(tmp_path / "model", got.params, manifest={"note": "a test"})
+    back = training.load(tmp_path / "model", encoder)
     chex.assert_trees_all_equal(back, got.params)
 
 
@@ -97,11 +97,11 @@ def test_training_top_k_sorts_nothing(encoder, loss):
     keys = jax.random.split(KEY, 2)
     dictionary = sc.dictionaries.random(KEY, num_atoms=256, num_measurements=64)
     data = TrainData(np.ones((500, 64), np.float32), None, None, jnp.zeros(()), jnp.ones(()))
-    step = functools.partial(learning.train_step, encoder=encoder, loss=loss, dead_after=3)
+    step = functools.partial(training.train_step, encoder=encoder, loss=loss, dead_after=3)
 
     def one(key):
         params = Autoencoder(encoder.init(key), dictionary)
-        return step(learning.init_state(key, params, data, num_latents=256), data)
+        return step(training.init_state(key, params, data, num_latents=256), data)
 
     assert "sort(" not in jax.jit(jax.vmap(one)).lower(keys).compile().as_text()
 
@@ -112,8 +112,8 @@ def test_a_top_k_step_decodes_and_updates_k_atoms_a_signal():
 
     def products(encoder):
         params = Autoencoder(encoder.init(KEY), jnp.zeros((256, 64)))
-        step = functools.partial(learning.train_step, encoder=encoder, loss=losses.squared_error)
-        return eval_flops(step, learning.init_state(KEY, params, data), data).total()
+        step = functools.partial(training.train_step, encoder=encoder, loss=losses.squared_error)
+        return eval_flops(step, training.init_state(KEY, params, data), data).total()
 
     dense = 2 * 500 * 64 * 256
     assert products(encoders.linear(64, 256)) > 5 * dense

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 import sparsecode_jax as sc
-from sparsecode_jax import dictionaries, encoders, learning, metrics, objectives, solvers
+from sparsecode_jax import (
+    dictionaries,
+    encoders,
+    metrics,
+    objectives,
+    solvers,
+    training,
+)
 from sparsecode_jax.prox import soft_threshold
 from sparsecode_jax.synthetic import sample_problem
 
@@ -23,14 +30,14 @@ SAMPLE = {"num_samples": 5, "num_measurements": M, "num_atoms": N}
 def fit(key=KEY, encoder=LINEAR, signals=SIGNALS, **kwargs):
     if not {"dictionary", "num_atoms", "params0"} & kwargs.keys():
         kwargs["num_atoms"] = N
-    return learning.fit(key, encoder, signals, **{"num_steps": 2, "progress": None, **kwargs})
+    return training.fit(key, encoder, signals, **{"num_steps": 2, "progress": None, **kwargs})
 
 
 def sample(num_active=2, **kwargs):
     return sample_problem(KEY, num_active, **{**SAMPLE, **kwargs})
 
 
-START = learning.Autoencoder(LINEAR.init(KEY), None)
+START = training.Autoencoder(LINEAR.init(KEY), None)
 
 ERRORS = {
     # dictionaries
@@ -288,7 +295,7 @@ ERRORS = {
     "fit_nan_codes": (
         "fit: true_codes holds 1 non-finite",
         lambda: fit(
-            dictionary=DICTIONARY, true_codes=spoiled(CODES, np.nan), loss=learning.losses.cosine
+            dictionary=DICTIONARY, true_codes=spoiled(CODES, np.nan), loss=training.losses.cosine
         ),
     ),
     "fit_nan_penalty": ("fit: .*penalty", lambda: fit(penalty=np.nan)),
@@ -314,7 +321,7 @@ ERRORS = {
     ),
     "fit_neither": (
         "fit: pass exactly one of dictionary= .* and num_atoms=",
-        lambda: learning.fit(KEY, LINEAR, SIGNALS, num_steps=1, progress=None),
+        lambda: training.fit(KEY, LINEAR, SIGNALS, num_steps=1, progress=None),
     ),
     "fit_both": (
         "fit: pass exactly one of dictionary= .* and num_atoms=",
@@ -384,7 +391,7 @@ ERRORS = {
     ),
     "fit_cosine": (
         r"losses\.cosine: there are no true codes; pass true_codes to fit",
-        lambda: fit(loss=learning.losses.cosine),
+        lambda: fit(loss=training.losses.cosine),
     ),
     "fit_no_dictionary": (
         r"losses\.paper: there is no dictionary; pass dictionary=",

@@ -9,7 +9,7 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax import encoders
-from sparsecode_jax.learning import Autoencoder, losses
+from sparsecode_jax.training import Autoencoder, losses
 
 from .contracts import M, N, sparse_problem
 from .fitting import DICTIONARY, KEY, LINEAR, SIGNALS, TOP_K, fit

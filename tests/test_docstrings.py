@@ -45,7 +45,7 @@ def test_the_examples_are_found():
     assert {
         "sparsecode_jax.encoders.flax_adapter.from_flax",
         "sparsecode_jax.flops",
-        "sparsecode_jax.learning.fit.fit",
+        "sparsecode_jax.training.fit.fit",
         "sparsecode_jax.metrics.mcc",
         "sparsecode_jax.solvers._core.sparse_encode",
         "sparsecode_jax.sweep.sweep",

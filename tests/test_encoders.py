@@ -362,8 +362,8 @@ def test_gradients_of_top_k_by_rows_are_those_of_the_dense_product():
 
         def sparse(params, dictionary, signals, encoder=encoder):
             codes, aux = encoder.aux(params, signals)
-            batch = sc.learning.losses.Batch(signals, dictionary, 0.1, None, aux=aux)
-            return sc.learning.losses.squared_error(codes, batch)
+            batch = sc.training.losses.Batch(signals, dictionary, 0.1, None, aux=aux)
+            return sc.training.losses.squared_error(codes, batch)
 
         def dense(params, dictionary, signals, encoder=encoder):
             kept = jax.lax.stop_gradient(encoder.apply(params, signals) != 0)

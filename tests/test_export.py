@@ -8,16 +8,8 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax import Lasso, solvers
-from sparsecode_jax.learning import (
-    Autoencoder,
-    TrainData,
-    alternate,
-    init_state,
-    losses,
-    online,
-    train_step,
-    updates,
-)
+from sparsecode_jax.dictionary_learning import alternate, updates
+from sparsecode_jax.training import Autoencoder, TrainData, init_state, losses, online, train_step
 
 from . import tolerance
 from .contracts import SOLVERS, K, M, N, S

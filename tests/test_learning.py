@@ -10,9 +10,9 @@ import optax
 import pytest
 
 import sparsecode_jax as sc
-from sparsecode_jax import Lasso, encoders, learning, solvers
+from sparsecode_jax import Lasso, encoders, solvers, training
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.learning import Autoencoder, TrainData, _draws, losses
+from sparsecode_jax.training import Autoencoder, TrainData, _draws, losses
 
 from .contracts import M, N, S, as_numpy, sparse_problem
 from .training_settings import (
@@ -138,8 +138,8 @@ def test_a_scan_over_train_step_is_fit(batch_size):
     fitted = fit(batch_size=batch_size)
     start = fit(num_steps=0)
     data = TrainData(jnp.asarray(SIGNALS), None, None, jnp.float32(0.01), jnp.float32(0.01))
-    state = learning.init_state(KEY, start.state.params, data)
-    step = functools.partial(learning.train_step, encoder=LINEAR, batch_size=batch_size)
+    state = training.init_state(KEY, start.state.params, data)
+    step = functools.partial(training.train_step, encoder=LINEAR, batch_size=batch_size)
 
     @jax.jit
     def run(state):
@@ -417,5 +417,5 @@ def test_the_bar_is_labelled_or_absent(capfd):
 
 
 def test_all_of_fit_is_public():
-    assert {"fit", "train_step", "init_state", "losses"} <= set(learning.__all__)
-    assert learning.fit is fit_module.fit
+    assert {"fit", "train_step", "init_state", "losses"} <= set(training.__all__)
+    assert training.fit is fit_module.fit

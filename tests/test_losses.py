@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sparsecode_jax import encoders
-from sparsecode_jax.learning import losses
-from sparsecode_jax.learning.losses import Batch
+from sparsecode_jax.training import losses
+from sparsecode_jax.training.losses import Batch
 
 from .contracts import M, N, S, as_numpy, sparse_problem
 

@@ -12,17 +12,17 @@ from sklearn.decomposition import DictionaryLearning, MiniBatchDictionaryLearnin
 from sklearn.decomposition import sparse_encode as sklearn_encode
 
 import sparsecode_jax as sc
+from sparsecode_jax.dictionary_learning import learn_dictionary, updates
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.learning import learn_dictionary, updates
 
-online = importlib.import_module("sparsecode_jax.learning.online")
+online = importlib.import_module("sparsecode_jax.dictionary_learning.online")
 KEY = jax.random.key(5)
 N, M = 20, 12
 
 
 def learn(batches, key=KEY, **kwargs):
     kwargs = {"num_atoms": N, "progress": None, **kwargs}
-    return sc.learning.learn_dictionary_online(key, batches, **kwargs)
+    return sc.dictionary_learning.learn_dictionary_online(key, batches, **kwargs)
 
 
 @pytest.fixture(scope="module")

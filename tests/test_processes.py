@@ -93,7 +93,7 @@ signals = jax.make_array_from_callback(
 )
 def said(news):
     print("step", flush=True)
-sc.learning.fit(
+sc.training.fit(
     jax.random.key(0), sc.encoders.linear(16, 24), signals, num_atoms=24, num_steps=10**7,
     callback=said, progress=None,
 )

@@ -18,7 +18,7 @@ import pytest
 import sparsecode_jax as sc
 from sparsecode_jax import encoders
 from sparsecode_jax.io import _identity
-from sparsecode_jax.learning import losses
+from sparsecode_jax.training import losses
 
 from .contracts import M, N
 from .training_settings import (
@@ -121,12 +121,12 @@ def test_an_interrupted_run_continues_bit_by_bit(stop, tmp_path, monkeypatch):
 CHILD = """
 import functools, sys
 import jax, numpy as np, optax
-from sparsecode_jax import encoders, learning
+from sparsecode_jax import dictionary_learning, encoders, training
 from sparsecode_jax.io import runs
-fit_module = sys.modules["sparsecode_jax.learning.fit"]
+fit_module = sys.modules["sparsecode_jax.training.fit"]
 runs.SAVE_SECONDS = 0.02
 fit_module._CHUNK_SECONDS = 0.01
-learning.fit(
+training.fit(
     jax.random.split(jax.random.key(0), 2), encoders.linear(8, 16), np.load(sys.argv[1]),
     num_atoms=16, num_steps=int(sys.argv[3]), learning_rate=0.01, batch_size=7, progress=None,
     optimizer={optimizer}, checkpoint=sys.argv[2],

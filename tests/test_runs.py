@@ -142,19 +142,19 @@ def test_parts_of_another_run_are_refused_by_what_differs(tmp_path):
         ("num_restarts", {"num_restarts": 3}),
         ("num_settling", {"num_settling": 3}),
         ("round", {"solver": sc.solvers.fista()}),
-        ("round", {"update": sc.learning.updates.block_coordinate()}),
+        ("round", {"update": sc.dictionary_learning.updates.block_coordinate()}),
     ],
 )
 def test_a_checkpoint_of_another_search_is_refused(tmp_path, differs, change):
     options = {"num_atoms": 6, "num_rounds": 3, "num_steps": 3, "num_restarts": 2, "num_hops": 1,
                "num_settling": 2, "progress": None, "checkpoint": tmp_path / "c"}  # fmt: skip
     given = {"key": jax.random.key(0), "signals": np.eye(20, 4), **options}
-    sc.learning.learn_dictionary(**given)
+    sc.dictionary_learning.learn_dictionary(**given)
     before = (tmp_path / "c").read_bytes()
     with pytest.raises(
         ValueError, match=rf"learn_dictionary: .*c belongs to another run .*{differs}"
     ):
-        sc.learning.learn_dictionary(**{**given, **change})
+        sc.dictionary_learning.learn_dictionary(**{**given, **change})
     assert (tmp_path / "c").read_bytes() == before
 
 
@@ -169,7 +169,7 @@ def test_a_search_tells_what_it_has_and_may_be_stopped(tmp_path):
         jax.random.key(0), 2, num_samples=60, num_measurements=6, num_atoms=8
     )
     options = {"num_atoms": 8, "num_rounds": 10, "num_restarts": 2, "num_hops": 2, "progress": None}
-    found = sc.learning.learn_dictionary(
+    found = sc.dictionary_learning.learn_dictionary(
         jax.random.key(1), problem.signals, callback=hear, **options
     )
     assert [news.round for news in heard] == sorted({news.round for news in heard})
@@ -177,15 +177,15 @@ def test_a_search_tells_what_it_has_and_may_be_stopped(tmp_path):
     assert found.hops.shape == (0,) and np.isfinite(found.objective)
     assert heard[-1].seconds > 0 and np.isfinite(heard[-1].objective)
     told = []
-    whole = sc.learning.learn_dictionary(
+    whole = sc.dictionary_learning.learn_dictionary(
         jax.random.key(1), problem.signals, callback=told.append, **options
     )
-    again = sc.learning.learn_dictionary(jax.random.key(1), problem.signals, **options)
+    again = sc.dictionary_learning.learn_dictionary(jax.random.key(1), problem.signals, **options)
     np.testing.assert_array_equal(whole.dictionary, again.dictionary)
     assert told[-1].round == told[-1].num_rounds
 
     def traced(signals):
-        return sc.learning.learn_dictionary(
+        return sc.dictionary_learning.learn_dictionary(
             jax.random.key(1), signals, checkpoint=tmp_path / "c", **options
         ).dictionary
 
@@ -206,7 +206,7 @@ def test_what_an_interrupted_run_keeps_is_said_in_one_sentence(tmp_path):
 
     signals = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     with pytest.raises(Stop) as caught:
-        sc.learning.fit(
+        sc.training.fit(
             jax.random.key(0), sc.encoders.linear(4, 6), signals, num_atoms=6, num_steps=40,
             checkpoint=tmp_path / "c", callback=stop, progress=None,
         )  # fmt: skip

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from sparsecode_jax import encoders, learning
-from sparsecode_jax.learning import losses, schedules
+from sparsecode_jax import encoders, training
+from sparsecode_jax.training import losses, schedules
 
 from .contracts import M, N
 from .fitting import DICTIONARY, KEY, LINEAR, PARAMS, SIGNALS, TOP_K, fit
@@ -16,33 +16,33 @@ from .fitting import DICTIONARY, KEY, LINEAR, PARAMS, SIGNALS, TOP_K, fit
 
 def test_saved_parameters_are_named_and_refuse_another_encoder(tmp_path):
     params = fit(decoder_bias=True).params
-    npz, manifest = learning.save(tmp_path / "model", params, manifest={"encoder": "linear"})
+    npz, manifest = training.save(tmp_path / "model", params, manifest={"encoder": "linear"})
     with np.load(npz) as arrays:
         assert set(arrays) == {"encoder.weight", "encoder.bias", "dictionary", "bias"}
     assert '"encoder": "linear"' in manifest.read_text()
     for other in (encoders.gated(M, N), encoders.linear(M, N + 1), encoders.mlp(M, N)):
         with pytest.raises(ValueError, match="is expected by this one"):
-            learning.load(tmp_path / "model", other)
+            training.load(tmp_path / "model", other)
     runs = fit(jax.random.split(KEY, 3)).params
-    learning.save(tmp_path / "runs", runs)
-    chex.assert_trees_all_equal(learning.load(tmp_path / "runs", LINEAR), runs)
+    training.save(tmp_path / "runs", runs)
+    chex.assert_trees_all_equal(training.load(tmp_path / "runs", LINEAR), runs)
     with pytest.raises(FileNotFoundError):
-        learning.load(tmp_path / "nothing", LINEAR)
+        training.load(tmp_path / "nothing", LINEAR)
 
 
 def test_free_codes_are_saved_with_their_dictionary(tmp_path):
     encoder = encoders.free_codes(len(SIGNALS), N)  # takes so many signals, no more and no fewer
     params = fit(encoder=encoder).params
-    learning.save(tmp_path / "model", params)
-    chex.assert_trees_all_equal(learning.load(tmp_path / "model", encoder), params)
+    training.save(tmp_path / "model", params)
+    chex.assert_trees_all_equal(training.load(tmp_path / "model", encoder), params)
 
 
 def test_saved_half_precision_comes_back_as_it_was(tmp_path):
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), fit().params)
     params = params._replace(dictionary=params.dictionary.astype(jnp.float32))
-    learning.save(tmp_path / "model", params)
-    chex.assert_trees_all_equal(learning.load(tmp_path / "model", LINEAR), params)
-    assert learning.load(tmp_path / "model", LINEAR).encoder.weight.dtype == jnp.bfloat16
+    training.save(tmp_path / "model", params)
+    chex.assert_trees_all_equal(training.load(tmp_path / "model", LINEAR), params)
+    assert training.load(tmp_path / "model", LINEAR).encoder.weight.dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_saved_half_precision_comes_back_as_it_was(tmp_path):
 )
 def test_a_decoder_that_does_not_fit_the_encoder_is_refused(tmp_path, change):
     params = fit(decoder_bias=True).params
-    learning.save(tmp_path / "model", params._replace(**change))
+    training.save(tmp_path / "model", params._replace(**change))
     with pytest.raises(ValueError, match=f"holds a {next(iter(change))} of shape"):
-        learning.load(tmp_path / "model", LINEAR)
+        training.load(tmp_path / "model", LINEAR)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 import sparsecode_jax as sc
-from sparsecode_jax import encoders, learning
-from sparsecode_jax.learning import Autoencoder, losses, schedules
+from sparsecode_jax import encoders, training
+from sparsecode_jax.training import Autoencoder, losses, schedules
 
 from .contracts import M, N
 from .fitting import (
@@ -130,7 +130,7 @@ def test_the_decoder_bias_starts_at_the_mean_and_learns():
     done = fit(encoder=encoder, signals=shifted, decoder_bias=True, num_steps=300)
     assert float(jnp.abs(done.params.bias - begun.params.bias).max()) > 1e-3
     np.testing.assert_array_equal(done.params.encoder.center, done.params.bias)  # tied
-    record = learning.scores(encoder, shifted)
+    record = training.scores(encoder, shifted)
     assert record(done.params)["r2"] > record(begun.params)["r2"]
     own = fit(encoder=encoders.centered(LINEAR, M, tie=False), signals=shifted, decoder_bias=True)
     assert float(jnp.abs(own.params.encoder.center - own.params.bias).max()) > 1

@@ -12,9 +12,9 @@ import optax
 import pytest
 
 import sparsecode_jax as sc
-from sparsecode_jax import encoders, learning
+from sparsecode_jax import encoders, training
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.learning import TrainData, losses
+from sparsecode_jax.training import TrainData, losses
 
 from .contracts import M, N
 from .fitting import (
@@ -90,8 +90,8 @@ def test_a_stream_resumes_where_it_was(tmp_path):
 def test_a_budget_of_flops_sets_the_number_of_steps():
     data = TrainData(SIGNALS, None, None, jnp.float32(0.01), jnp.float32(0.01))
     params = start()
-    state = learning.init_state(KEY, params, data)
-    step = functools.partial(learning.train_step, encoder=LINEAR)
+    state = training.init_state(KEY, params, data)
+    step = functools.partial(training.train_step, encoder=LINEAR)
     one = int(eval_flops(step, state, data).total())
     got = fit(max_flops=10.9 * one)
     assert int(got.state.step) == 10 and got.flops == 10 * one
@@ -127,7 +127,7 @@ def test_flops_so_far_are_kept_at_the_records():
 
 
 def test_a_callback_may_take_metrics_of_what_would_be_returned():
-    scores, seen = learning.scores(LINEAR, SIGNALS), []
+    scores, seen = training.scores(LINEAR, SIGNALS), []
     got = fit(callback=lambda news: seen.append((news.params, scores(news.params))))
     chex.assert_trees_all_equal(seen[-1][0], got.params)
     assert float(seen[-1][1]["r2"]) > float(seen[0][1]["r2"])
@@ -162,7 +162,7 @@ def test_losses_are_kept_at_the_records():
 
 
 def test_scores_are_the_metrics():
-    record = learning.scores(LINEAR, SIGNALS, true_codes=CODES, true_dictionary=DICTIONARY)
+    record = training.scores(LINEAR, SIGNALS, true_codes=CODES, true_dictionary=DICTIONARY)
     got = fit(record=record, record_steps=[12], decoder_bias=True)
     params = got.params
     codes = LINEAR.apply(params.encoder, SIGNALS)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import sparsecode_jax as sc
+from sparsecode_jax.dictionary_learning import alternate, updates
 from sparsecode_jax.flops import count_flops
-from sparsecode_jax.learning import alternate, updates
 from sparsecode_jax.solvers import fista
 
 B, M, N = 40, 6, 9
@@ -288,7 +288,7 @@ def test_the_objective_falls_over_rounds(name, signed):
     solver = fista(prox=sc.prox.soft_threshold if signed else sc.prox.nonnegative_soft_threshold)
     signals, dictionary, _ = draw(signed=signed)
     signals = jnp.asarray(signals / np.sqrt(np.mean(np.sum(signals**2, axis=1))), jnp.float32)
-    now = sc.learning.Alternated(dictionary, None, None)
+    now = sc.dictionary_learning.Alternated(dictionary, None, None)
     values = [optimum(signals, dictionary.astype(np.float32), solver)]
     for _ in range(3):
         now = alternate(

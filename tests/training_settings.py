@@ -9,12 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from sparsecode_jax import encoders, learning
-from sparsecode_jax.learning import losses
+from sparsecode_jax import encoders, training
+from sparsecode_jax.training import losses
 
 from .contracts import M, N, S, sparse_problem
 
-fit_module = importlib.import_module("sparsecode_jax.learning.fit")  # learning.fit is the function
+fit_module = importlib.import_module("sparsecode_jax.training.fit")  # training.fit is the function
 KEY = jax.random.key(0)
 LINEAR = encoders.linear(M, N)
 FREE = encoders.free_codes(S, N)
@@ -26,7 +26,7 @@ def fit(key=KEY, encoder=LINEAR, signals=SIGNALS, **kwargs):
     if not {"dictionary", "num_atoms", "params0"} & kwargs.keys():
         kwargs["num_atoms"] = N
     kwargs = {"num_steps": 20, "learning_rate": 0.01, "progress": None, **kwargs}
-    return learning.fit(key, encoder, signals, **kwargs)
+    return training.fit(key, encoder, signals, **kwargs)
 
 
 def host(tree):

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from sparsecode_jax.cli import inference
 from sparsecode_jax.cli.errors import BadInputError, one_line
 from sparsecode_jax.cli.parser import NUM_ROUNDS, NUM_STEPS
+from sparsecode_jax.dictionary_learning.search import count_learning, default_counts
 from sparsecode_jax.flops import FlopCount, OpenTripCountError, eval_flops
-from sparsecode_jax.learning.search import count_learning, default_counts
 
 __all__ = ["run"]
 

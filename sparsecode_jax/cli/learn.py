@@ -15,9 +15,9 @@ from sparsecode_jax import _checks
 from sparsecode_jax.cli.errors import InterruptedRunError, bad_input
 from sparsecode_jax.cli.inputs import Signals, Statistics, check_penalty, check_scale, open_signals
 from sparsecode_jax.cli.outputs import Output, without_nan
+from sparsecode_jax.dictionary_learning import Learned, LearningProgress, learn_dictionary
+from sparsecode_jax.dictionary_learning.search import default_counts
 from sparsecode_jax.io import save_results
-from sparsecode_jax.learning import Learned, LearningProgress, learn_dictionary
-from sparsecode_jax.learning.search import default_counts
 from sparsecode_jax.prox import soft_threshold
 from sparsecode_jax.solvers import sparsa
 

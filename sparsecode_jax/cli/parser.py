@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from sparsecode_jax.cli import texts
-from sparsecode_jax.learning import learn_dictionary
+from sparsecode_jax.dictionary_learning import learn_dictionary
 
 __all__ = ["LASSO_SOLVERS", "NUM_ROUNDS", "NUM_STEPS", "PROGRAM", "PURSUITS", "parse"]
 

@@ -46,7 +46,7 @@ def alista(
        \qquad z_0 = 0
 
     Gradients do not reach D and W through the codes.
-    :func:`~sparsecode_jax.learning.fit` puts the decoder's dictionary in, learned or fixed, and
+    :func:`~sparsecode_jax.training.fit` puts the decoder's dictionary in, learned or fixed, and
     computes W from it in every step.
 
     Args:

@@ -30,7 +30,7 @@ def gated(num_measurements: int, num_atoms: int) -> Encoder:
     .. math:: z = H(g + b_g) \cdot \max(e^r g + b_m, 0), \qquad g = x W^\top
 
     The gates have no gradient through the codes; train with
-    :func:`~sparsecode_jax.learning.losses.gated`, whose penalty does not shrink the magnitudes.
+    :func:`~sparsecode_jax.training.losses.gated`, whose penalty does not shrink the magnitudes.
 
     Args:
       num_measurements: M. **Static**.

@@ -39,7 +39,7 @@ def jump_relu(
 
     The gradient with respect to the thresholds is the straight-through estimate: latents within
     half a bandwidth of their threshold stand for those that cross it. Train it with
-    :func:`~sparsecode_jax.learning.losses.l0`; ``threshold0`` and ``bandwidth`` are in the units of
+    :func:`~sparsecode_jax.training.losses.l0`; ``threshold0`` and ``bandwidth`` are in the units of
     the latents, and their defaults are for signals of about unit entries.
 
     Args:

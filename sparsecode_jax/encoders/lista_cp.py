@@ -43,7 +43,7 @@ def lista_cp(
 
     .. math:: z_{t+1} = \mathrm{prox}_{\theta_t}\big(z_t + (x - z_t D) W_t^\top\big), \qquad z_0 = 0
 
-    D is the decoder's dictionary: :func:`~sparsecode_jax.learning.fit` puts it in. A third of the
+    D is the decoder's dictionary: :func:`~sparsecode_jax.training.fit` puts it in. A third of the
     parameters of :func:`~sparsecode_jax.encoders.lista` where N = 2M, and fewer beyond.
 
     Args:

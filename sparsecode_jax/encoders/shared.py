@@ -18,7 +18,7 @@ __all__ = ["CenteredParams", "centered", "tied"]
 def tied(encoder: Encoder) -> Encoder:
     """Make the decoder's dictionary an encoder's weight: half the parameters, one set of atoms.
 
-    In training, :func:`~sparsecode_jax.learning.fit` puts the dictionary into the encoder, so that
+    In training, :func:`~sparsecode_jax.training.fit` puts the dictionary into the encoder, so that
     both its uses move it. Encoders alone keep a copy, ``params.weight``.
 
     Args:

@@ -33,7 +33,7 @@ def unrolled(
 ) -> Encoder:
     """Build an encoder that is a solver's steps, trained through them.
 
-    Its only weights are the dictionary, which :func:`~sparsecode_jax.learning.fit` ties to the
+    Its only weights are the dictionary, which :func:`~sparsecode_jax.training.fit` ties to the
     decoder's, and the penalty. The step size follows the dictionary and is not differentiated.
 
     Args:

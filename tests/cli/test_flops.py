@@ -10,6 +10,7 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax.cli import parser
+from sparsecode_jax.dictionary_learning import learn_dictionary
 
 from .shell import M, N, S, run, run_encode
 
@@ -32,7 +33,7 @@ def test_counted_operations_of_a_run_are_those_of_the_flops_command(files, capsy
 def test_counts_not_given_are_those_of_the_library(capsys):
     defaults = {
         name: parameter.default
-        for name, parameter in inspect.signature(sc.learning.learn_dictionary).parameters.items()
+        for name, parameter in inspect.signature(learn_dictionary).parameters.items()
     }
     options = parser.parse(["learn", "x.npy", "--num-atoms", "4"])
     for name in ("num_rounds", "num_steps", "num_restarts", "num_hops"):
@@ -44,7 +45,7 @@ def test_counts_not_given_are_those_of_the_library(capsys):
     assert (result["num_rounds"], result["num_steps"]) == (100, 8)
     key, signals = jax.eval_shape(jax.random.key, 0), jax.ShapeDtypeStruct((700, 3), "float32")
     expected = sc.flops.eval_flops(
-        lambda k, x: sc.learning.learn_dictionary(k, x, num_atoms=600)[:3], key, signals
+        lambda k, x: learn_dictionary(k, x, num_atoms=600)[:3], key, signals
     )
     assert result["total"] == pytest.approx(expected.total(), rel=1e-5)  # and scaling
     assert result["by_class"] == pytest.approx(expected.by("class"), rel=1e-3)
@@ -61,7 +62,7 @@ def test_learning_costs_what_the_library_says(capsys):
     result = json.loads(capsys.readouterr().out)
     counted = []
     sc.flops.eval_flops(
-        lambda k, x: counted.append(sc.learning.learn_dictionary(k, x, num_atoms=16).flops) or x,
+        lambda k, x: counted.append(learn_dictionary(k, x, num_atoms=16).flops) or x,
         key, signals,
     )  # fmt: skip
     assert result["settling"] > 3 * 100 * 8 * 1024 * 2 * 8 * 16

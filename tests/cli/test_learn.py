@@ -10,7 +10,7 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax.cli import learn
-from sparsecode_jax.learning import search
+from sparsecode_jax.training import search
 
 from .shell import HOPS, ROUNDS, SMALL_LEARN, M, N, S, run
 
@@ -20,7 +20,7 @@ def test_learn_is_learn_dictionary_and_encode_takes_it(files, capsys):
     assert run("learn", "signals.npy", *SMALL_LEARN) == 0
     arrays, manifest = sc.io.load_results("learned")
     assert sc.metrics.dictionary_mcc(files.dictionary, arrays["dictionary"]) > 0.95
-    found = sc.learning.learn_dictionary(
+    found = sc.dictionary_learning.learn_dictionary(
         jax.random.key(0), files.signals, num_atoms=N, num_rounds=ROUNDS, num_restarts=3,
         num_hops=HOPS, progress=None,
     )  # fmt: skip

@@ -47,7 +47,7 @@ def test_help_names_the_defaults_of_the_library(capsys):
 
 
 def default_of_learning(name):
-    return inspect.signature(sc.learning.learn_dictionary).parameters[name].default
+    return inspect.signature(sc.dictionary_learning.learn_dictionary).parameters[name].default
 
 
 def test_unknown_words_are_errors_of_the_command(capsys):

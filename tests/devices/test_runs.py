@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import sparsecode_jax as sc
-from sparsecode_jax import encoders, learning, metrics
+from sparsecode_jax import dictionary_learning, encoders, metrics, training
 from sparsecode_jax._sharding import Layout
-from sparsecode_jax.learning import step as steps
+from sparsecode_jax.training import step as steps
 
 from .conftest import KINDS, assert_close, mesh_of, put, spec_of
 
@@ -58,7 +58,7 @@ ENCODERS = {
 
 
 def train(key, signals, encoder, num_steps, **options):
-    return learning.fit(
+    return training.fit(
         key, ENCODERS[encoder], signals, num_atoms=24, num_steps=num_steps, progress=None, **options
     ).params
 
@@ -138,7 +138,7 @@ def test_dictionaries_are_learned_where_the_signals_are(data, kind):
     mesh = mesh_of(kind, signals=4)
 
     def learn(signals, num_rounds):
-        return learning.learn_dictionary(
+        return dictionary_learning.learn_dictionary(
             KEYS[0], signals, num_atoms=24, num_restarts=1, num_hops=0, num_rounds=num_rounds
         )[:3]
 
@@ -149,7 +149,7 @@ def test_dictionaries_are_learned_where_the_signals_are(data, kind):
     assert spec_of(codes) == ("signals",)
 
     def online(signals, start):
-        return learning.learn_dictionary_online(
+        return dictionary_learning.learn_dictionary_online(
             KEYS[0], [signals] * 2, num_atoms=24, dictionary0=start, progress=None
         ).dictionary
 
@@ -174,7 +174,7 @@ def test_layouts_that_training_cannot_use_are_refused(data, kind):
     other = params._replace(dictionary=put(params.dictionary, mesh_of(kind, atoms=2), "atoms"))
     for start, message in ((twice, "both split over the mesh axis"), (other, "lie on the mesh")):
         with pytest.raises(ValueError, match=message):
-            learning.fit(
+            training.fit(
                 KEYS[0], ENCODERS["linear"], signals, params0=start, num_steps=1, progress=None
             )
 

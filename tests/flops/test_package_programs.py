@@ -9,14 +9,8 @@ import optax
 import pytest
 
 import sparsecode_jax as sc
-from sparsecode_jax.learning import (
-    Autoencoder,
-    TrainData,
-    init_state,
-    losses,
-    train_step,
-    updates,
-)
+from sparsecode_jax.dictionary_learning import updates
+from sparsecode_jax.training import Autoencoder, TrainData, init_state, losses, train_step
 
 from .test_oracle import check
 

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from sparsecode_jax.flops import FlopCountError, eval_flops
-from sparsecode_jax.learning._inputs import Axes
-from sparsecode_jax.learning.resampling import resample
-from sparsecode_jax.learning.step import Recipe, TrainData, TrainState, train_step
+from sparsecode_jax.training._inputs import Axes
+from sparsecode_jax.training.resampling import resample
+from sparsecode_jax.training.step import Recipe, TrainData, TrainState, train_step
 from sparsecode_jax.types import Encoder
 
 __all__ = ["ENDLESS", "Work", "count_work", "number_of_steps", "shapes_of_one_run"]

@@ -7,7 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from sparsecode_jax.learning.updates._core import DictionaryUpdate, matmul, no_state
+from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, no_state
 from sparsecode_jax.types import Array
 
 __all__ = ["method_of_optimal_directions"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from sparsecode_jax import _checks
 from sparsecode_jax.io.results import load_results, save_results
-from sparsecode_jax.learning.step import Autoencoder
+from sparsecode_jax.training.step import Autoencoder
 from sparsecode_jax.types import Encoder
 
 __all__ = ["load", "save"]

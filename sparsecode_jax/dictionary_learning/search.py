@@ -16,11 +16,8 @@ from tqdm import tqdm
 
 from sparsecode_jax import _checks, dictionaries, objectives
 from sparsecode_jax._sharding import Layout, layout_of, on_automatic_axes, placed
-from sparsecode_jax.flops import FlopCount, eval_flops
-from sparsecode_jax.io._identity import digest_of, program_of
-from sparsecode_jax.io.runs import Pace, Run, wait
-from sparsecode_jax.learning._replacement import rms_norm, start_from_signals
-from sparsecode_jax.learning.rounds import (
+from sparsecode_jax.dictionary_learning._replacement import rms_norm, start_from_signals
+from sparsecode_jax.dictionary_learning.alternating import (
     Ahead,
     Alternated,
     Method,
@@ -28,7 +25,13 @@ from sparsecode_jax.learning.rounds import (
     encode,
     run_round,
 )
-from sparsecode_jax.learning.updates import DictionaryUpdate, method_of_optimal_directions
+from sparsecode_jax.dictionary_learning.updates import (
+    DictionaryUpdate,
+    method_of_optimal_directions,
+)
+from sparsecode_jax.flops import FlopCount, eval_flops
+from sparsecode_jax.io._identity import digest_of, program_of
+from sparsecode_jax.io.runs import Pace, Run, wait
 from sparsecode_jax.prox import soft_threshold
 from sparsecode_jax.solvers import sparsa
 from sparsecode_jax.types import Array, ArrayLike, Key, Solver
@@ -154,7 +157,7 @@ def learn_dictionary(
     optimal directions), scales them to unit norm and gives them momentum. The penalty holds its
     first value, min(.2, 1.6/sqrt(M)) of the signals' root mean square norm, for half of the rounds
     and falls geometrically to its last, which it keeps for the last .15 of them; before those,
-    every fifth round renews atoms as :func:`~sparsecode_jax.learning.alternate` says.
+    every fifth round renews atoms as :func:`~sparsecode_jax.dictionary_learning.alternate` says.
 
     Restarts begin at different signals and run as one vmapped program. The objective has many
     minima close to the best, so hops follow: copies of the best dictionary, each with two atoms
@@ -178,7 +181,7 @@ def learn_dictionary(
         **Static**.
       solver: of the lasso, or a pursuit, whose codes then begin anew each round; None takes
         ``sparsa()``, non-negative. **Static**.
-      update: of the atoms, from :mod:`~sparsecode_jax.learning.updates`; None takes
+      update: of the atoms, from :mod:`~sparsecode_jax.dictionary_learning.updates`; None takes
         ``method_of_optimal_directions()``. **Static**.
       dictionary0: (N, M), to improve in the place of restarts: by hops, or by settling.
         **Traced**.
@@ -197,10 +200,10 @@ def learn_dictionary(
         fewer signals than atoms, a checkpoint of another run.
       TypeError: half precision, or what is no solver or no update.
 
-    **Cost**: a restart: ``num_rounds`` of :func:`~sparsecode_jax.learning.alternate`, and three
-    times ``num_steps`` steps to judge it; a hop: six tenths of R restarts; settling: its rounds
-    and 13 times ``num_steps`` steps; ten times ``num_steps`` steps for the codes that are returned,
-    and as many to judge a ``dictionary0``.
+    **Cost**: a restart: ``num_rounds`` of :func:`~sparsecode_jax.dictionary_learning.alternate`,
+    and three times ``num_steps`` steps to judge it; a hop: six tenths of R restarts; settling: its
+    rounds and 13 times ``num_steps`` steps; ten times ``num_steps`` steps for the codes that are
+    returned, and as many to judge a ``dictionary0``.
     ``flops`` has the count of it all.
 
     References:
@@ -211,7 +214,7 @@ def learn_dictionary(
       >>> import jax, sparsecode_jax as sc
       >>> problem = sc.synthetic.sample_problem(
       ...     jax.random.key(0), 2, num_samples=500, num_measurements=8, num_atoms=12)
-      >>> found = sc.learning.learn_dictionary(
+      >>> found = sc.dictionary_learning.learn_dictionary(
       ...     jax.random.key(1), problem.signals, num_atoms=12, num_hops=1)
       >>> bool(sc.metrics.dictionary_mcc(problem.dictionary, found.dictionary) > 0.95)
       True

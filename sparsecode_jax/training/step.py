@@ -11,8 +11,8 @@ import optax
 
 from sparsecode_jax import dictionaries
 from sparsecode_jax._sharding import Layout, traced_layout
-from sparsecode_jax.learning import losses
-from sparsecode_jax.learning._draws import draw_batch
+from sparsecode_jax.training import losses
+from sparsecode_jax.training._draws import draw_batch
 from sparsecode_jax.types import Array, Aux, Encoder, Key, PyTree
 
 __all__ = [
@@ -174,7 +174,7 @@ def train_step(
       sampler: ``(key, step) -> signals`` (B, M), or ``(signals, true_codes)``, in the place of
         ``data.signals``; the key is a new one each step. **Static**.
       penalty_schedule: ``(step) -> factor`` of the penalty, such as
-        :func:`~sparsecode_jax.learning.schedules.warmup`. **Static**.
+        :func:`~sparsecode_jax.training.schedules.warmup`. **Static**.
       learning_rate_schedule: ``(step) -> factor`` of the learning rate. **Static**.
       max_gradient_norm: longer gradients are scaled down to this norm. **Static**.
       average_decay: d of the exponential moving average of the parameters. **Static**.

@@ -8,7 +8,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from sparsecode_jax.learning.updates._core import DictionaryUpdate, matmul, no_state, unit
+from sparsecode_jax.dictionary_learning.updates._core import (
+    DictionaryUpdate,
+    matmul,
+    no_state,
+    unit,
+)
 from sparsecode_jax.types import Array
 
 __all__ = ["approximate_k_svd", "k_svd"]

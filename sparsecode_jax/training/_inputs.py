@@ -1,4 +1,4 @@
-"""Check and cast what :func:`~sparsecode_jax.learning.fit` is given."""
+"""Check and cast what :func:`~sparsecode_jax.training.fit` is given."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 
 from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax._sharding import Layout, layout_of_axes, relabeled, to_host
+from sparsecode_jax.dictionary_learning._replacement import rms_norm
 from sparsecode_jax.io._identity import chained, other_batches
-from sparsecode_jax.learning._draws import split_batch
-from sparsecode_jax.learning._replacement import rms_norm
-from sparsecode_jax.learning.step import Autoencoder, Recipe, TrainData, bound
+from sparsecode_jax.training._draws import split_batch
+from sparsecode_jax.training.step import Autoencoder, Recipe, TrainData, bound
 from sparsecode_jax.types import Array, ArrayLike, Encoder, Key
 
 __all__ = [

@@ -17,18 +17,18 @@ from tqdm import tqdm
 
 from sparsecode_jax import _checks, dictionaries, objectives
 from sparsecode_jax._sharding import on_automatic_axes, relabeled
-from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.io._identity import chained, digest_of, other_batches, program_of
-from sparsecode_jax.io.runs import Run
-from sparsecode_jax.learning._replacement import (
+from sparsecode_jax.dictionary_learning._replacement import (
     average_moments,
     code_moments,
     renew_atoms,
     rms_norm,
     start_from_signals,
 )
-from sparsecode_jax.learning.rounds import encode
-from sparsecode_jax.learning.updates import DictionaryUpdate, block_coordinate
+from sparsecode_jax.dictionary_learning.alternating import encode
+from sparsecode_jax.dictionary_learning.updates import DictionaryUpdate, block_coordinate
+from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.io._identity import chained, digest_of, other_batches, program_of
+from sparsecode_jax.io.runs import Run
 from sparsecode_jax.solvers import fista
 from sparsecode_jax.types import Array, ArrayLike, Key, PyTree, Solver
 
@@ -101,8 +101,8 @@ def learn_dictionary_online(
       num_steps: solver steps a batch. **Static**.
       num_epochs: passes over the batches. **Static**.
       solver: None takes ``fista()``, non-negative. **Static**.
-      update: from :mod:`~sparsecode_jax.learning.updates`; None takes ``block_coordinate()``, which
-        remembers all batches in (N, N + M) numbers. **Static**.
+      update: from :mod:`~sparsecode_jax.dictionary_learning.updates`; None takes
+        ``block_coordinate()``, which remembers all batches in (N, N + M) numbers. **Static**.
       dictionary0: atoms to begin with, (N, M), scaled to unit norm. **Traced**.
       checkpoint: a file. If it exists the run passes over the batches it has seen, and ends
         bit-identical to an uninterrupted one; it is rewritten every few seconds. **Static**.
@@ -127,7 +127,7 @@ def learn_dictionary_online(
       >>> import jax, sparsecode_jax as sc
       >>> problem = sc.synthetic.sample_problem(
       ...     jax.random.key(0), 2, num_samples=2000, num_measurements=8, num_atoms=12)
-      >>> found = sc.learning.learn_dictionary_online(
+      >>> found = sc.dictionary_learning.learn_dictionary_online(
       ...     jax.random.key(1), problem.signals.reshape(20, 100, 8), num_atoms=12, progress=None)
       >>> found.dictionary.shape, found.num_signals
       ((12, 8), 2000)

@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries, objectives
-from sparsecode_jax.learning._replacement import renew_atoms
-from sparsecode_jax.learning.updates import DictionaryUpdate, method_of_optimal_directions
+from sparsecode_jax.dictionary_learning._replacement import renew_atoms
+from sparsecode_jax.dictionary_learning.updates import (
+    DictionaryUpdate,
+    method_of_optimal_directions,
+)
 from sparsecode_jax.solvers import solve, sparsa
 from sparsecode_jax.types import Array, ArrayLike, Key, Lasso, PyTree, Solver
 
@@ -84,7 +87,7 @@ def alternate(
       penalties: of each of T rounds, (T,). **Traced**.
       num_steps: solver steps a round. **Static**.
       solver: of the codes; None takes ``sparsa()``, non-negative. **Static**.
-      update: of the atoms, from :mod:`~sparsecode_jax.learning.updates`; None takes
+      update: of the atoms, from :mod:`~sparsecode_jax.dictionary_learning.updates`; None takes
         ``method_of_optimal_directions()``. **Static**.
       momentum: b, (), from 0 to below 1; it starts anew with each call. **Traced**.
       replacing: whether rounds replace atoms, () or (T,). **Traced**.
@@ -113,9 +116,9 @@ def alternate(
       >>> problem = sc.synthetic.sample_problem(
       ...     jax.random.key(0), 2, num_samples=200, num_measurements=8, num_atoms=12)
       >>> start = sc.dictionaries.random(jax.random.key(1), num_atoms=12, num_measurements=8)
-      >>> found = sc.learning.alternate(
+      >>> found = sc.dictionary_learning.alternate(
       ...     problem.signals, start, jnp.geomspace(0.3, 0.03, 50), num_steps=10,
-      ...     update=sc.learning.updates.approximate_k_svd())
+      ...     update=sc.dictionary_learning.updates.approximate_k_svd())
       >>> found.dictionary.shape
       (12, 8)
     """

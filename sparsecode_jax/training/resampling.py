@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from sparsecode_jax import dictionaries
-from sparsecode_jax.learning._draws import draw_batch
-from sparsecode_jax.learning.step import (
+from sparsecode_jax.training._draws import draw_batch
+from sparsecode_jax.training.step import (
     Autoencoder,
     Recipe,
     TrainData,

@@ -7,7 +7,7 @@ import functools
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax.learning.updates._core import DictionaryUpdate, matmul, unit
+from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, unit
 from sparsecode_jax.types import Array
 
 __all__ = ["neural_update"]

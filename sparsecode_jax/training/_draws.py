@@ -34,7 +34,7 @@ def draw_batch(
 ) -> tuple[Array, Array | None]:
     """Return the signals of a step, scaled, and their true codes if there are any.
 
-    ``data`` is a :class:`~sparsecode_jax.learning.TrainData`.
+    ``data`` is a :class:`~sparsecode_jax.training.TrainData`.
     """
     signals, true_codes = data.signals, data.true_codes
     if sampler is not None:

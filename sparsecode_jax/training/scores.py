@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, metrics
-from sparsecode_jax.learning.step import Autoencoder
+from sparsecode_jax.training.step import Autoencoder
 from sparsecode_jax.types import Array, ArrayLike, Encoder
 
 __all__ = ["scores"]
@@ -21,7 +21,7 @@ def scores(
     true_codes: ArrayLike | None = None,
     true_dictionary: ArrayLike | None = None,
 ) -> Callable[[Autoencoder], dict[str, Array]]:
-    """Build a ``record`` for :func:`~sparsecode_jax.learning.fit`: the metrics of an autoencoder.
+    """Build a ``record`` for :func:`~sparsecode_jax.training.fit`: the metrics of an autoencoder.
 
     Keep the function it returns: each call makes a new program.
 

@@ -29,8 +29,8 @@ from sparsecode_jax._sharding import (
 )
 from sparsecode_jax.io._identity import digest_of, program_of
 from sparsecode_jax.io.runs import Pace, Run, wait
-from sparsecode_jax.learning import losses
-from sparsecode_jax.learning._inputs import (
+from sparsecode_jax.training import losses
+from sparsecode_jax.training._inputs import (
     Axes,
     Batches,
     check_recipe,
@@ -39,9 +39,9 @@ from sparsecode_jax.learning._inputs import (
     prepare_key,
     read,
 )
-from sparsecode_jax.learning._work import ENDLESS, count_work, number_of_steps, shapes_of_one_run
-from sparsecode_jax.learning.resampling import check_resampling, resample
-from sparsecode_jax.learning.step import (
+from sparsecode_jax.training._work import ENDLESS, count_work, number_of_steps, shapes_of_one_run
+from sparsecode_jax.training.resampling import check_resampling, resample
+from sparsecode_jax.training.step import (
     Autoencoder,
     Loss,
     Optimizer,
@@ -93,7 +93,7 @@ class Progress(NamedTuple):
       flops: arithmetic operations of one run so far, or None.
       seconds: since ``fit`` began.
       params: what ``fit`` would return now, to take metrics of, such as
-        :func:`~sparsecode_jax.learning.scores`.
+        :func:`~sparsecode_jax.training.scores`.
     """
 
     step: int
@@ -162,9 +162,9 @@ def fit(
         :func:`~sparsecode_jax.encoders.centered` lets the encoder subtract it. **Static**.
       normalize: divide the signals by their root mean square entry; the parameters returned and
         recorded have it folded in. **Static**.
-      loss: ``(codes, Batch) -> ()``; see :mod:`~sparsecode_jax.learning.losses`. **Static**.
+      loss: ``(codes, Batch) -> ()``; see :mod:`~sparsecode_jax.training.losses`. **Static**.
       penalty: () or (R,). **Traced**.
-      penalty_schedule: ``(step) -> factor``, see :mod:`~sparsecode_jax.learning.schedules`.
+      penalty_schedule: ``(step) -> factor``, see :mod:`~sparsecode_jax.training.schedules`.
         **Static**.
       optimizer: ``(learning_rate) -> optax.GradientTransformation``, such as ``optax.adam``. Keep
         one function object: a fresh lambda is a new program. **Static**.
@@ -180,7 +180,7 @@ def fit(
       resample_every: restart the dead latents every so many steps (but not at the last), with
         their optimizer state reset; needs ``dead_after``. **Static**.
       record: ``(Autoencoder) -> pytree``, taken at ``record_steps``, such as
-        :func:`~sparsecode_jax.learning.scores`. **Static**.
+        :func:`~sparsecode_jax.training.scores`. **Static**.
       record_steps: increasing numbers of updates, from 0 to ``num_steps``. **Static**.
       callback: told a :class:`Progress` after each chunk; the run stops there if it returns True
         (for several runs: all of them True).
@@ -201,7 +201,7 @@ def fit(
       >>> keys = jax.random.split(jax.random.key(0), 3)
       >>> problem = sc.synthetic.sample_problem(
       ...     keys[0], 2, num_samples=64, num_measurements=8, num_atoms=16)
-      >>> result = sc.learning.fit(
+      >>> result = sc.training.fit(
       ...     keys, sc.encoders.linear(8, 16), problem.signals, num_atoms=16, num_steps=5,
       ...     progress=None)
       >>> result.params.dictionary.shape
