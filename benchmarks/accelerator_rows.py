@@ -24,7 +24,7 @@ from sparsecode_jax.dictionary_learning.search import (
 )
 from sparsecode_jax.flops import FlopCount, eval_flops, value_and_flops
 from sparsecode_jax.solvers import _core
-from sparsecode_jax.training import Autoencoder, TrainData, init_state, losses, train_step
+from sparsecode_jax.training import Autoencoder, Recipe, TrainData, init_state, losses, train_step
 
 SEED = 201  # an instance on which nothing was tuned
 PENALTY, RATE = 0.01, 1e-3  # of the training rows
@@ -243,7 +243,7 @@ def step_work(scale: Scale, top_k: bool) -> Work:
     atoms = sc.dictionaries.random(jax.random.key(1), num_atoms=n, num_measurements=m)
     data = TrainData(jnp.asarray(signals), None, None, jnp.float32(PENALTY), jnp.float32(RATE))
     start = init_state(jax.random.key(2), Autoencoder(encoder.init(jax.random.key(0)), atoms), data)
-    one = functools.partial(train_step, encoder=encoder, loss=loss)
+    one = functools.partial(train_step, encoder=encoder, recipe=Recipe(loss=loss))
     shapes, step = jax.eval_shape(lambda: start), jax.jit(one, donate_argnums=0)
     held = [start]
 
@@ -265,7 +265,7 @@ def sweep_work(scale: Scale, num_models: int, batch: int | None, num_steps: int)
     encoder = sc.encoders.linear(m, n)
     data = TrainData(jnp.asarray(signals), None, None, jnp.float32(PENALTY), jnp.float32(RATE))
     one = functools.partial(
-        train_step, data=data, encoder=encoder, loss=losses.lasso, batch_size=batch
+        train_step, data=data, encoder=encoder, recipe=Recipe(losses.lasso, batch_size=batch)
     )
 
     def begin(key: Any) -> Any:

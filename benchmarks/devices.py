@@ -57,9 +57,11 @@ def measure(quick: bool) -> dict[str, float]:
     step = sc.dictionaries.step_size(dictionary)
     sparsa, encoder = sc.solvers.sparsa(), sc.encoders.linear(8, 16)
 
+    recipe = sc.training.Recipe(batch_size=32)
+
     def train(num_steps):  # noqa: ANN001, ANN202
         return sc.training.fit(
-            keys, encoder, signals, num_atoms=16, num_steps=num_steps, batch_size=32, progress=None
+            keys, encoder, signals, num_atoms=16, num_steps=num_steps, recipe=recipe, progress=None
         ).params
 
     def encode():  # noqa: ANN202

@@ -43,9 +43,9 @@ from jax.sharding import PartitionSpec as P
 
 import sparsecode_jax as sc
 from experiments.common import format_table
-from sparsecode_jax.dictionary_learning import updates
+from sparsecode_jax.dictionary_learning import online, updates
 from sparsecode_jax.io._atomic import write_bytes
-from sparsecode_jax.training import Autoencoder, TrainData, init_state, losses, online, train_step
+from sparsecode_jax.training import Autoencoder, Recipe, TrainData, init_state, losses, train_step
 
 TOPOLOGY = "v5e:2x2"
 KINDS = ("sort", "transpose", "while", "all-gather")
@@ -210,7 +210,8 @@ def training(
     latents = None if dead_after is None else sizes.n
     start = functools.partial(init_state, num_latents=latents)
     state = jax.eval_shape(start, keys(), params, data)
-    step = functools.partial(train_step, encoder=encoder, loss=loss, dead_after=dead_after)
+    recipe = Recipe(loss=loss, dead_after=dead_after)
+    step = functools.partial(train_step, encoder=encoder, recipe=recipe)
     return Program(f"training step {name}", step, (state, data), sizes)
 
 

@@ -31,7 +31,7 @@ from benchmarks.solvers import machine
 from experiments.common import format_table
 from sparsecode_jax.io import Run
 from sparsecode_jax.io._atomic import write_bytes
-from sparsecode_jax.training import Autoencoder, TrainData, init_state, losses, train_step
+from sparsecode_jax.training import Autoencoder, Recipe, TrainData, init_state, losses, train_step
 
 OUT = pathlib.Path("results/bench")
 M, N, B, K = 768, 6144, 1024, 32
@@ -45,7 +45,9 @@ def ours(signals: np.ndarray, encoder: sc.Encoder, loss: Callable) -> Callable[[
     params = Autoencoder(encoder.init(jax.random.key(0)), dictionary)
     data = TrainData(jnp.asarray(signals), None, None, jnp.float32(PENALTY), jnp.float32(RATE))
     state = init_state(jax.random.key(2), params, data)
-    step = jax.jit(functools.partial(train_step, encoder=encoder, loss=loss), donate_argnums=0)
+    recipe = Recipe(loss=loss)
+    one = functools.partial(train_step, encoder=encoder, recipe=recipe)
+    step = jax.jit(one, donate_argnums=0)
     held = [step(state, data)]
 
     def run() -> None:

@@ -39,7 +39,8 @@ def main(path: str, num_atoms: int = 64) -> None:
     encoder = sc.encoders.top_k(file.shape[1], num_atoms, num_active=4)
     trained = sc.training.fit(
         jax.random.key(1), encoder, signals, num_atoms=num_atoms, num_steps=200,
-        batch_size=64, progress=None,  # each device takes its part of a batch
+        recipe=sc.training.Recipe(batch_size=64),  # each device takes its part of a batch
+        progress=None,
     )  # fmt: skip
     score = sc.metrics.r2(signals, codes @ dictionary)
     own = encoder.apply(trained.params.encoder, signals) @ trained.params.dictionary

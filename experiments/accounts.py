@@ -18,7 +18,7 @@ import sparsecode_jax as sc
 from experiments import paper, settings
 from experiments.settings import SAMPLES, M, N
 from sparsecode_jax.flops import FlopCount, eval_flops
-from sparsecode_jax.training import Autoencoder, TrainData, init_state, losses, train_step
+from sparsecode_jax.training import Autoencoder, Recipe, TrainData, init_state, losses, train_step
 
 CONVENTION = "arithmetic"
 
@@ -72,8 +72,8 @@ def count_training_step(setting: str, hidden: tuple[int, ...] | str) -> FlopCoun
         learning_rate=_shape(),
     )
     state = jax.eval_shape(init_state, key, params, data)
-    loss = losses.cosine if supervised else losses.paper
-    return eval_flops(functools.partial(train_step, encoder=encoder, loss=loss), state, data)
+    recipe = Recipe(loss=losses.cosine if supervised else losses.paper)
+    return eval_flops(functools.partial(train_step, encoder=encoder, recipe=recipe), state, data)
 
 
 @functools.cache

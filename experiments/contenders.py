@@ -20,7 +20,7 @@ from experiments.accounts import Flops
 from experiments.crossing import SAES, encode, encoder_flops, keys, train_sae
 from experiments.curves import Curve, Problems, curve, efficient, select, trajectories
 from experiments.settings import RUNS, SAMPLES, M, N
-from sparsecode_jax.training import Autoencoder, losses
+from sparsecode_jax.training import Autoencoder, Model, Recipe, losses
 
 CHOSEN: dict[str, dict[str, float]] = {  # by experiments.decomposition, on its tuning data sets
     "TopK SAE": {"learning_rate": 0.01},
@@ -65,9 +65,10 @@ def lista_fit(config: Any, stages: sc.io.Run, num_layers: int) -> Any:
         jax.vmap(encoder.init)(lanes), jnp.asarray(problem.dictionary), penalty
     )
     return encoder, sc.training.fit(
-        lanes, encoder, problem.train_signals, dictionary=problem.dictionary, loss=losses.lasso,
-        penalty=penalty, batch_size=128, learning_rate=3e-3, num_steps=config.lista_steps[-1],
-        params0=Autoencoder(params, None), record=_identity, record_steps=config.lista_steps,
+        lanes, encoder, problem.train_signals,
+        model=Model(params, fixed_dictionary=problem.dictionary),
+        recipe=Recipe(losses.lasso, batch_size=128), penalty=penalty, learning_rate=3e-3,
+        num_steps=config.lista_steps[-1], record=_identity, record_steps=config.lista_steps,
         checkpoint=stages.file(f"known-lista-{num_layers}"),
         progress=f"known dictionary, LISTA of {num_layers} layers",
     )  # fmt: skip
@@ -100,7 +101,7 @@ def known_dictionary(config: Any, stages: sc.io.Run) -> dict[str, Curve]:
     record = [s for s in config.record_steps if s <= config.known_steps]
     fitted = train_sae(
         "TopK SAE", problem.train_signals[None], num_steps=record[-1],
-        dictionary=problem.dictionary[None], record=_identity, record_steps=record,
+        fixed=problem.dictionary[None], record=_identity, record_steps=record,
         checkpoint=stages.file("known-topk-sae"), **CHOSEN["TopK SAE"],
     )  # fmt: skip
     mcc = _scores(sae.encoder.apply, fitted.records.encoder, problem, "test")

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import sparsecode_jax as sc
 from experiments import authors, starts
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.training import losses, schedules
+from sparsecode_jax.training import MaxFlops, Model, Recipe, losses, schedules
 
 M, N, K = authors.NUM_MEASUREMENTS, authors.NUM_ATOMS, authors.NUM_ACTIVE
 FISTA = sc.solvers.fista()
@@ -70,19 +71,22 @@ def keys(count: int) -> jax.Array:
     return jax.random.split(jax.random.key(0), count)
 
 
-def train_sae(name: str, signals: np.ndarray, **options: Any) -> Any:
-    """Train an SAE on each of (R, S, M) signals; ``dictionary=`` keeps the decoder fixed."""
+def train_sae(name: str, signals: np.ndarray, *, fixed: Any = None, **options: Any) -> Any:
+    """Train an SAE on each of (R, S, M) signals; ``fixed`` is a dictionary to keep."""
     sae, runs = SAES[name], keys(len(signals))
-    fixed = options.get("dictionary")
     if not sae.random_start:
         draw = functools.partial(sc.dictionaries.random, num_atoms=N, num_measurements=M)
         atoms = jax.vmap(draw)(runs) if fixed is None else jnp.asarray(fixed)
         params = jax.vmap(starts.at_dictionary)(jax.vmap(sae.encoder.init)(runs), atoms)
-        options["params0"] = sc.training.Autoencoder(params, atoms if fixed is None else None)
+        learned = atoms if fixed is None else None
+        options["model"] = Model(params, learned, fixed_dictionary=fixed)
     elif fixed is None:
         options["num_atoms"] = N
+    else:
+        options["model"] = Model(fixed_dictionary=fixed)
     label = f"{name}, {'its' if fixed is None else 'true'} dictionary, {len(runs)} runs"
-    return sc.training.fit(runs, sae.encoder, signals, loss=sae.loss, progress=label, **options)
+    recipe = Recipe(loss=sae.loss)
+    return sc.training.fit(runs, sae.encoder, signals, recipe=recipe, progress=label, **options)
 
 
 def choose_sae(name: str, tuning: Data, max_flops: float, config: Any) -> tuple[float, float]:
@@ -95,7 +99,9 @@ def choose_sae(name: str, tuning: Data, max_flops: float, config: Any) -> tuple[
     count = len(tuning.dictionary)
     signals = np.concatenate([tuning.train_signals] * len(grid))
     penalty, rate = np.repeat(np.asarray(grid, np.float32), count, axis=0).T
-    fitted = train_sae(name, signals, max_flops=max_flops, penalty=penalty, learning_rate=rate)
+    fitted = train_sae(
+        name, signals, num_steps=MaxFlops(max_flops), penalty=penalty, learning_rate=rate
+    )
     codes = encode(sae.encoder.apply, fitted.params.encoder, signals)
     kept = np.where(np.asarray(codes) >= np.sort(codes, axis=-1)[..., -K, None], codes, 0)
     r2 = sc.metrics.r2(signals, kept @ np.asarray(fitted.params.dictionary))
@@ -181,11 +187,11 @@ def amortise(
     penalty = jnp.broadcast_to(jnp.float32(penalty), runs.shape)
     params = jax.vmap(encoder.init)(runs)
     params = jax.vmap(starts.as_ista)(params, jnp.asarray(dictionary), penalty)
+    optimizer = schedules.scheduled(optax.adam, schedules.cosine(config.encoder_steps))
     return sc.training.fit(
-        runs, encoder, signals, dictionary=dictionary, loss=losses.lasso, penalty=penalty,
-        num_steps=config.encoder_steps, batch_size=config.batch_size, learning_rate=3e-3,
-        learning_rate_schedule=schedules.cosine(config.encoder_steps),
-        params0=sc.training.Autoencoder(params, None),
+        runs, encoder, signals, model=Model(params, fixed_dictionary=dictionary),
+        recipe=Recipe(losses.lasso, optimizer, config.batch_size), penalty=penalty,
+        num_steps=config.encoder_steps, learning_rate=3e-3,
         progress=f"{name}, {len(runs)} dictionaries",
     ).params.encoder  # fmt: skip
 

@@ -126,9 +126,13 @@ def learn(config: Config, data: Data, tuning: Data, stages: sc.io.Run) -> dict[s
 
     def sae(name: str) -> dict[str, Any]:
         penalty, rate = choose_sae(name, tuning, config.tuning_fraction * flops, config)
-        options = {"penalty": penalty, "learning_rate": rate, "max_flops": flops}
+        options = {
+            "penalty": penalty,
+            "learning_rate": rate,
+            "num_steps": sc.training.MaxFlops(flops),
+        }
         fitted = train_sae(name, data.train_signals, **options)
-        on_true = train_sae(name, data.train_signals, dictionary=data.dictionary, **options)
+        on_true = train_sae(name, data.train_signals, fixed=data.dictionary, **options)
         apply = SAES[name].encoder.apply
         return {
             "atoms": fitted.params.dictionary,

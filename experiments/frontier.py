@@ -34,6 +34,7 @@ from experiments.curves import (
     trajectories,
 )
 from experiments.settings import RUNS
+from sparsecode_jax.training import Model, Recipe, losses
 
 RESTART = sc.solvers.fista(restart=sc.solvers.gradient_restart)
 SOLVERS = {
@@ -217,7 +218,8 @@ def _train_fresh(train: Problems, steps: list[int], stages: sc.io.Run) -> Any:
         jax.random.split(jax.random.key(1), len(FRESH_SEEDS)),
         settings.encoder("known_dictionary", ()),
         train.signals,
-        dictionary=train.dictionaries,
+        model=Model(fixed_dictionary=train.dictionaries),
+        recipe=Recipe(loss=losses.paper),
         num_steps=steps[-1],
         record=_encoder,
         record_steps=steps,

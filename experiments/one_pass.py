@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import sparsecode_jax as sc
 from experiments import authors, starts, theory
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.training import Autoencoder, losses, schedules
+from sparsecode_jax.training import Model, Recipe, losses, schedules
 
 M, N, K = authors.NUM_MEASUREMENTS, authors.NUM_ATOMS, authors.NUM_ACTIVE
 PENALTIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
@@ -57,11 +58,11 @@ def train(
     for i in range(len(config.rates)):
         params[i] = starts.as_ista(params[i], dictionary, START_PENALTY)
     start = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    schedule = schedules.cosine(config.steps, num_warmup=config.steps // 30)
+    recipe = Recipe(losses.cosine, schedules.scheduled(optax.adam, schedule), config.batch_size)
     return sc.training.fit(
-        keys, encoder, signals, true_codes=codes, params0=Autoencoder(start, None),
-        loss=losses.cosine, num_steps=config.steps, batch_size=config.batch_size,
-        learning_rate=rates, progress=label,
-        learning_rate_schedule=schedules.cosine(config.steps, num_warmup=config.steps // 30),
+        keys, encoder, (signals, codes), model=Model(start), recipe=recipe,
+        num_steps=config.steps, learning_rate=rates, progress=label,
     ).params.encoder  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import sparsecode_jax as sc
 from experiments import authors, paper
-from sparsecode_jax.training import Autoencoder, Fit, losses
+from sparsecode_jax.training import Autoencoder, Fit, Model, Recipe, losses
 
 M, N, SAMPLES, RUNS = (
     authors.NUM_MEASUREMENTS,
@@ -116,7 +116,8 @@ def train(
             keys,
             codes,
             problem.train_signals,
-            params0=params0,
+            model=params0,
+            recipe=Recipe(loss=losses.paper),
             penalty=paper.PENALTY,
             record=_dictionary,
             progress=progress or "sparse coding",
@@ -125,14 +126,15 @@ def train(
     assert not isinstance(hidden, str)
     supervised = setting == "known_codes"
     chosen = slice(None) if run is None else slice(run, run + 1)
+    own = jax.tree.map(lambda leaf: leaf[chosen], start(setting, hidden))
+    fixed = problem.dictionary if setting == "known_dictionary" else None
+    signals = problem.train_signals
     return sc.training.fit(
         keys[chosen],
         encoder(setting, hidden),
-        problem.train_signals,
-        params0=jax.tree.map(lambda leaf: leaf[chosen], start(setting, hidden)),
-        true_codes=problem.train_codes if supervised else None,
-        dictionary=problem.dictionary if setting == "known_dictionary" else None,
-        loss=losses.cosine if supervised else losses.paper,
+        (signals, problem.train_codes) if supervised else signals,
+        model=Model(own.encoder, own.dictionary, fixed_dictionary=fixed),
+        recipe=Recipe(loss=losses.cosine if supervised else losses.paper),
         penalty=paper.PENALTY,
         record=_everything,
         progress=progress or method_name(hidden),

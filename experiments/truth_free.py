@@ -27,7 +27,7 @@ import numpy as np
 import sparsecode_jax as sc
 from experiments import common
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.training import Autoencoder, losses
+from sparsecode_jax.training import Autoencoder, Recipe, losses
 
 SOLVER = sc.solvers.fista(restart=sc.solvers.gradient_restart)
 TRAINING_SOLVER_STEPS = 20
@@ -155,21 +155,20 @@ def compare(train: np.ndarray, test: np.ndarray, config: Config, stages: sc.io.R
     keys = jax.random.split(key, runs)
     atoms_runs = np.broadcast_to(atoms, (runs, *atoms.shape))
     batch = min(config.batch_size, len(train))
-    common_options: dict[str, Any] = {"penalty": penalties, "batch_size": batch}
 
     encoder = sc.encoders.linear(num_measurements, num_atoms)
     # The SAE starts as matched filters: its encoder is its dictionary.
     linear = sc.encoders.LinearParams(atoms_runs, np.zeros((runs, num_atoms), np.float32))
     sae = sc.training.fit(
-        keys, encoder, train, params0=Autoencoder(linear, atoms_runs), loss=losses.lasso,
-        num_steps=config.sae_steps, checkpoint=stages.file("sae"),
-        progress=f"SAE, {runs} penalties", **common_options,
+        keys, encoder, train, model=Autoencoder(linear, atoms_runs), penalty=penalties,
+        recipe=Recipe(losses.lasso, batch_size=batch), num_steps=config.sae_steps,
+        checkpoint=stages.file("sae"), progress=f"SAE, {runs} penalties",
     )  # fmt: skip
     coding = sc.training.fit(
-        keys, _nothing(num_atoms), train, params0=Autoencoder((), atoms_runs), loss=fista_loss,
-        learning_rate=5e-3, num_steps=config.dictionary_steps,
-        checkpoint=stages.file("sparse-coding"),
-        progress=f"sparse coding, {runs} penalties", **common_options,
+        keys, _nothing(num_atoms), train, model=Autoencoder((), atoms_runs), penalty=penalties,
+        recipe=Recipe(fista_loss, batch_size=batch), learning_rate=5e-3,
+        num_steps=config.dictionary_steps, checkpoint=stages.file("sparse-coding"),
+        progress=f"sparse coding, {runs} penalties",
     )  # fmt: skip
 
     sae_codes = jax.vmap(encoder.apply, (0, None))(sae.params.encoder, test)
@@ -308,7 +307,8 @@ def _solver_flops(signals: np.ndarray, dictionary: np.ndarray) -> tuple[float, f
 def _training_flops(fitted: Any, train: np.ndarray, encoder: Any, loss: Any, batch: int) -> int:
     """Count one training step of one run."""
     data = sc.training.TrainData(train, None, None, np.float32(1), np.float32(1))
-    step = functools.partial(sc.training.train_step, encoder=encoder, loss=loss, batch_size=batch)
+    recipe = Recipe(loss, batch_size=batch)
+    step = functools.partial(sc.training.train_step, encoder=encoder, recipe=recipe)
     return eval_flops(step, _first(fitted.state), data).total()
 
 

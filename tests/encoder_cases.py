@@ -331,6 +331,15 @@ def _cases():
         "centered-tied",
         EncoderCase(lambda s, m, n: e.centered(e.tied(e.linear(m, n)), m), _centered),
     )
+    yield (
+        "normalized",
+        EncoderCase(
+            lambda s, m, n: e.normalized(e.linear(m, n), 2.5),
+            lambda p, x: 2.5 * np.maximum(_affine(p, x / 2.5), 0),
+            cost=lambda s, m, n: s * (2 * m * n + m + 3 * n),
+            cost_text=(e.normalized, "M + N arithmetic operations per signal more"),
+        ),
+    )
 
 
 ENCODERS = [pytest.param(case, id=name) for name, case in _cases()]

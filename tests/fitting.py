@@ -14,11 +14,24 @@ TOP_K = encoders.top_k(M, N, num_active=3)
 SIGNALS, DICTIONARY, CODES = sparse_problem()
 
 
+def arguments(signals, kwargs):
+    """Sort flat options into what ``fit`` takes: a model, a recipe, signals with their codes."""
+    kwargs = dict(kwargs)
+    parts = {"fixed_dictionary": kwargs.pop("dictionary", None), "bias": kwargs.pop("bias", None)}
+    start = kwargs.pop("params0", None)
+    if start is not None:
+        parts |= {k: v for k, v in start._asdict().items() if v is not None}
+    kwargs["model"] = training.Model(**parts)
+    recipe = {name: kwargs.pop(name) for name in training.Recipe._fields if name in kwargs}
+    kwargs["recipe"] = training.Recipe(**{"loss": losses.paper, **recipe})
+    codes = kwargs.pop("true_codes", None)
+    return (signals if codes is None else (signals, codes)), kwargs
+
+
 def fit(key=KEY, encoder=LINEAR, signals=SIGNALS, **kwargs):
     if not {"dictionary", "num_atoms", "params0"} & kwargs.keys():
         kwargs["num_atoms"] = N
-    if not {"num_steps", "max_flops"} & kwargs.keys():
-        kwargs["num_steps"] = 12
+    signals, kwargs = arguments(signals, {"num_steps": 12, **kwargs})
     return training.fit(
         key, encoder, signals, **{"learning_rate": 0.01, "progress": None, **kwargs}
     )

@@ -33,9 +33,9 @@ KEY = 0
 def train(checkpoint="run"):
     keys = jax.random.split(jax.random.key(KEY), 2)
     found = sc.training.fit(
-        keys, encoders.linear(6, 9), SIGNALS, num_atoms=9, num_steps=60, batch_size=7,
-        checkpoint=checkpoint, progress=None, record=lambda p: p.dictionary,
-        record_steps=[0, 10, 60],
+        keys, encoders.linear(6, 9), SIGNALS, num_atoms=9, num_steps=60,
+        recipe=sc.training.Recipe(batch_size=7), checkpoint=checkpoint, progress=None,
+        record=lambda p: p.dictionary, record_steps=[0, 10, 60],
     )  # fmt: skip
     return {"dictionary": found.params.dictionary, "records": found.records}
 

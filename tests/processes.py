@@ -53,9 +53,9 @@ def main(port: str, num: str, process: str, kind: str, out: str) -> None:
         ),
         "one_step": sc.training.fit(keys[0], encoder, signals, num_steps=1, **train).params,
         "runs": sc.training.fit(each, encoder, np.load(folder / "signals.npy"), num_steps=5,
-                                batch_size=8, **train).params,
-        "batches": sc.training.fit(keys[0], encoder, signals, num_steps=20, batch_size=16,
-                                   **train).params,
+                                recipe=sc.training.Recipe(batch_size=8), **train).params,
+        "batches": sc.training.fit(keys[0], encoder, signals, num_steps=20,
+                                   recipe=sc.training.Recipe(batch_size=16), **train).params,
         "dictionary": sc.dictionary_learning.learn_dictionary(
             keys[0], signals, num_atoms=24, num_restarts=1, num_hops=0, num_rounds=20
         ).dictionary,

@@ -97,7 +97,8 @@ def test_training_top_k_sorts_nothing(encoder, loss):
     keys = jax.random.split(KEY, 2)
     dictionary = sc.dictionaries.random(KEY, num_atoms=256, num_measurements=64)
     data = TrainData(np.ones((500, 64), np.float32), None, None, jnp.zeros(()), jnp.ones(()))
-    step = functools.partial(training.train_step, encoder=encoder, loss=loss, dead_after=3)
+    recipe = training.Recipe(loss=loss, dead_after=3)
+    step = functools.partial(training.train_step, encoder=encoder, recipe=recipe)
 
     def one(key):
         params = Autoencoder(encoder.init(key), dictionary)
@@ -112,7 +113,8 @@ def test_a_top_k_step_decodes_and_updates_k_atoms_a_signal():
 
     def products(encoder):
         params = Autoencoder(encoder.init(KEY), jnp.zeros((256, 64)))
-        step = functools.partial(training.train_step, encoder=encoder, loss=losses.squared_error)
+        recipe = training.Recipe(loss=losses.squared_error)
+        step = functools.partial(training.train_step, encoder=encoder, recipe=recipe)
         return eval_flops(step, training.init_state(KEY, params, data), data).total()
 
     dense = 2 * 500 * 64 * 256

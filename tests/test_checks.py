@@ -18,6 +18,7 @@ from sparsecode_jax.prox import soft_threshold
 from sparsecode_jax.synthetic import sample_problem
 
 from .contracts import M, N, S, raises, sparse_problem, spoiled
+from .fitting import arguments
 
 SIGNALS, DICTIONARY, CODES = sparse_problem()
 KEY = jax.random.key(0)
@@ -30,7 +31,8 @@ SAMPLE = {"num_samples": 5, "num_measurements": M, "num_atoms": N}
 def fit(key=KEY, encoder=LINEAR, signals=SIGNALS, **kwargs):
     if not {"dictionary", "num_atoms", "params0"} & kwargs.keys():
         kwargs["num_atoms"] = N
-    return training.fit(key, encoder, signals, **{"num_steps": 2, "progress": None, **kwargs})
+    signals, kwargs = arguments(signals, {"num_steps": 2, "progress": None, **kwargs})
+    return training.fit(key, encoder, signals, **kwargs)
 
 
 def sample(num_active=2, **kwargs):
@@ -320,26 +322,22 @@ ERRORS = {
         lambda: fit(dictionary=spoiled(DICTIONARY, 0, 5)),
     ),
     "fit_neither": (
-        "fit: pass exactly one of dictionary= .* and num_atoms=",
+        "fit: neither num_atoms= .* nor a dictionary in the model; pass one",
         lambda: training.fit(KEY, LINEAR, SIGNALS, num_steps=1, progress=None),
     ),
     "fit_both": (
-        "fit: pass exactly one of dictionary= .* and num_atoms=",
+        "fit: both num_atoms= .* and a fixed_dictionary in the model; pass one",
         lambda: fit(num_atoms=N, dictionary=DICTIONARY),
     ),
     "fit_both_in_params0": (
-        "fit: both a fixed dictionary= and a dictionary to learn in params0; pass one",
+        "fit: both a dictionary to learn and a fixed_dictionary in the model; pass one",
         lambda: fit(params0=START._replace(dictionary=DICTIONARY), dictionary=DICTIONARY),
     ),
     "fit_params0": (
-        "fit: the encoder's params0 do not have the structure, shapes and dtypes expected",
+        "fit: the encoder's parameters in the model do not have the structure, shapes and dtypes",
         lambda: fit(
             params0=START._replace(encoder=encoders.linear(M, 4).init(KEY)), dictionary=DICTIONARY
         ),
-    ),
-    "fit_params0_runs": (
-        "fit: the encoder's params0 do not have the structure, shapes and dtypes expected",
-        lambda: fit(jax.random.split(KEY, 2), params0=START, dictionary=DICTIONARY),
     ),
     "fit_atoms": (
         r"fit: the encoder gives 16 codes but the dictionary has 15 atoms \(shape \(15, 8\)\)",
@@ -390,7 +388,7 @@ ERRORS = {
         lambda: fit(record=lambda p: p, record_steps=[0.5]),
     ),
     "fit_cosine": (
-        r"losses\.cosine: there are no true codes; pass true_codes to fit",
+        r"losses\.cosine: there are no true codes; give fit .signals, true_codes.",
         lambda: fit(loss=training.losses.cosine),
     ),
     "fit_no_dictionary": (

@@ -73,7 +73,6 @@ def test_rescaled_params_are_for_rescaled_signals(case):
     encoder = case.encoder()
     params, signals = encoder.init(jax.random.key(0)), signals_of(case.leading[-1])
     if encoder.rescale is None:
-        assert case.atol is None or "flax" in str(encoder.init)
         pytest.skip("makes no such promise")
     scaled = encoder.apply(encoder.rescale(params, jnp.float32(3)), 3 * signals)
     np.testing.assert_allclose(scaled, 3 * encoder.apply(params, signals), atol=3e-6)

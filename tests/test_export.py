@@ -8,8 +8,8 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax import Lasso, solvers
-from sparsecode_jax.dictionary_learning import alternate, updates
-from sparsecode_jax.training import Autoencoder, TrainData, init_state, losses, online, train_step
+from sparsecode_jax.dictionary_learning import alternate, online, updates
+from sparsecode_jax.training import Autoencoder, Recipe, TrainData, init_state, losses, train_step
 
 from . import tolerance
 from .contracts import SOLVERS, K, M, N, S
@@ -93,7 +93,8 @@ def test_training_steps_lower(encoder, loss):
     data = TrainData(SIGNALS, None, None, SCALAR, SCALAR)
     params = Autoencoder(jax.eval_shape(encoder.init, KEY), ATOMS)
     state = jax.eval_shape(functools.partial(init_state, num_latents=N), KEY, params, data)
-    step = functools.partial(train_step, encoder=encoder, loss=loss, batch_size=8, dead_after=5)
+    recipe = Recipe(loss=loss, batch_size=8, dead_after=5)
+    step = functools.partial(train_step, encoder=encoder, recipe=recipe)
     assert lower(step, state, data).params.dictionary == (N, M)
 
 

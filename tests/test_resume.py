@@ -100,12 +100,12 @@ def test_an_interrupted_run_continues_bit_by_bit(stop, tmp_path, monkeypatch):
     straight = fit(**kwargs)
     trained, interrupted = [], []
 
-    def run(state, data, length, **static):
+    def run(state, curve, data, done, length, every, **static):
         if sum(trained) == stop and not interrupted:
             interrupted.append(stop)
             raise Interrupted
         trained.append(length)
-        return original(state, data, length, **static)
+        return original(state, curve, data, done, length, every, **static)
 
     original = fit_module._run
     monkeypatch.setattr(fit_module, "_run", run)
@@ -128,8 +128,9 @@ runs.SAVE_SECONDS = 0.02
 fit_module._CHUNK_SECONDS = 0.01
 training.fit(
     jax.random.split(jax.random.key(0), 2), encoders.linear(8, 16), np.load(sys.argv[1]),
-    num_atoms=16, num_steps=int(sys.argv[3]), learning_rate=0.01, batch_size=7, progress=None,
-    optimizer={optimizer}, checkpoint=sys.argv[2],
+    num_atoms=16, num_steps=int(sys.argv[3]), learning_rate=0.01, progress=None,
+    checkpoint=sys.argv[2],
+    recipe=training.Recipe(training.losses.paper, {optimizer}, batch_size=7),
 )
 """
 

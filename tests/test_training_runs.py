@@ -26,6 +26,7 @@ from .fitting import (
     fit,
     start,
 )
+from .training_settings import fit_module
 
 # --- streams -------------------------------------------------------------------------------------
 
@@ -66,7 +67,7 @@ def test_a_stream_that_ends_early_returns_what_was_trained():
     with pytest.warns(UserWarning, match="ended after 5 of 12 steps"):
         got = fit(signals=iter([SIGNALS] * 5), record=lambda p: p.dictionary, record_steps=[2, 9])
     assert int(got.state.step) == 5 and got.steps.tolist() == [2]
-    assert len(got.records) == len(got.losses) == 1
+    assert len(got.records) == 1 and got.loss_steps.tolist() == [1, 2, 3, 4, 5]
     chex.assert_trees_all_equal(got.params, fit(num_steps=5).params)
 
 
@@ -91,13 +92,15 @@ def test_a_budget_of_flops_sets_the_number_of_steps():
     data = TrainData(SIGNALS, None, None, jnp.float32(0.01), jnp.float32(0.01))
     params = start()
     state = training.init_state(KEY, params, data)
-    step = functools.partial(training.train_step, encoder=LINEAR)
+    step = functools.partial(
+        training.train_step, encoder=LINEAR, recipe=training.Recipe(losses.paper)
+    )
     one = int(eval_flops(step, state, data).total())
-    got = fit(max_flops=10.9 * one)
+    got = fit(num_steps=training.MaxFlops(10.9 * one))
     assert int(got.state.step) == 10 and got.flops == 10 * one
-    many = fit(jax.random.split(KEY, 3), max_flops=10.9 * one)
+    many = fit(jax.random.split(KEY, 3), num_steps=training.MaxFlops(10.9 * one))
     assert many.flops == got.flops and many.state.step.tolist() == [10] * 3
-    other = fit(encoder=encoders.mlp(M, N), max_flops=10.9 * one)
+    other = fit(encoder=encoders.mlp(M, N), num_steps=training.MaxFlops(10.9 * one))
     assert 0 < int(other.state.step) < 10 and other.flops <= 10.9 * one
 
 
@@ -109,9 +112,9 @@ def test_resampling_is_charged_and_fits_into_the_budget():
     assert again > 2 * len(SIGNALS) * M * N  # it encodes and decodes all signals
     assert flops[5] == 5 * step and flops[10] == 10 * step + again
     assert flops[11] == 11 * step + 2 * again
-    assert int(fit(max_flops=np.inf, callback=lambda news: True).state.step) == 1
+    assert int(fit(num_steps=training.MaxFlops(np.inf), callback=lambda news: True).state.step) == 1
     for budget in (flops[10], flops[11] - 1, flops[11]):
-        got = fit(max_flops=budget, **options)
+        got = fit(num_steps=training.MaxFlops(budget), **options)
         assert int(got.state.step) == (11 if budget == flops[11] else 10)
         assert got.flops <= budget
 
@@ -155,15 +158,34 @@ def test_a_callback_may_stop_on_the_loss():
     assert int(fit(callback=lambda n: None).state.step) == 12
 
 
-def test_losses_are_kept_at_the_records():
-    got = fit(record=lambda p: p.dictionary, record_steps=[0, 5, 12])
-    assert np.isnan(got.losses[0]) and got.losses[2] == got.state.loss
-    assert got.losses[1] == fit(num_steps=5).state.loss
+def test_a_curve_of_losses_is_kept_without_being_asked_for():
+    got = fit()
+    assert got.loss_steps.tolist() == list(range(1, 13)) and got.losses[-1] == got.state.loss
+    assert got.losses[4] == fit(num_steps=5).state.loss
+    runs = fit(jax.random.split(KEY, 2))
+    assert runs.losses.shape == (12, 2)
+    chex.assert_trees_all_close(
+        runs.losses[:, 0], fit(jax.random.split(KEY, 2)[0]).losses, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("num_steps", [40, 41, 81, 160, 163])
+def test_a_long_curve_has_no_more_points_than_it_may(num_steps, monkeypatch, tmp_path):
+    full = fit(num_steps=num_steps).losses
+    monkeypatch.setattr(fit_module, "_POINTS", 40)
+    got = fit(num_steps=num_steps)
+    every = got.loss_steps[0]
+    assert len(got.losses) == num_steps // every <= 40 and every == 2 ** int(np.log2(every))
+    np.testing.assert_array_equal(got.losses, full[every - 1 :: every])
+    for cut in (40, 80, num_steps):
+        if cut <= num_steps:
+            again = fit(num_steps=cut, checkpoint=tmp_path / "run")
+    np.testing.assert_array_equal(again.losses, got.losses)  # wherever it was cut
 
 
 def test_scores_are_the_metrics():
     record = training.scores(LINEAR, SIGNALS, true_codes=CODES, true_dictionary=DICTIONARY)
-    got = fit(record=record, record_steps=[12], decoder_bias=True)
+    got = fit(record=record, record_steps=[12], bias="mean")
     params = got.params
     codes = LINEAR.apply(params.encoder, SIGNALS)
     reconstruction = codes @ params.dictionary + params.bias

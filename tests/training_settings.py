@@ -13,6 +13,7 @@ from sparsecode_jax import encoders, training
 from sparsecode_jax.training import losses
 
 from .contracts import M, N, S, sparse_problem
+from .fitting import arguments
 
 fit_module = importlib.import_module("sparsecode_jax.training.fit")  # training.fit is the function
 KEY = jax.random.key(0)
@@ -26,6 +27,7 @@ def fit(key=KEY, encoder=LINEAR, signals=SIGNALS, **kwargs):
     if not {"dictionary", "num_atoms", "params0"} & kwargs.keys():
         kwargs["num_atoms"] = N
     kwargs = {"num_steps": 20, "learning_rate": 0.01, "progress": None, **kwargs}
+    signals, kwargs = arguments(signals, kwargs)
     return training.fit(key, encoder, signals, **kwargs)
 
 

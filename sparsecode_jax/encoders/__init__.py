@@ -17,7 +17,7 @@ from sparsecode_jax.encoders.lista import ListaParams, lista, lista_params
 from sparsecode_jax.encoders.lista_cp import ListaCpParams, lista_cp, lista_cp_params
 from sparsecode_jax.encoders.mlp import MlpParams, mlp
 from sparsecode_jax.encoders.residual_mlp import ResidualMlpParams, residual_mlp
-from sparsecode_jax.encoders.shared import CenteredParams, centered, tied
+from sparsecode_jax.encoders.shared import CenteredParams, centered, normalized, tied
 from sparsecode_jax.encoders.top_k import top_k
 from sparsecode_jax.encoders.unrolled import (
     UnrolledParams,
@@ -64,6 +64,7 @@ __all__ = [
     "lista_params",
     "matching_pursuit",
     "mlp",
+    "normalized",
     "orthogonal_matching_pursuit",
     "residual_mlp",
     "tied",

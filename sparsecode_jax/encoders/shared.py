@@ -1,4 +1,4 @@
-"""Encoders that share their weight or their bias with the decoder."""
+"""Encoders around encoders: with the decoder's weight or bias, and for signals of another scale."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sparsecode_jax import _checks
-from sparsecode_jax.types import Array, Aux, Encoder, Key, PyTree
+from sparsecode_jax.types import Array, ArrayLike, Aux, Encoder, Key, PyTree
 
-__all__ = ["CenteredParams", "centered", "tied"]
+__all__ = ["CenteredParams", "centered", "normalized", "tied"]
 
 
 @functools.lru_cache(maxsize=None, typed=True)
@@ -62,7 +63,7 @@ def centered(encoder: Encoder, num_measurements: int, *, tie: bool = True) -> En
     Args:
       encoder: of any kind. **Static**.
       num_measurements: M. **Static**.
-      tie: whether c is the decoder's bias, if there is one (``fit(decoder_bias=True)``); otherwise
+      tie: whether c is the decoder's bias, if there is one (``Model(bias="mean")``); otherwise
         it is a parameter of its own. **Static**.
 
     Returns:
@@ -101,4 +102,66 @@ def centered(encoder: Encoder, num_measurements: int, *, tie: bool = True) -> En
         None if encoder.aux is None else aux,
         put if tie or encoder.tie is not None else None,
         None if encoder.rescale is None else rescale,
+    )
+
+
+def normalized(encoder: Encoder, scale: ArrayLike) -> Encoder:
+    r"""Let an encoder that was trained on signals divided by a scale take the signals themselves.
+
+    .. math:: z = c\, f(x / c)
+
+    The codes are for the same dictionary; a decoder's bias is to be multiplied by the scale.
+
+    Args:
+      encoder: of any kind; it keeps its parameters. **Static**.
+      scale: c > 0, a number, such as the root mean square entry of the training signals.
+        **Static**.
+
+    Returns:
+      An :class:`~sparsecode_jax.types.Encoder` with the same parameters.
+
+    Raises:
+      ValueError: the scale is not a finite number > 0.
+
+    **Cost**: M + N arithmetic operations per signal more than the encoder.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, sparsecode_jax as sc
+      >>> encoder = sc.encoders.linear(4, 6)
+      >>> params, x = encoder.init(jax.random.key(0)), jnp.ones((3, 4))
+      >>> raw = sc.encoders.normalized(encoder, 10.0)
+      >>> bool(jnp.allclose(raw.apply(params, 10 * x), 10 * encoder.apply(params, x)))
+      True
+    """
+    _checks.encoder("normalized", encoder)
+    _checks.scalar("normalized", "scale", scale)
+    _checks.positive("normalized", scale=scale)
+    return _normalized(encoder, float(np.asarray(scale)))
+
+
+@functools.lru_cache(maxsize=None, typed=True)
+def _normalized(encoder: Encoder, scale: float) -> Encoder:
+    def apply(params: PyTree, signals: Array) -> Array:
+        return scale * encoder.apply(params, signals / scale)
+
+    def aux(params: PyTree, signals: Array) -> tuple[Array, Aux]:
+        assert encoder.aux is not None
+        codes, more = encoder.aux(params, signals / scale)
+        active = more.active and (scale * more.active[0], more.active[1])
+        scaled = {
+            name: None if value is None else scale * value
+            for name, value in more._asdict().items()
+            if name in ("latents", "gate_latents")
+        }
+        return scale * codes, more._replace(active=active, **scaled)
+
+    def put(params: PyTree, dictionary: Array, bias: Array | None) -> PyTree:
+        assert encoder.tie is not None
+        return encoder.tie(params, dictionary, None if bias is None else bias / scale)
+
+    return encoder._replace(
+        apply=apply,
+        aux=None if encoder.aux is None else aux,
+        tie=None if encoder.tie is None else put,
+        rescale=None,
     )

@@ -32,7 +32,7 @@ def draw_batch(
     sampler: Callable[[Key, Array], Any] | None,
     layout: Layout | None = None,
 ) -> tuple[Array, Array | None]:
-    """Return the signals of a step, scaled, and their true codes if there are any.
+    """Return the signals of a step and their true codes if there are any.
 
     ``data`` is a :class:`~sparsecode_jax.training.TrainData`.
     """
@@ -47,9 +47,6 @@ def draw_batch(
         true_codes = None if true_codes is None else placed(true_codes[rows], layout)
     assert signals is not None
     signals = signals.astype(jnp.promote_types(signals.dtype, data.penalty.dtype))
-    if data.scale is not None:
-        signals = signals / data.scale
-        true_codes = None if true_codes is None else true_codes / data.scale
     return signals, true_codes
 
 

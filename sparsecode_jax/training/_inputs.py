@@ -12,18 +12,18 @@ import numpy as np
 
 from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax._sharding import Layout, layout_of_axes, relabeled, to_host
-from sparsecode_jax.dictionary_learning._replacement import rms_norm
 from sparsecode_jax.io._identity import chained, other_batches
 from sparsecode_jax.training._draws import split_batch
-from sparsecode_jax.training.step import Autoencoder, Recipe, TrainData, bound
-from sparsecode_jax.types import Array, ArrayLike, Encoder, Key
+from sparsecode_jax.training.step import Autoencoder, Model, Recipe, TrainData, bound
+from sparsecode_jax.types import ArrayLike, Encoder, Key
 
 __all__ = [
     "Axes",
     "Batches",
-    "Source",
+    "Signals",
     "check_recipe",
     "check_record_steps",
+    "model_of",
     "prepare",
     "prepare_key",
     "read",
@@ -38,8 +38,8 @@ class Axes(NamedTuple):
     layout: Layout | None = None
 
 
-class Source(NamedTuple):
-    """Where signals come from: an array, a sampler or a host iterator.
+class Signals(NamedTuple):
+    """What is trained on: an array, a sampler or a host iterator.
 
     Attributes:
       signals: all of them, or for a sampler or iterator one batch to know shapes and scale by.
@@ -52,6 +52,18 @@ class Source(NamedTuple):
     true_codes: Any
     sampler: Callable | None
     stream: Iterator | None
+
+
+def model_of(model: Any) -> Model:
+    """Return a model, if need be of the parameters of an earlier fit."""
+    if model is None or isinstance(model, Model):
+        return model or Model()
+    if isinstance(model, Autoencoder):
+        return Model(*model)
+    raise TypeError(
+        f"fit: the model is a {type(model).__name__}; a Model or an Autoencoder is expected, such "
+        "as Model(fixed_dictionary=atoms) or fit(...).params."
+    )
 
 
 def prepare_key(key: Key) -> Key:
@@ -69,7 +81,7 @@ def prepare_key(key: Key) -> Key:
     return key
 
 
-def read(key: Key, signals: Any, true_codes: Any, batch_size: int | None) -> Source:
+def read(key: Key, signals: Any, batch_size: int | None) -> Signals:
     """Tell an array from a sampler and from a host iterator, and look at one batch."""
     sampler = signals if callable(signals) else None
     stream = signals if sampler is None and hasattr(signals, "__next__") else None
@@ -77,15 +89,17 @@ def read(key: Key, signals: Any, true_codes: Any, batch_size: int | None) -> Sou
         array = hasattr(signals, "dtype") or isinstance(signals, list | tuple)
         if hasattr(signals, "__iter__") and not array:
             raise TypeError(
-                f"fit: signals are a {type(signals).__name__}; an array, a function (key, step) or "
-                "an iterator is expected. For a loader that starts anew each time pass "
-                "iter(loader)."
+                f"fit: signals are a {type(signals).__name__}; an array, a pair (signals, "
+                "true_codes), a function (key, step) or an iterator is expected. For a loader that "
+                "starts anew each time pass iter(loader)."
             )
-        return Source(signals, true_codes, None, None)
-    if batch_size is not None or true_codes is not None:
+        pair = isinstance(signals, tuple) and len(signals) == 2
+        array, codes = signals if pair else split_batch(signals)
+        return Signals(array, codes, None, None)
+    if batch_size is not None:
         raise ValueError(
-            "fit: signals are a stream of batches, and batch_size or true_codes were given; "
-            "neither is expected. Let each batch have its size and be (signals, true_codes)."
+            f"fit: signals are a stream of batches, and batch_size is {batch_size}; none is "
+            "expected. Let each batch have its size."
         )
     if sampler is not None:
         first = sampler(jax.random.fold_in(key.ravel()[0], 0), jnp.int32(0))
@@ -102,7 +116,7 @@ def read(key: Key, signals: Any, true_codes: Any, batch_size: int | None) -> Sou
         raise ValueError(
             f"fit: the first batch of the stream has shape {np.shape(batch)}; (B, M) is expected."
         )
-    return Source(batch, codes, sampler, stream)
+    return Signals(batch, codes, sampler, stream)
 
 
 class Batches:
@@ -160,14 +174,11 @@ class Batches:
 def prepare(
     key: Key,
     encoder: Encoder,
-    source: Source,
+    source: Signals,
     num_atoms: int | None,
-    dictionary: ArrayLike | None,
-    params0: Autoencoder | None,
+    model: Model,
     penalty: ArrayLike,
     learning_rate: ArrayLike,
-    decoder_bias: bool,
-    normalize: bool,
 ) -> tuple[TrainData, Autoencoder, Axes, int]:
     """Check and cast the inputs; say which of them have a run axis, and the number of latents."""
     runs = key.shape[0] if key.ndim else None
@@ -191,12 +202,11 @@ def prepare(
     def cast(array: Any) -> Any:
         return None if array is None else jnp.asarray(array, dtype)
 
+    fixed = model.fixed_dictionary
     data = TrainData(
-        signals, cast(source.true_codes), cast(dictionary), cast(penalty), cast(learning_rate),
-        _scale(signals) if normalize else None,
-    )  # fmt: skip
+        signals, cast(source.true_codes), cast(fixed), cast(penalty), cast(learning_rate)
+    )
     ndims = {"signals": 2, "true_codes": 2, "dictionary": 2, "penalty": 0, "learning_rate": 0}
-    ndims["scale"] = 0
     axes: dict[str, Any] = {k: axis(k, getattr(data, k), n) for k, n in ndims.items()}
     in_axes = data._replace(**axes)
     _checks.positive("fit", learning_rate=data.learning_rate)
@@ -217,9 +227,7 @@ def prepare(
             f"fit: {signals.shape[-2]} signals but {data.true_codes.shape[-2]} true codes; one row "
             "of codes per signal is expected."
         )
-    if normalize:
-        _check_normalizable(encoder, data.scale)
-    params = _start(key, encoder, data, num_atoms, params0, decoder_bias, runs)
+    params = _start(key, encoder, data, num_atoms, model, runs)
     num_latents = _check_widths(encoder, data, params, runs)
     if source.sampler is not None:
         data = data._replace(signals=None, true_codes=None)
@@ -241,42 +249,60 @@ def _start(
     encoder: Encoder,
     data: TrainData,
     num_atoms: int | None,
-    params0: Autoencoder | None,
-    decoder_bias: bool,
+    model: Model,
     runs: int | None,
 ) -> Autoencoder:
     """Draw the parameters, or take and check those that are given."""
     assert data.signals is not None
-    if params0 is None:
-        if (data.dictionary is not None) + (num_atoms is not None) != 1:
-            raise ValueError(
-                "fit: pass exactly one of dictionary= (to keep it fixed) and num_atoms= (to learn "
-                "one)."
-            )
-        params = _draw(key, encoder, num_atoms, data.signals.shape[-1])
-    else:
-        params = Autoencoder(*jax.tree.map(jnp.asarray, tuple(params0)))
-        if params.dictionary is not None and data.dictionary is not None:
-            raise ValueError(
-                "fit: both a fixed dictionary= and a dictionary to learn in params0; pass one."
-            )
-        if params.dictionary is None and num_atoms is not None:
-            drawn = _draw(key, encoder, num_atoms, data.signals.shape[-1])
-            params = params._replace(dictionary=drawn.dictionary)
-        _check_decoder(params, num_atoms, data.signals.shape[-1], runs)
+    given = model.dictionary is not None
+    if given and data.dictionary is not None:
+        raise ValueError(
+            "fit: both a dictionary to learn and a fixed_dictionary in the model; pass one."
+        )
+    if num_atoms is not None and data.dictionary is not None:
+        raise ValueError(
+            "fit: both num_atoms= (to learn a dictionary) and a fixed_dictionary in the model; "
+            "pass one."
+        )
+    whole = given or data.dictionary is not None or model.encoder is not None
+    if not whole and num_atoms is None:
+        raise ValueError(
+            "fit: neither num_atoms= (to learn a dictionary) nor a dictionary in the model; pass "
+            "one of them."
+        )
+    draws = num_atoms if not given else None
+    drawn = _draw(key, encoder, draws, data.signals.shape[-1])
+
+    def take(part: Any, like: Any) -> Any:
+        """Give every run a part that has no run axis."""
+        part = jnp.asarray(part)
+        short = runs is not None and part.ndim == np.ndim(like) - 1
+        return jnp.broadcast_to(part, (runs, *part.shape)) if short else part
+
+    params = drawn
+    if model.encoder is not None:
         expected = jax.eval_shape(lambda k: _draw(k, encoder, None, 0).encoder, key)
-        _checks.same_tree("fit", "the encoder's params0", params.encoder, expected)
-        if data.scale is not None:
-            assert encoder.rescale is not None
-            unfold = encoder.rescale if runs is None else jax.vmap(encoder.rescale)
-            inverse = jnp.broadcast_to(1 / data.scale, key.shape)
-            params = params._replace(encoder=unfold(params.encoder, inverse))
-            if params.bias is not None:
-                params = params._replace(bias=params.bias * inverse[..., None])
-    if decoder_bias and params.bias is None:
-        mean = jnp.mean(data.signals, axis=-2, dtype=data.penalty.dtype)
-        mean = mean if data.scale is None else mean / data.scale[..., None]
+        own = jax.tree.map(jnp.asarray, model.encoder)
+        if str(jax.tree.structure(own)) == str(jax.tree.structure(expected)):
+            own = jax.tree.map(take, own, expected)
+        _checks.same_tree("fit", "the encoder's parameters in the model", own, expected)
+        params = params._replace(encoder=own)
+    if given:
+        like = jax.ShapeDtypeStruct((*key.shape, 1, 1), float)
+        params = params._replace(dictionary=take(model.dictionary, like))
+    dtype = data.penalty.dtype
+    if isinstance(model.bias, str):
+        if model.bias != "mean":
+            raise ValueError(
+                f'fit: the bias in the model is {model.bias!r}; "mean", or an array (M,), is '
+                "expected."
+            )
+        mean = jnp.mean(data.signals, axis=-2, dtype=dtype)
         params = params._replace(bias=jnp.broadcast_to(mean, (*key.shape, mean.shape[-1])))
+    elif model.bias is not None:
+        like = jax.ShapeDtypeStruct((*key.shape, 1), float)
+        params = params._replace(bias=take(model.bias, like))
+    _check_decoder(params, num_atoms, data.signals.shape[-1], runs)
     return params
 
 
@@ -291,7 +317,7 @@ def _check_decoder(
         expected = (*leading, rows, num_measurements)
         if dictionary.shape != expected:
             raise ValueError(
-                f"fit: the dictionary in params0 has shape {dictionary.shape}; {expected} is "
+                f"fit: the dictionary in the model has shape {dictionary.shape}; {expected} is "
                 "expected (runs, atoms, measurements)."
             )
         _checks.finite("fit", dictionary=dictionary)
@@ -299,7 +325,7 @@ def _check_decoder(
             _checks.dictionary_matrix("fit", one)
     if bias is not None and bias.shape != (*leading, num_measurements):
         raise ValueError(
-            f"fit: the bias in params0 has shape {bias.shape}; {(*leading, num_measurements)} is "
+            f"fit: the bias in the model has shape {bias.shape}; {(*leading, num_measurements)} is "
             "expected."
         )
 
@@ -336,26 +362,6 @@ def _check_widths(encoder: Encoder, data: TrainData, params: Autoencoder, runs: 
     return codes.shape[-1]
 
 
-@jax.jit
-def _scale(signals: Array) -> Array:
-    """Return the root mean square entry, of each run if there are several; 0 if all are 0."""
-    one = signals.reshape(-1, *signals.shape[-2:])
-    one = one.astype(jnp.promote_types(one.dtype, jnp.float32))
-    largest = jnp.max(jnp.abs(one), axis=(-2, -1))
-    scale = jax.vmap(rms_norm)(one) / signals.shape[-1] ** 0.5
-    return jnp.where(largest > 0, scale, 0).reshape(signals.shape[:-2])
-
-
-def _check_normalizable(encoder: Encoder, scale: Any) -> None:
-    if encoder.rescale is None:
-        raise ValueError(
-            "fit: normalize=True with an encoder that cannot take up a scale in its weights (it "
-            "has no rescale); one of this package's is expected. Divide the signals beforehand."
-        )
-    if np.any(to_host(scale) == 0):
-        raise ValueError("fit: normalize=True but all signals are zero; signals are expected.")
-
-
 def _draw(key: Key, encoder: Encoder, num_atoms: int | None, num_measurements: int) -> Autoencoder:
     def one(key: Key) -> Autoencoder:
         encoder_key, dictionary_key = jax.random.split(key)
@@ -371,30 +377,28 @@ def _draw(key: Key, encoder: Encoder, num_atoms: int | None, num_measurements: i
     return jax.vmap(one)(key) if key.ndim else one(key)
 
 
-def check_recipe(recipe: Recipe, resample_every: int | None, params: Autoencoder) -> None:
-    """Raise where a static option of the training step has no meaning."""
-    if params.dictionary is None and (recipe.project_gradient or not recipe.unit_atoms):
-        raise ValueError(
-            "fit: project_gradient or unit_atoms=False with a dictionary that is not learned; they "
-            "are about learned atoms. Pass num_atoms=, or leave them out."
+def check_recipe(recipe: Any, params: Autoencoder) -> None:
+    """Raise where a static option of training has no meaning."""
+    if not isinstance(recipe, Recipe):
+        raise TypeError(
+            f"fit: the recipe is a {type(recipe).__name__}; a Recipe is expected, such as "
+            "Recipe(batch_size=256)."
         )
-    if recipe.unit_atoms is False and recipe.project_gradient:
+    _checks.optimizer("fit", recipe.optimizer)
+    if params.dictionary is None and not recipe.unit_atoms:
         raise ValueError(
-            "fit: project_gradient with unit_atoms=False; it is about atoms of unit "
-            "norm. Pass one of them."
+            "fit: unit_atoms=False with a dictionary that is not learned; it is about learned "
+            "atoms. Leave it out."
         )
-    for label, value in (("batch_size", recipe.batch_size), ("dead_after", recipe.dead_after),
-                         ("resample_every", resample_every)):  # fmt: skip
-        if value is not None:
-            _checks.count("fit", label, value)
-    if recipe.max_gradient_norm is not None:
-        _checks.positive("fit", max_gradient_norm=recipe.max_gradient_norm)
+    for label in ("batch_size", "dead_after", "resample_every"):
+        if getattr(recipe, label) is not None:
+            _checks.count("fit", label, getattr(recipe, label))
     if recipe.average_decay is not None and not 0 < recipe.average_decay < 1:
         raise ValueError(
             f"fit: average_decay is {recipe.average_decay}; a number between 0 and 1 is expected, "
             "such as 0.999."
         )
-    if resample_every is not None and recipe.dead_after is None:
+    if recipe.resample_every is not None and recipe.dead_after is None:
         raise ValueError(
             "fit: resample_every without dead_after; pass dead_after, the steps without activity "
             "after which a latent is dead."

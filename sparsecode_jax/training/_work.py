@@ -12,10 +12,10 @@ import numpy as np
 from sparsecode_jax.flops import FlopCountError, eval_flops
 from sparsecode_jax.training._inputs import Axes
 from sparsecode_jax.training.resampling import resample
-from sparsecode_jax.training.step import Recipe, TrainData, TrainState, train_step
+from sparsecode_jax.training.step import Recipe, Source, TrainData, TrainState, train_step
 from sparsecode_jax.types import Encoder
 
-__all__ = ["ENDLESS", "Work", "count_work", "number_of_steps", "shapes_of_one_run"]
+__all__ = ["ENDLESS", "MaxFlops", "Work", "count_work", "number_of_steps", "shapes_of_one_run"]
 
 ENDLESS = 2**31 - 1  # steps: until the stream ends
 
@@ -49,8 +49,8 @@ def count_work(
     data: TrainData,
     encoder: Encoder,
     recipe: Recipe,
+    source: Source,
     axes: Axes,
-    resample_every: int | None,
 ) -> Work:
     """Count one step, and one resampling, of one run from shapes alone."""
     arguments = shapes_of_one_run(state, data, axes)
@@ -59,11 +59,11 @@ def count_work(
         return int(eval_flops(fn, *arguments).total())
 
     try:
-        step = count(functools.partial(train_step, encoder=encoder, **recipe._asdict()))
-        if resample_every is None:
+        static: dict[str, Any] = {"encoder": encoder, "recipe": recipe, "source": source}
+        step = count(functools.partial(train_step, **static))
+        if recipe.resample_every is None:
             return Work(step, 0, None)
-        again = count(functools.partial(resample, encoder=encoder, recipe=recipe))
-        return Work(step, again, resample_every)
+        return Work(step, count(functools.partial(resample, **static)), recipe.resample_every)
     except FlopCountError:
         return Work(None, 0, None)
 
@@ -85,27 +85,36 @@ def shapes_of_one_run(
     return one(state, runs), one(data, axes.data if runs else False)
 
 
-def number_of_steps(num_steps: int | None, max_flops: float | None, work: Work, stream: Any) -> int:
+class MaxFlops(NamedTuple):
+    """A budget of training: as many steps as fit into so many arithmetic operations of a run.
+
+    ``fit(..., num_steps=MaxFlops(1e12))`` compares methods at equal compute; resampling is charged.
+    """
+
+    flops: float
+
+
+def number_of_steps(budget: int | MaxFlops | None, work: Work, stream: Any) -> int:
     """Return the number of steps, from a budget of FLOPs or the length of a stream if need be."""
-    if num_steps is not None and max_flops is not None:
-        raise ValueError("fit: both num_steps and max_flops given; pass one.")
-    if num_steps is not None:
-        return num_steps
-    if max_flops is None:
+    if budget is None:
         if stream is None:
             raise ValueError(
-                "fit: neither num_steps nor max_flops given; pass one (only an iterator of signals "
-                "ends by itself)."
+                "fit: num_steps is not given; a number, or MaxFlops(number), is expected (only an "
+                "iterator of signals ends by itself)."
             )
         return ENDLESS
+    if not isinstance(budget, MaxFlops):
+        return budget
+    max_flops = budget.flops
     if work.step is None:
         raise ValueError(
-            "fit: max_flops, but the FLOPs of this training step cannot be counted; pass num_steps."
+            "fit: num_steps is MaxFlops, but the FLOPs of this training step cannot be counted; a "
+            "number of steps is expected."
         )
     if not max_flops >= work.step:
         raise ValueError(
-            f"fit: max_flops is {max_flops:.3g} and one step takes {work.step:.3g}; at least one "
-            "step is expected to fit."
+            f"fit: num_steps is MaxFlops({max_flops:.3g}) and one step takes {work.step:.3g}; at "
+            "least one step is expected to fit."
         )
     least, most = 1, int(min(max_flops / work.step, ENDLESS - 1))
     while least < most:  # the largest number of steps within the budget

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import PartitionSpec
 from tqdm import tqdm
 
@@ -29,24 +28,29 @@ from sparsecode_jax._sharding import (
 )
 from sparsecode_jax.io._identity import digest_of, program_of
 from sparsecode_jax.io.runs import Pace, Run, wait
-from sparsecode_jax.training import losses
 from sparsecode_jax.training._inputs import (
     Axes,
     Batches,
     check_recipe,
     check_record_steps,
+    model_of,
     prepare,
     prepare_key,
     read,
 )
-from sparsecode_jax.training._work import ENDLESS, count_work, number_of_steps, shapes_of_one_run
+from sparsecode_jax.training._work import (
+    ENDLESS,
+    MaxFlops,
+    count_work,
+    number_of_steps,
+    shapes_of_one_run,
+)
 from sparsecode_jax.training.resampling import check_resampling, resample
 from sparsecode_jax.training.step import (
     Autoencoder,
-    Loss,
-    Optimizer,
+    Model,
     Recipe,
-    Schedule,
+    Source,
     TrainData,
     TrainState,
     bound,
@@ -58,6 +62,7 @@ from sparsecode_jax.types import Array, ArrayLike, Encoder, Key, PyTree
 
 __all__ = ["Fit", "Progress", "fit"]
 
+_POINTS = 1000  # of a curve of losses
 _CHUNK_SECONDS = 0.5  # how long to stay on the device between looks at the loss
 
 
@@ -70,7 +75,8 @@ class Fit(NamedTuple):
       steps: the recorded numbers of updates, (R,).
       records: what ``record`` returned, stacked along a leading axis R; None without ``record``.
       state: the final training state.
-      losses: of the last step before each record, (R,) and the run axis; NaN before the first step.
+      losses: at ``loss_steps``, each before its step's update, (T,) and the run axis.
+      loss_steps: at most 1,000 numbers of updates, evenly apart, (T,).
       flops: arithmetic operations of one run, resampling included; None if they cannot be counted.
       record_flops: those so far at each record, (R,); None if they cannot be counted.
     """
@@ -80,6 +86,7 @@ class Fit(NamedTuple):
     records: PyTree
     state: TrainState
     losses: np.ndarray
+    loss_steps: np.ndarray
     flops: int | None
     record_flops: np.ndarray | None
 
@@ -107,29 +114,14 @@ class Progress(NamedTuple):
 def fit(
     key: Key,
     encoder: Encoder,
-    signals: ArrayLike | Callable | Iterator,
+    signals: ArrayLike | Callable | Iterator | tuple,
     *,
-    num_steps: int | None = None,
-    max_flops: float | None = None,
     num_atoms: int | None = None,
-    dictionary: ArrayLike | None = None,
-    true_codes: ArrayLike | None = None,
-    params0: Autoencoder | None = None,
-    decoder_bias: bool = False,
-    normalize: bool = False,
-    loss: Loss = losses.paper,
+    num_steps: int | MaxFlops | None = None,
+    recipe: Recipe = Recipe(),
+    model: Model | Autoencoder | None = None,
     penalty: ArrayLike = 0.01,
-    penalty_schedule: Schedule | None = None,
-    optimizer: Optimizer = optax.adam,
     learning_rate: ArrayLike = 1e-3,
-    learning_rate_schedule: Schedule | None = None,
-    max_gradient_norm: float | None = None,
-    average_decay: float | None = None,
-    batch_size: int | None = None,
-    unit_atoms: bool = True,
-    project_gradient: bool = False,
-    dead_after: int | None = None,
-    resample_every: int | None = None,
     record: Callable[[Autoencoder], PyTree] | None = None,
     record_steps: Sequence[int] = (),
     callback: Callable[[Progress], Any] | None = None,
@@ -145,51 +137,31 @@ def fit(
     Args:
       key: one PRNG key, or a vector of R keys for R runs trained together. **Traced**.
       encoder: **Static**.
-      signals: (S, M), or (R, S, M) for data of each run's own; or a function ``(key, step) ->
-        (B, M)`` that draws a batch on the device; or a host iterator of batches (B, M), shared by
-        all runs (on resume its first batches are skipped). Batches may be ``(signals,
-        true_codes)`` or a ``SparseProblem``. The scale of ``normalize``, the start of
-        ``decoder_bias`` and the FLOPs of a step are those of the first batch. **Traced**.
-      num_steps: gradient steps; None for ``max_flops``, or until an iterator ends. **Static**.
-      max_flops: train as many steps as fit into this many arithmetic operations a run, to compare
-        methods at equal compute. **Static**.
+      signals: (S, M), or (R, S, M) for data of each run's own, or a pair of these and their true
+        codes (..., S, N), for losses that use them; or a function ``(key, step) -> (B, M)`` that
+        draws a batch on the device; or a host iterator of batches (B, M), shared by all runs (on
+        resume its first batches are skipped). Batches may be pairs, too, or a ``SparseProblem``.
+        The mean that a bias begins at and the FLOPs of a step are those of the first batch.
+        **Traced**.
       num_atoms: N, to learn a dictionary from a random start. **Static**.
-      dictionary: (N, M) or (R, N, M), to keep one fixed. **Traced**.
-      true_codes: (S, N) or (R, S, N), for losses that use them. **Traced**.
-      params0: where to start; its dictionary, if there is one, is learned. With R runs its leaves
-        have a leading axis R. None draws from the key. **Traced**.
-      decoder_bias: learn a bias of the decoder, from the signals' mean;
-        :func:`~sparsecode_jax.encoders.centered` lets the encoder subtract it. **Static**.
-      normalize: divide the signals by their root mean square entry; the parameters returned and
-        recorded have it folded in. **Static**.
-      loss: ``(codes, Batch) -> ()``; see :mod:`~sparsecode_jax.training.losses`. **Static**.
+      num_steps: gradient steps, or a :class:`MaxFlops`; None until an iterator ends. **Static**.
+      recipe: loss, optimizer, batch size and the other static choices. **Static**.
+      model: the parts that are given: where to begin, a bias, a dictionary that is kept fixed; an
+        :class:`Autoencoder`, such as ``fit(...).params``, is where to begin. **Traced**.
       penalty: () or (R,). **Traced**.
-      penalty_schedule: ``(step) -> factor``, see :mod:`~sparsecode_jax.training.schedules`.
-        **Static**.
-      optimizer: ``(learning_rate) -> optax.GradientTransformation``, such as ``optax.adam``. Keep
-        one function object: a fresh lambda is a new program. **Static**.
       learning_rate: () or (R,). **Traced**.
-      learning_rate_schedule: ``(step) -> factor``; the optimizer is rebuilt with each rate, so one
-        that keeps the rate in its state (``optax.inject_hyperparams``) does not see it. **Static**.
-      max_gradient_norm: clip longer gradients. **Static**.
-      average_decay: return the exponential moving average of the parameters. **Static**.
-      batch_size: signals a step; None means all. **Static**.
-      unit_atoms: keep learned atoms at unit norm. **Static**.
-      project_gradient: take the part along its atom out of each atom's gradient. **Static**.
-      dead_after: steps without activity after which a latent is dead. **Static**.
-      resample_every: restart the dead latents every so many steps (but not at the last), with
-        their optimizer state reset; needs ``dead_after``. **Static**.
       record: ``(Autoencoder) -> pytree``, taken at ``record_steps``, such as
         :func:`~sparsecode_jax.training.scores`. **Static**.
       record_steps: increasing numbers of updates, from 0 to ``num_steps``. **Static**.
       callback: told a :class:`Progress` after each chunk; the run stops there if it returns True
         (for several runs: all of them True).
       checkpoint: a file. If it exists the run continues from it, and ends bit-identical to an
-        uninterrupted one; it is rewritten every few seconds. **Static**.
+        uninterrupted one; it is rewritten every few seconds, and when the run is interrupted. A
+        checkpoint of another run is refused by what differs. **Static**.
       progress: label of the progress bar, None for no bar. **Static**.
 
     Returns:
-      A :class:`Fit`; with R runs all leaves but ``steps`` have a run axis (after the record axis).
+      A :class:`Fit`; with R runs all leaves but the steps have a run axis (after the record axis).
 
     Raises:
       ValueError: shapes that disagree, non-finite signals, options that contradict each other, a
@@ -209,89 +181,84 @@ def fit(
     """
     began = time.monotonic()
     _checks.encoder("fit", encoder)
-    _checks.optimizer("fit", optimizer)
-    if num_steps is not None:
+    if num_steps is not None and not isinstance(num_steps, MaxFlops):
         _checks.count("fit", "num_steps", num_steps, minimum=0)
     keys = prepare_key(key)
-    source = read(keys, signals, true_codes, batch_size)
+    given = read(keys, signals, getattr(recipe, "batch_size", None))
+    model = model_of(model)
     data, params, axes, num_latents = prepare(
-        keys, encoder, source, num_atoms, dictionary, params0, penalty, learning_rate,
-        decoder_bias, normalize,
-    )  # fmt: skip
-    recipe = Recipe(
-        loss, optimizer, batch_size, source.sampler, penalty_schedule, learning_rate_schedule,
-        max_gradient_norm, average_decay, unit_atoms, project_gradient, dead_after,
-        _batch_layout(data, params, batch_size),
-    )  # fmt: skip
-    check_recipe(recipe, resample_every, params)
-    if resample_every is not None:
+        keys, encoder, given, num_atoms, model, penalty, learning_rate
+    )
+    check_recipe(recipe, params)
+    if recipe.resample_every is not None:
         check_resampling(params)
-    counts = num_latents if dead_after is not None else None
+    source = Source(given.sampler, _batch_layout(data, params, recipe.batch_size))
+    counts = num_latents if recipe.dead_after is not None else None
     state = _init(keys, params, data, recipe=recipe, num_latents=counts, axes=axes)
-    work = count_work(state, data, encoder, recipe, axes, resample_every)
-    num_steps = number_of_steps(num_steps, max_flops, work, source.stream)
-    steps = check_record_steps(record, record_steps, num_steps)
+    work = count_work(state, data, encoder, recipe, source, axes)
+    total = number_of_steps(num_steps, work, given.stream)
+    steps = check_record_steps(record, record_steps, total)
+    static: dict[str, Any] = {"encoder": encoder, "recipe": recipe, "source": source, "axes": axes}
+    complete = functools.partial(_complete, encoder=encoder, recipe=recipe, axes=axes)
     take = record and functools.partial(
         _record, record=record, encoder=encoder, recipe=recipe, axes=axes
     )
     records = _empty_records(take, state, data, len(steps))
-    seen = np.full((len(steps), *np.shape(state.loss)), np.nan, state.loss.dtype)
+    curve = Curve(state.loss)
     identity: dict[str, Any] = {}
     if checkpoint is not None:
-        given = state, data, encoder, recipe, axes, record, resample_every
-        identity = {**_identity(*given), "record_steps": steps}
-    run = functools.partial(_run, encoder=encoder, recipe=recipe, axes=axes)
-    done, seen_of_stream, pace = 0, np.zeros(32, np.uint8), Pace(_CHUNK_SECONDS)
+        identity = _identity(state, data, encoder, recipe, source, axes, record)
+        identity["record_steps"] = steps
+    done, digest, pace = 0, np.zeros(32, np.uint8), Pace(_CHUNK_SECONDS)
     with Run(checkpoint, identity, name="fit") as kept:
         if kept.has():
-            like = (state, records, seen, seen_of_stream)
-            state, records, seen, seen_of_stream = kept.load(like)
+            state, records, curve.values, digest = kept.load((state, records, curve.values, digest))
             for leaf in jax.tree.leaves(state.params):
                 _checks.finite("fit", **{f"{checkpoint}": leaf})
             done = int(np.max(to_host(state.step)))
-        if done > num_steps:
+        if done > total:
             raise ValueError(
-                f"fit: {checkpoint} is at step {done}, beyond num_steps ({num_steps}). Pass "
-                f"num_steps >= {done}, or another path."
+                f"fit: {checkpoint} is at step {done}, beyond num_steps ({total}). Pass num_steps "
+                f">= {done}, or another path."
             )
         batches = None
-        if source.stream is not None:
-            batches = Batches(source.stream, data, hashing=checkpoint is not None)
-            batches.skip(done, seen_of_stream, checkpoint)
+        if given.stream is not None:
+            batches = Batches(given.stream, data, hashing=checkpoint is not None)
+            batches.skip(done, digest, checkpoint)
         taken = sum(step < done for step in steps)  # a record due now is taken again: the same
         bar = tqdm(
-            total=None if num_steps == ENDLESS else num_steps, initial=done, desc=progress,
-            unit="step", disable=progress is None,
+            total=None if total == ENDLESS else total, initial=done, desc=progress, unit="step",
+            disable=progress is None,
         )  # fmt: skip
         with bar:
             while True:
                 if taken < len(steps) and steps[taken] == done:
-                    entry = take(state, data) if take else None
+                    assert take is not None
                     for slot, value in zip(
-                        jax.tree.leaves(records), jax.tree.leaves(entry), strict=True
+                        jax.tree.leaves(records), jax.tree.leaves(take(state, data)), strict=True
                     ):
                         slot[taken] = to_host(value)
-                    seen[taken] = to_host(state.loss)
                     taken += 1
-                if batches is not None:
-                    seen_of_stream = batches.digest
-                now = (state, records, seen, seen_of_stream)
-                if done >= num_steps:
+                digest = digest if batches is None else batches.digest
+                now = (state, records, curve.values, digest)
+                if done >= total:
                     kept.save(now)
                     break
                 kept.keep(now, f"step {done}")
-                target = steps[taken] if taken < len(steps) else num_steps
-                if resample_every is not None:
-                    target = min(target, (done // resample_every + 1) * resample_every)
-                    if done and done % resample_every == 0:
+                target = min(steps[taken] if taken < len(steps) else total, curve.room(done))
+                every = recipe.resample_every
+                if every is not None:
+                    target = min(target, (done // every + 1) * every)
+                    if done and done % every == 0:
                         here = data if batches is None else batches.upcoming(data)
-                        state = _resample(state, here, encoder=encoder, recipe=recipe, axes=axes)
+                        state = _resample(state, here, **static)
                 length = pace.next(target - done)
-                if batches is None:
-                    state = run(state, data, length)
-                else:
-                    for batch in batches.take(length, data):
-                        state = run(state, batch, 1)
+                pieces = [(data, length)]
+                if batches is not None:
+                    pieces = [(batch, 1) for batch in batches.take(length, data)]
+                for number, (piece, count) in enumerate(pieces):
+                    where = done + number, count, curve.every
+                    state, curve.values = _run(state, curve.values, piece, *where, **static)
                 state = wait(state, bar.refresh)
                 pace.took(length)  # a new length costs no compilation
                 ran = int(np.max(to_host(state.step))) - done
@@ -302,25 +269,57 @@ def fit(
                 bar.set_postfix_str(f"loss {float(np.mean(loss_now)):.4g}", refresh=False)
                 answer = None
                 if callback is not None:
-                    params = _complete(state, data, encoder=encoder, recipe=recipe, axes=axes)
-                    seconds = time.monotonic() - began
-                    news = Progress(done, loss_now, work.total(done), seconds, params)
-                    answer = callback(news)
-                stopped = answer is not None and bool(np.all(answer))
-                if stopped or ran < length:
-                    if ran < length and num_steps != ENDLESS:
+                    seconds, params = time.monotonic() - began, complete(state, data)
+                    answer = callback(Progress(done, loss_now, work.total(done), seconds, params))
+                if answer is not None and bool(np.all(answer)):
+                    total = done
+                elif ran < length:
+                    if total != ENDLESS:
                         warnings.warn(
-                            f"fit: the stream of signals ended after {done} of {num_steps} steps; "
-                            "what was trained by then is returned. Pass more batches, or fewer "
-                            "steps.",
+                            f"fit: the stream of signals ended after {done} of {total} steps; what "
+                            "was trained by then is returned. Pass more batches, or fewer steps.",
                             stacklevel=2,
                         )
-                    num_steps = done
-    steps = steps[:taken]
-    records = jax.tree.map(lambda x: x[:taken], records)
-    final = _complete(state, data, encoder=encoder, recipe=recipe, axes=axes)
-    at = np.asarray(steps, dtype=np.int64)
-    return Fit(final, at, records, state, seen[:taken], work.total(done), work.at(at))
+                    total = done
+    at = np.asarray(steps[:taken], dtype=np.int64)
+    loss_steps, losses_seen = curve.points(done)
+    return Fit(
+        params=complete(state, data),
+        steps=at,
+        records=jax.tree.map(lambda x: x[:taken], records),
+        state=state,
+        losses=losses_seen,
+        loss_steps=loss_steps,
+        flops=work.total(done),
+        record_flops=work.at(at),
+    )
+
+
+class Curve:
+    """The losses of a run at no more than 1,000 steps, as far apart as its length so far asks for.
+
+    ``values`` lie on the device, (1000,) of each run; entry i is the loss of step (i + 1) * every,
+    before its update.
+    """
+
+    def __init__(self, loss: Array):
+        self.values = jnp.repeat(jnp.zeros_like(loss)[..., None], _POINTS, axis=-1)  # lies as it
+        self.every = 1
+
+    def room(self, done: int) -> int:
+        """Return the step up to which there is room, after making some if need be."""
+        while _POINTS * self.every <= done:
+            if _POINTS * self.every == done:  # full: every second stays
+                odd = self.values[..., 1::2]
+                self.values = jnp.concatenate([odd, jnp.zeros_like(odd)], axis=-1)
+            self.every *= 2
+        return _POINTS * self.every
+
+    def points(self, done: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the steps (T,) and the losses there, (T,) and the run axis."""
+        steps = np.arange(1, done // self.every + 1) * self.every
+        values = to_host(self.values)[..., : len(steps)]
+        return steps, np.moveaxis(values, -1, 0)
 
 
 def _identity(
@@ -328,24 +327,21 @@ def _identity(
     data: TrainData,
     encoder: Encoder,
     recipe: Recipe,
+    source: Source,
     axes: Axes,
     record: Callable | None,
-    resample_every: int | None,
 ) -> dict[str, Any]:
     """Return what decides a run; how its arrays lie on devices does not."""
-    recipe = recipe._replace(layout=None)
     one = shapes_of_one_run(state, data, axes)
-    found: dict[str, Any] = {
-        name: digest_of(value) for name, value in data._asdict().items() if value is not None
-    }
-    step = functools.partial(train_step, encoder=encoder, **recipe._asdict())
+    given = {k: digest_of(v) for k, v in data._asdict().items() if v is not None}
+    source = source._replace(layout=None)
+    step = functools.partial(train_step, encoder=encoder, recipe=recipe, source=source)
     plain = {k: v for k, v in recipe._asdict().items() if isinstance(v, int | float)}
     return {
         "key": digest_of(state.key),
-        **found,
+        **given,
         "initial parameters": digest_of(state.params),
         **plain,
-        "resample_every": resample_every,
         "training step": program_of(step, *one),
         "record": record and program_of(lambda s, d: record(_full(s, d, encoder, recipe)), *one),
     }
@@ -388,37 +384,47 @@ def _init(
     num_latents: int | None,
     axes: Axes,
 ) -> TrainState:
-    start = functools.partial(
-        init_state,
-        optimizer=recipe.optimizer,
-        average=recipe.average_decay is not None,
-        num_latents=num_latents,
-    )
+    start = functools.partial(init_state, recipe=recipe, num_latents=num_latents)
     return _over_runs(start, axes, 0, 0)(key, params, data)
 
 
-@functools.partial(jax.jit, static_argnames=("encoder", "recipe", "axes"))
+@functools.partial(jax.jit, static_argnames=("encoder", "recipe", "source", "axes"))
 def _run(
     state: TrainState,
+    curve: Array,
     data: TrainData,
+    start: Array,
     num_steps: Array,
+    every: Array,
     *,
     encoder: Encoder,
     recipe: Recipe,
+    source: Source,
     axes: Axes,
-) -> TrainState:
-    one = functools.partial(train_step, encoder=encoder, **recipe._asdict())
+) -> tuple[TrainState, Array]:
+    one = functools.partial(train_step, encoder=encoder, recipe=recipe, source=source)
     step = _over_runs(one, axes, 0)
+
+    def advance(number: Array, carried: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+        state, curve = step(carried[0], data), carried[1]
+        return state, curve.at[..., number // every].set(state.loss)
+
     # The trip count is traced: one program for every chunk length, so that where a run was cut
     # into chunks cannot change its bits.
-    return jax.lax.fori_loop(0, num_steps, lambda _, state: step(state, data), state)
+    return jax.lax.fori_loop(start, start + num_steps, advance, (state, curve))
 
 
-@functools.partial(jax.jit, static_argnames=("encoder", "recipe", "axes"))
+@functools.partial(jax.jit, static_argnames=("encoder", "recipe", "source", "axes"))
 def _resample(
-    state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Recipe, axes: Axes
+    state: TrainState,
+    data: TrainData,
+    *,
+    encoder: Encoder,
+    recipe: Recipe,
+    source: Source,
+    axes: Axes,
 ) -> TrainState:
-    one = functools.partial(resample, encoder=encoder, recipe=recipe)
+    one = functools.partial(resample, encoder=encoder, recipe=recipe, source=source)
     return _over_runs(one, axes, 0)(state, data)
 
 
@@ -432,7 +438,7 @@ def _complete(
 
 
 def _full(state: TrainState, data: TrainData, encoder: Encoder, recipe: Recipe) -> Autoencoder:
-    """Return the parameters for use: averaged, projected, shared parts put in, scale folded in."""
+    """Return the parameters for use: averaged, projected, shared parts put in."""
     params = state.params
     if state.average is not None and recipe.average_decay is not None:
         weight = 1 - recipe.average_decay ** jnp.maximum(state.step, 1)
@@ -442,11 +448,7 @@ def _full(state: TrainState, data: TrainData, encoder: Encoder, recipe: Recipe) 
         params = params._replace(dictionary=data.dictionary)
     elif recipe.unit_atoms:
         params = project(params)
-    params = params._replace(encoder=bound(encoder, params))
-    if data.scale is None or encoder.rescale is None:
-        return params
-    bias = None if params.bias is None else data.scale * params.bias
-    return params._replace(encoder=encoder.rescale(params.encoder, data.scale), bias=bias)
+    return params._replace(encoder=bound(encoder, params))
 
 
 @functools.partial(jax.jit, static_argnames=("record", "encoder", "recipe", "axes"))
@@ -477,6 +479,6 @@ def _require_finite(loss: np.ndarray, done: int, length: int) -> None:
         when = f"at step {done}" if length == 1 else f"by step {done}"
         raise FloatingPointError(
             f"fit: the loss of run {bad[0]} (of {np.size(loss)}) is not finite {when}; "
-            "a finite loss is expected. Lower the learning rate, or pass max_gradient_norm=1.0 to "
-            "clip gradients."
+            "a finite loss is expected. Lower the learning rate, or clip gradients: chain "
+            "optax.clip_by_global_norm(1.0) before the recipe's optimizer."
         )

@@ -242,7 +242,8 @@ def cosine(codes: Array, batch: Batch) -> Array:
     """
     if batch.true_codes is None:
         raise ValueError(
-            "losses.cosine: there are no true codes; pass true_codes to fit, or another loss."
+            "losses.cosine: there are no true codes; give fit (signals, true_codes), or another "
+            "loss."
         )
     products = jnp.sum(codes * batch.true_codes, axis=0)
     squares = jnp.sum(codes**2, axis=0) * jnp.sum(batch.true_codes**2, axis=0)

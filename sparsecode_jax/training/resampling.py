@@ -13,6 +13,7 @@ from sparsecode_jax.training._draws import draw_batch
 from sparsecode_jax.training.step import (
     Autoencoder,
     Recipe,
+    Source,
     TrainData,
     TrainState,
     encode,
@@ -25,7 +26,9 @@ __all__ = ["check_resampling", "resample"]
 _START = 0.2  # of the mean norm of the other latents' weights
 
 
-def resample(state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Recipe) -> TrainState:
+def resample(
+    state: TrainState, data: TrainData, encoder: Encoder, recipe: Recipe, source: Source = Source()
+) -> TrainState:
     """Replace the dead latents of one run and reset their optimizer state. Pure.
 
     Signals are drawn without replacement, with probability proportional to the square of their
@@ -40,7 +43,7 @@ def resample(state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Re
     assert state.idle is not None and recipe.dead_after is not None
     dead = state.idle >= recipe.dead_after
     params = project(state.params) if recipe.unit_atoms else state.params
-    signals, _ = draw_batch(state.key, state.step, data, recipe.batch_size, recipe.sampler)
+    signals, _ = draw_batch(state.key, state.step, data, recipe.batch_size, source.sampler)
     dictionary = data.dictionary if params.dictionary is None else params.dictionary
     assert dictionary is not None
     codes, _ = encode(encoder, params._replace(dictionary=dictionary), signals)

@@ -1,7 +1,7 @@
 """Schedules: ``(step) -> factor`` of a learning rate or penalty, whose peak stays traced.
 
-A schedule is a shape between 0 and 1; ``fit`` multiplies it with the traced learning rate or
-penalty, so one program trains many peaks.
+A schedule is a shape between 0 and 1, which is multiplied with the traced penalty
+(``Recipe.penalty_schedule``) or learning rate (:func:`scheduled`): one program trains many peaks.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import optax
 
 from sparsecode_jax import _checks
 from sparsecode_jax.types import Array
 
-__all__ = ["cosine", "linear_decay", "warmup"]
+__all__ = ["cosine", "linear_decay", "scheduled", "warmup"]
 
 
 @functools.lru_cache(maxsize=None, typed=True)
@@ -78,3 +79,33 @@ def linear_decay(
         return rising * jnp.clip((num_steps - step) / falling, 0, 1)
 
     return schedule
+
+
+def scheduled(
+    optimizer: Callable[..., optax.GradientTransformation], schedule: Callable[[Array], Array]
+) -> Callable[[Array], optax.GradientTransformation]:
+    """Let an optimizer's learning rate follow a schedule: an optimizer for a ``Recipe``.
+
+    Args:
+      optimizer: of optax, which takes a learning rate or a function of the number of updates, such
+        as ``optax.adam``. **Static**.
+      schedule: ``(step) -> factor``, such as :func:`cosine`. **Static**.
+
+    Returns:
+      ``(learning_rate) -> optax.GradientTransformation``; equal arguments give equal programs.
+
+    Example:
+      >>> import optax
+      >>> from sparsecode_jax.training import Recipe, schedules
+      >>> recipe = Recipe(optimizer=schedules.scheduled(optax.adam, schedules.cosine(1000)))
+    """
+    _checks.optimizer("scheduled", optimizer)
+    return _scheduled(optimizer, schedule)
+
+
+@functools.cache
+def _scheduled(optimizer: Callable, schedule: Callable) -> Callable:
+    def with_rate(learning_rate: Array) -> optax.GradientTransformation:
+        return optimizer(lambda count: learning_rate * schedule(count))
+
+    return with_rate

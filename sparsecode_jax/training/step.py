@@ -13,19 +13,22 @@ from sparsecode_jax import dictionaries
 from sparsecode_jax._sharding import Layout, traced_layout
 from sparsecode_jax.training import losses
 from sparsecode_jax.training._draws import draw_batch
-from sparsecode_jax.types import Array, Aux, Encoder, Key, PyTree
+from sparsecode_jax.types import Array, ArrayLike, Aux, Encoder, Key, PyTree
 
 __all__ = [
     "Autoencoder",
     "Loss",
+    "Model",
     "Optimizer",
     "Recipe",
     "Schedule",
+    "Source",
     "TrainData",
     "TrainState",
     "encode",
     "init_state",
     "project",
+    "project_gradients",
     "train_step",
 ]
 
@@ -46,6 +49,26 @@ class Autoencoder(NamedTuple):
     bias: Array | None = None
 
 
+class Model(NamedTuple):
+    """The parts of a model that are given to :func:`~sparsecode_jax.training.fit`.
+
+    What is None is drawn from the key, or is not there. With R runs a part may have a leading axis
+    R; one without it is where all runs begin.
+
+    Attributes:
+      encoder: parameters of the encoder to begin with.
+      dictionary: (N, M), to begin with; it is learned.
+      bias: of the decoder, (M,), to begin with; it is learned. ``"mean"`` takes the mean of the
+        signals.
+      fixed_dictionary: (N, M), which is kept as it is, in the place of one that is learned.
+    """
+
+    encoder: PyTree = None
+    dictionary: ArrayLike | None = None
+    bias: ArrayLike | str | None = None
+    fixed_dictionary: ArrayLike | None = None
+
+
 class TrainData(NamedTuple):
     """What one run trains on; every field is traced.
 
@@ -55,7 +78,6 @@ class TrainData(NamedTuple):
       dictionary: (N, M) if it is fixed, None if it is learned or not needed.
       penalty: ().
       learning_rate: ().
-      scale: (), what signals and true codes are divided by first; None for 1.
     """
 
     signals: Array | None
@@ -63,7 +85,6 @@ class TrainData(NamedTuple):
     dictionary: Array | None
     penalty: Array
     learning_rate: Array
-    scale: Array | None = None
 
 
 class TrainState(NamedTuple):
@@ -74,7 +95,7 @@ class TrainState(NamedTuple):
       key: of the run.
       params: an :class:`Autoencoder`.
       optimizer: its state.
-      loss: of the last step, before its update, ().
+      loss: of the last step, before its update, (); infinite before the first.
       average: running sum of the parameters, if they are averaged.
       idle: steps since each latent was last active, (N,), if dead latents are counted.
     """
@@ -89,19 +110,52 @@ class TrainState(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """The static part of a training step; the fields are arguments of :func:`train_step`."""
+    """How a model is trained: the static choices, one record for ``fit`` and for a single step.
 
-    loss: Loss = losses.paper
+    Attributes:
+      loss: ``(codes, Batch) -> ()``; see :mod:`~sparsecode_jax.training.losses`. The default is the
+        objective of the library, half the squared error and the penalty times the l1 norm.
+      optimizer: ``(learning_rate) -> optax.GradientTransformation``, such as ``optax.adam``; what
+        optax can do (clipping, schedules, weight decay) is chained there. Keep one function object:
+        a fresh lambda is a new program.
+      batch_size: signals a step, drawn with replacement; None means all of them.
+      penalty_schedule: ``(step) -> factor`` of the penalty, see
+        :mod:`~sparsecode_jax.training.schedules`.
+      average_decay: d of the exponential moving average of the parameters, which are returned; None
+        returns the last ones.
+      unit_atoms: whether learned atoms are kept at unit norm.
+      dead_after: steps without activity after which a latent is dead, in ``Batch.dead``; None does
+        not count.
+      resample_every: steps after which the dead latents get a new start (not after the last step),
+        with their optimizer state reset; it needs ``dead_after``.
+
+    Example:
+      >>> import optax, sparsecode_jax as sc
+      >>> recipe = sc.training.Recipe(loss=sc.training.losses.squared_error, batch_size=256)
+      >>> recipe._replace(optimizer=optax.sgd).batch_size
+      256
+    """
+
+    loss: Loss = losses.lasso
     optimizer: Optimizer = optax.adam
     batch_size: int | None = None
-    sampler: Callable[[Key, Array], Any] | None = None
     penalty_schedule: Schedule | None = None
-    learning_rate_schedule: Schedule | None = None
-    max_gradient_norm: float | None = None
     average_decay: float | None = None
     unit_atoms: bool = True
-    project_gradient: bool = False
     dead_after: int | None = None
+    resample_every: int | None = None
+
+
+class Source(NamedTuple):
+    """Where the signals of a step come from, and how they lie on devices; hashable.
+
+    Attributes:
+      sampler: ``(key, step) -> signals`` (B, M), or ``(signals, true_codes)``, in the place of
+        ``data.signals``; the key is a new one each step.
+      layout: of a batch and of the atoms, as ``fit`` finds it; None leaves it to the compiler.
+    """
+
+    sampler: Callable[[Key, Array], Any] | None = None
     layout: Layout | None = None
 
 
@@ -109,9 +163,8 @@ def init_state(
     key: Key,
     params: Autoencoder,
     data: TrainData,
+    recipe: Recipe = Recipe(),
     *,
-    optimizer: Optimizer = optax.adam,
-    average: bool = False,
     num_latents: int | None = None,
 ) -> TrainState:
     """Return the state of one run before its first step. Pure; vmap it for many runs.
@@ -120,14 +173,14 @@ def init_state(
       key: of the run. **Traced**.
       params: where to start. **Traced**.
       data: of this run. **Traced**.
-      optimizer: ``(learning_rate) -> optax.GradientTransformation``. **Static**.
-      average: whether parameters will be averaged (``average_decay``). **Static**.
-      num_latents: N, if dead latents will be counted (``dead_after``), else None. **Static**.
+      recipe: **Static**.
+      num_latents: N, if dead latents will be counted (``recipe.dead_after``), else None.
+        **Static**.
 
     Returns:
       A :class:`TrainState`.
     """
-    state = optimizer(data.learning_rate).init(params)
+    state = recipe.optimizer(data.learning_rate).init(params)
     arrays = [x for x in (data.signals, *jax.tree.leaves(params)) if x is not None]
     dtype = jnp.result_type(*arrays)
     return TrainState(
@@ -135,8 +188,8 @@ def init_state(
         key,
         params,
         state,
-        jnp.asarray(jnp.nan, dtype),
-        jax.tree.map(jnp.zeros_like, params) if average else None,
+        jnp.asarray(jnp.inf, dtype),
+        jax.tree.map(jnp.zeros_like, params) if recipe.average_decay is not None else None,
         None if num_latents is None else jnp.zeros((num_latents,), jnp.int32),
     )
 
@@ -144,20 +197,10 @@ def init_state(
 def train_step(
     state: TrainState,
     data: TrainData,
-    *,
     encoder: Encoder,
-    loss: Loss = losses.paper,
-    optimizer: Optimizer = optax.adam,
-    batch_size: int | None = None,
-    sampler: Callable[[Key, Array], Any] | None = None,
-    penalty_schedule: Schedule | None = None,
-    learning_rate_schedule: Schedule | None = None,
-    max_gradient_norm: float | None = None,
-    average_decay: float | None = None,
-    unit_atoms: bool = True,
-    project_gradient: bool = False,
-    dead_after: int | None = None,
-    layout: Layout | None = None,
+    recipe: Recipe = Recipe(),
+    *,
+    source: Source = Source(),
 ) -> TrainState:
     """Take one gradient step. Pure: jit it, vmap it, scan it, count its FLOPs.
 
@@ -168,56 +211,30 @@ def train_step(
       state: from :func:`init_state`. **Traced**.
       data: of this run. **Traced**.
       encoder: **Static**.
-      loss: ``(codes, Batch) -> ()``. **Static**.
-      optimizer: ``(learning_rate) -> optax.GradientTransformation``. **Static**.
-      batch_size: signals a step, drawn with replacement; None means all of them. **Static**.
-      sampler: ``(key, step) -> signals`` (B, M), or ``(signals, true_codes)``, in the place of
-        ``data.signals``; the key is a new one each step. **Static**.
-      penalty_schedule: ``(step) -> factor`` of the penalty, such as
-        :func:`~sparsecode_jax.training.schedules.warmup`. **Static**.
-      learning_rate_schedule: ``(step) -> factor`` of the learning rate. **Static**.
-      max_gradient_norm: longer gradients are scaled down to this norm. **Static**.
-      average_decay: d of the exponential moving average of the parameters. **Static**.
-      unit_atoms: whether a learned dictionary is projected. **Static**.
-      project_gradient: whether the part of an atom's gradient along the atom, which the projection
-        undoes, is taken out before the optimizer sees it. **Static**.
-      dead_after: steps without activity after which a latent is dead, in ``Batch.dead``; None does
-        not count. **Static**.
-      layout: how a batch, and the atoms, lie on devices, as ``fit`` finds it; None leaves it to the
-        compiler. **Static**.
+      recipe: **Static**.
+      source: where a batch comes from, if not from ``data.signals``. **Static**.
 
     Returns:
       The next state.
     """
-    signals, true_codes = draw_batch(state.key, state.step, data, batch_size, sampler, layout)
-    params = project(state.params) if unit_atoms else state.params
+    dead_after, average_decay = recipe.dead_after, recipe.average_decay
+    signals, true_codes = draw_batch(state.key, state.step, data, recipe.batch_size, *source)
+    params = project(state.params) if recipe.unit_atoms else state.params
     penalty = data.penalty
-    if penalty_schedule is not None:
-        penalty = penalty * jnp.asarray(penalty_schedule(state.step), penalty.dtype)
+    if recipe.penalty_schedule is not None:
+        penalty = penalty * jnp.asarray(recipe.penalty_schedule(state.step), penalty.dtype)
     dead = None if dead_after is None or state.idle is None else state.idle >= dead_after
 
     def objective(params: Autoencoder) -> tuple[Array, Array | None]:
         dictionary = data.dictionary if params.dictionary is None else params.dictionary
         codes, aux = encode(encoder, params._replace(dictionary=dictionary), signals)
         batch = losses.Batch(signals, dictionary, penalty, true_codes, params.bias, aux, dead)
-        return jnp.asarray(loss(codes, batch)), codes if dead_after is not None else None
+        return jnp.asarray(recipe.loss(codes, batch)), codes if dead_after is not None else None
 
-    with traced_layout(layout):
+    with traced_layout(source.layout):
         (value, codes), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-    if project_gradient and params.dictionary is not None:
-        slope, atoms = gradients.dictionary, params.dictionary
-        along = jnp.sum(slope * atoms, axis=-1, keepdims=True)
-        square = jnp.sum(atoms * atoms, axis=-1, keepdims=True)
-        slope = slope - along / jnp.where(square > 0, square, 1) * atoms
-        gradients = gradients._replace(dictionary=slope)
-    if max_gradient_norm is not None:
-        norm = optax.tree.norm(gradients)
-        factor = max_gradient_norm / jnp.maximum(norm, max_gradient_norm)
-        gradients = jax.tree.map(lambda g: g * factor.astype(g.dtype), gradients)
-    rate = data.learning_rate
-    if learning_rate_schedule is not None:
-        rate = rate * jnp.asarray(learning_rate_schedule(state.step), rate.dtype)
-    updates, optimizer_state = optimizer(rate).update(gradients, state.optimizer, params)
+    optimizer = recipe.optimizer(data.learning_rate)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, params)
     params = _keep_counts(params, optax.apply_updates(params, updates))
     average, idle = state.average, state.idle
     if average is not None and average_decay is not None:
@@ -251,6 +268,32 @@ def project(params: Autoencoder) -> Autoencoder:
     if params.dictionary is None:
         return params
     return params._replace(dictionary=dictionaries.normalize(params.dictionary))
+
+
+def project_gradients() -> optax.GradientTransformation:
+    """Take the part along its atom, which the projection to unit norm undoes, out of a gradient.
+
+    A transformation of the gradients of an :class:`Autoencoder`, for a :class:`Recipe`'s optimizer.
+
+    Example:
+      >>> import optax
+      >>> from sparsecode_jax.training import Recipe, project_gradients
+      >>> def optimizer(learning_rate):
+      ...     return optax.chain(
+      ...         project_gradients(), optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
+      >>> recipe = Recipe(optimizer=optimizer)
+    """
+
+    def update(gradients: Autoencoder, state: Any, params: Any = None) -> tuple[Autoencoder, Any]:
+        if params.dictionary is None:
+            return gradients, state
+        slope, atoms = gradients.dictionary, params.dictionary
+        along = jnp.sum(slope * atoms, axis=-1, keepdims=True)
+        square = jnp.sum(atoms * atoms, axis=-1, keepdims=True)
+        slope = slope - along / jnp.where(square > 0, square, 1) * atoms
+        return gradients._replace(dictionary=slope), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _keep_counts(before: Autoencoder, after: Autoencoder) -> Autoencoder:

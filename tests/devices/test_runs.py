@@ -57,10 +57,11 @@ ENCODERS = {
 }
 
 
-def train(key, signals, encoder, num_steps, **options):
+def train(key, signals, encoder, num_steps, **recipe):
     return training.fit(
-        key, ENCODERS[encoder], signals, num_atoms=24, num_steps=num_steps, progress=None, **options
-    ).params
+        key, ENCODERS[encoder], signals, num_atoms=24, num_steps=num_steps, progress=None,
+        recipe=training.Recipe(**recipe),
+    ).params  # fmt: skip
 
 
 @KIND
@@ -125,9 +126,8 @@ def test_a_step_gathers_neither_signals_nor_codes(encoder, atoms, batch_size):
     data = steps.TrainData(x, None, None, jnp.float32(0.01), jnp.float32(1e-3))
     state = steps.init_state(KEYS[0], params, data)
     layout = Layout(mesh, ("signals",), atoms)
-    step = jax.jit(
-        lambda s, d: steps.train_step(s, d, encoder=model, batch_size=batch_size, layout=layout)
-    )
+    recipe, source = steps.Recipe(batch_size=batch_size), steps.Source(layout=layout)
+    step = jax.jit(lambda s, d: steps.train_step(s, d, model, recipe, source=source))
     found = gathers(step.lower(state, data).compile().as_text())
     rows = batch_size or num
     assert all(shape[0] <= rows and np.prod(shape[1:]) <= 2 * 4 for shape in found), found
@@ -175,7 +175,7 @@ def test_layouts_that_training_cannot_use_are_refused(data, kind):
     for start, message in ((twice, "both split over the mesh axis"), (other, "lie on the mesh")):
         with pytest.raises(ValueError, match=message):
             training.fit(
-                KEYS[0], ENCODERS["linear"], signals, params0=start, num_steps=1, progress=None
+                KEYS[0], ENCODERS["linear"], signals, model=start, num_steps=1, progress=None
             )
 
 

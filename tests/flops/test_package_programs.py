@@ -10,7 +10,7 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax.dictionary_learning import updates
-from sparsecode_jax.training import Autoencoder, TrainData, init_state, losses, train_step
+from sparsecode_jax.training import Autoencoder, Recipe, TrainData, init_state, losses, train_step
 
 from .test_oracle import check
 
@@ -119,11 +119,12 @@ def test_training_steps(name, loss):
     encoder = ENCODERS[name]
     params = Autoencoder(encoder.init(KEY), D)
     data = TrainData(X, CODES, None, jnp.float32(0.01), jnp.float32(0.001))
-    state = init_state(KEY, params, data, optimizer=optimizer)
+    recipe = Recipe(loss=loss, optimizer=optimizer)
+    state = init_state(KEY, params, data, recipe)
 
     def step(params, optimizer_state):
         before = state._replace(params=params, optimizer=optimizer_state)
-        after = train_step(before, data, encoder=encoder, loss=loss, optimizer=optimizer)
+        after = train_step(before, data, encoder, recipe)
         return after.params, after.loss
 
     check(step, params, state.optimizer)
@@ -135,13 +136,11 @@ def test_steps_of_every_architecture(name):
     encoder, loss = TRAINED[name]
     params = Autoencoder(encoder.init(KEY), D, jnp.zeros(M))
     data = TrainData(X, CODES, None, jnp.float32(0.01), jnp.float32(0.001))
-    state = init_state(KEY, params, data, optimizer=optax.sgd, num_latents=N)
+    recipe = Recipe(loss=loss, optimizer=optax.sgd, dead_after=0 if "aux" in name else None)
+    state = init_state(KEY, params, data, recipe, num_latents=N)
 
     def step(params):
-        after = train_step(
-            state._replace(params=params), data, encoder=encoder, loss=loss,
-            optimizer=optax.sgd, dead_after=0 if "aux" in name else None,
-        )  # fmt: skip
+        after = train_step(state._replace(params=params), data, encoder, recipe)
         return after.params, after.loss
 
     check(step, params)
