@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._scaling import in_units
 from sparsecode_jax._sharding import automatic
 from sparsecode_jax.types import Array, ArrayLike, Key
 
@@ -56,6 +57,7 @@ def normalize(dictionary: ArrayLike) -> Array:
 
     **Cost**: 3MN - N arithmetic operations (square, sum, divide) and N square roots.
     """
+    _checks.real("normalize", dictionary)
     dictionary = jnp.asarray(dictionary)
     squares = jnp.sum(dictionary * dictionary, axis=-1, keepdims=True)
     return dictionary / jnp.sqrt(jnp.where(squares == 0, 1, squares))
@@ -75,13 +77,14 @@ def coherence(dictionary: ArrayLike) -> Array:
     """Return the largest absolute cosine between two different atoms.
 
     Args:
-      dictionary: (N, M) with N >= 2. **Traced**.
+      dictionary: (N, M) with N >= 2, of any norms. **Traced**.
 
     Returns:
       A scalar from 0 (orthogonal atoms) to 1 (two atoms are parallel).
     """
     _checks.matrix("coherence", "dictionary", dictionary, minimum=2)
-    atoms = normalize(dictionary)
+    (dictionary,) = _checks.floating("coherence", dictionary)
+    atoms = normalize(in_units(dictionary))
     gram = jnp.abs(correlate(atoms, atoms))
     return jnp.max(jnp.where(jnp.eye(gram.shape[0], dtype=bool), 0, gram))
 

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax._scaling import in_units, unit_of
 from sparsecode_jax._sharding import automatic, to_host
 from sparsecode_jax.types import Array, ArrayLike, Key
 
@@ -33,7 +34,7 @@ __all__ = [
     "r2",
 ]
 
-_MIN_VARIANCE = 1e-12  # below it a latent counts as constant and correlates with nothing
+_MIN_VARIANCE = 1e-12  # below it, in units of its largest value, a latent counts as constant
 
 
 @automatic
@@ -43,8 +44,9 @@ def mcc(true_codes: ArrayLike, codes: ArrayLike) -> Array:
     .. math:: \frac1N \max_{\pi} \sum_{i} |\mathrm{corr}(z^*_i, z_{\pi(i)})|
 
     over one-to-one assignments :math:`\pi` (the optimal one, by the Hungarian algorithm). A latent
-    of variance below 1e-12 has correlation 0. With fewer latents than true ones the unmatched true
-    latents count as 0; with more, the best N are matched.
+    that does not vary (by more than a millionth of its largest magnitude) has correlation 0. With
+    fewer latents than true ones the unmatched true latents count as 0; with more, the best N are
+    matched. No scale of a latent, however large or small, changes the value.
 
     Args:
       true_codes: (..., S, N). **Traced**.
@@ -73,7 +75,8 @@ def mcc(true_codes: ArrayLike, codes: ArrayLike) -> Array:
 def latent_correlation(true_codes: ArrayLike, codes: ArrayLike) -> Array:
     """Return the mean signed Pearson correlation of latent i with true latent i: no matching.
 
-    The paper's metric where codes are known in training (0 where a variance is below 1e-12).
+    The paper's metric where codes are known in training (0 where a latent does not vary, as in
+    :func:`mcc`).
 
     Args:
       true_codes: (..., S, N). **Traced**.
@@ -95,7 +98,7 @@ def latent_correlation(true_codes: ArrayLike, codes: ArrayLike) -> Array:
 
 @automatic
 def dictionary_mcc(true_dictionary: ArrayLike, dictionary: ArrayLike) -> Array:
-    """Return the mean absolute cosine of optimally matched atoms.
+    """Return the mean absolute cosine of optimally matched atoms, which may have any norms.
 
     Args:
       true_dictionary: (..., N, M). **Traced**.
@@ -140,7 +143,7 @@ def mcc_chance(
     Returns:
       Mean and standard deviation over the shuffles.
     """
-    true_codes, codes = jnp.asarray(true_codes), jnp.asarray(codes)
+    true_codes, codes = _checks.floating("mcc_chance", true_codes, codes)
     scores = [
         mcc(true_codes, jax.random.permutation(k, codes, axis=0))
         for k in jax.random.split(key, _checks.count("mcc_chance", "num_draws", num_draws))
@@ -171,7 +174,7 @@ def dictionary_mcc_chance(
     _checks.matrix("dictionary_mcc_chance", "true dictionary", true_dictionary)
     if num_atoms is not None:
         _checks.count("dictionary_mcc_chance", "num_atoms", num_atoms)
-    true_dictionary = jnp.asarray(true_dictionary)
+    (true_dictionary,) = _checks.floating("dictionary_mcc_chance", true_dictionary)
     num_true, num_measurements = true_dictionary.shape
     scores = [
         metric(
@@ -199,7 +202,10 @@ def mse(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
       (...,).
     """
     signals, reconstruction = _same_shape("mse", signals, reconstruction)
-    return jnp.mean((signals - reconstruction) ** 2, axis=(-2, -1))
+    difference = signals - reconstruction
+    unit, inverse = unit_of(difference, axis=(-2, -1))
+    mean = jnp.mean((difference * inverse) ** 2, axis=(-2, -1), keepdims=True)
+    return (mean * unit * unit)[..., 0, 0]
 
 
 @automatic
@@ -218,6 +224,8 @@ def r2(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
     """
     signals, reconstruction = _same_shape("r2", signals, reconstruction)
     _checks.samples("r2", "signals", signals, minimum=2)
+    _, inverse = unit_of(signals, axis=(-2, -1))
+    signals, reconstruction = signals * inverse, reconstruction * inverse
     residual = jnp.sum((signals - reconstruction) ** 2, axis=(-2, -1))
     deviation = signals - jnp.mean(signals, axis=-2, keepdims=True)
     return 1 - residual / jnp.sum(deviation**2, axis=(-2, -1))
@@ -233,11 +241,13 @@ def l0(codes: ArrayLike, *, threshold: ArrayLike = 0.0) -> Array:
         **Traced**.
 
     Returns:
-      (...,), from 0 to N.
+      (...,), from 0 to N; NaN if a code or the threshold is.
     """
     _checks.samples("l0", "codes", codes)
-    active = jnp.abs(jnp.asarray(codes)) > threshold
-    return jnp.mean(jnp.sum(active, axis=-1, dtype=jnp.result_type(float)), axis=-1)
+    codes, threshold = _checks.floating("l0", codes, threshold)
+    active = jnp.abs(codes) > threshold
+    mean = jnp.mean(jnp.sum(active, axis=-1, dtype=jnp.result_type(float)), axis=-1)
+    return _known(mean, codes, threshold)
 
 
 @automatic
@@ -249,11 +259,12 @@ def dead_fraction(codes: ArrayLike, *, threshold: ArrayLike = 0.0) -> Array:
       threshold: a latent is active where ``|code| > threshold``. **Traced**.
 
     Returns:
-      (...,), from 0 to 1.
+      (...,), from 0 to 1; NaN if a code or the threshold is.
     """
     _checks.samples("dead_fraction", "codes", codes)
-    active = jnp.any(jnp.abs(jnp.asarray(codes)) > threshold, axis=-2)
-    return jnp.mean(~active, axis=-1, dtype=jnp.result_type(float))
+    codes, threshold = _checks.floating("dead_fraction", codes, threshold)
+    active = jnp.any(jnp.abs(codes) > threshold, axis=-2)
+    return _known(jnp.mean(~active, axis=-1, dtype=jnp.result_type(float)), codes, threshold)
 
 
 @automatic
@@ -267,15 +278,22 @@ def nearest_neighbor_cosine(dictionary: ArrayLike) -> Array:
       A scalar, from -1 to 1; 1 means that every atom has a duplicate.
     """
     _checks.matrix("nearest_neighbor_cosine", "dictionary", dictionary, minimum=2)
-    atoms = dictionaries.normalize(dictionary)
+    (dictionary,) = _checks.floating("nearest_neighbor_cosine", dictionary)
+    atoms = dictionaries.normalize(in_units(dictionary))
     cosines = dictionaries.correlate(atoms, atoms)
     others = jnp.where(jnp.eye(cosines.shape[0], dtype=bool), -jnp.inf, cosines)
     return jnp.mean(jnp.max(others, axis=-1))
 
 
+def _known(value: Array, codes: Array, threshold: Array) -> Array:
+    """Return a value (...,) of codes (..., S, N), NaN where comparisons met a NaN."""
+    lost = jnp.any(jnp.isnan(codes) | jnp.isnan(threshold), axis=(-2, -1))
+    return jnp.where(lost, jnp.nan, value)
+
+
 def _standardize(codes: Array) -> Array:
     """Center columns and scale them to unit norm; constant columns become 0."""
-    codes = codes.astype(jnp.promote_types(codes.dtype, jnp.float32))
+    codes = in_units(codes.astype(jnp.promote_types(codes.dtype, jnp.float32)), axis=-2)
     mean = jnp.mean(codes, axis=-2, keepdims=True)
     centered = codes - mean
     squares = jnp.sum(centered**2, axis=-2, keepdims=True)
@@ -301,6 +319,7 @@ def _absolute_cosines(
             )
     _checks.same_measurements(name, true_dictionary, dictionary)
     _checks.finite(name, true_dictionary=true_dictionary, dictionary=dictionary)
+    true_dictionary, dictionary = in_units(true_dictionary), in_units(dictionary)
     if center:
         true_dictionary = true_dictionary - jnp.mean(true_dictionary, axis=-1, keepdims=True)
         dictionary = dictionary - jnp.mean(dictionary, axis=-1, keepdims=True)
