@@ -24,8 +24,14 @@ def concrete(x: Any) -> bool:
 
 
 def real(name: str, *arrays: Any) -> None:
-    """Raise if an array holds complex numbers."""
+    """Raise if an array holds complex numbers, or if entries of it are masked."""
     for array in arrays:
+        if np.ma.is_masked(array):  # JAX would read what lies under the mask
+            raise TypeError(
+                f"{name}: got a masked array (shape {array.shape}) with "
+                f"{np.ma.count_masked(array)} masked entries; numbers in every place are expected. "
+                "Drop those rows, or fill them: array.filled(value)."
+            )
         dtype = array.dtype if hasattr(array, "dtype") else jnp.asarray(array).dtype
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise TypeError(
@@ -132,6 +138,7 @@ def samples(name: str, label: str, array: Any, minimum: int = 1) -> None:
 
 def objective(name: str, signals: Any, dictionary: Any, codes: Any, penalty: Any) -> None:
     """Check the arguments of an objective: shapes, and the penalty's values."""
+    real(name, signals, dictionary, codes, penalty)
     signals, dictionary, codes = (jnp.asarray(x) for x in (signals, dictionary, codes))
     signals_shape(name, signals)
     matrix(name, "dictionary", dictionary)
@@ -149,6 +156,15 @@ def same_measurements(name: str, signals: Any, dictionary: Any) -> None:
             f"{name}: signals have {signals.shape[-1]} measurements (shape {signals.shape}) but "
             f"the dictionary's atoms have {dictionary.shape[-1]} (shape {dictionary.shape}); they "
             f"must agree. {_PASS_TRANSPOSE}"
+        )
+
+
+def takes(name: str, signals: Any, num_measurements: int) -> None:
+    """Raise unless signals are (..., M) for an encoder of M measurements."""
+    if jnp.ndim(signals) == 0 or jnp.shape(signals)[-1] != num_measurements:
+        raise ValueError(
+            f"{name}: the signals have shape {jnp.shape(signals)}; (..., {num_measurements}) is "
+            "expected, as the encoder was built. Build it for their number of measurements."
         )
 
 
@@ -309,12 +325,12 @@ def to_tolerance(name: str, problem: Any, tolerance: Any, with_penalty: bool) ->
     if concrete(problem.signals):
         with jax.ensure_compile_time_eval():
             largest = float(jnp.max(jnp.abs(problem.signals)))
-        low, high = 1e3 * float(limits.tiny) ** 0.5, 1e-3 * float(limits.max) ** 0.5
+        low, high = float(limits.tiny / limits.eps), float(limits.max * limits.eps)
         if largest and not low < largest < high:
             raise ValueError(
-                f"{name}: the largest entry of the signals is {largest:g}, whose square "
-                f"{limits.dtype} cannot hold; {low:.0e} to {high:.0e} is expected. Divide signals "
-                "and penalty by one number, and multiply the codes by it."
+                f"{name}: the largest entry of the signals is {largest:g}, near the end of what "
+                f"{limits.dtype} holds; {low:.0e} to {high:.0e} is expected. Divide signals and "
+                "penalty by one number, and multiply the codes by it."
             )
     if with_penalty and concrete(problem.penalty) and np.any(to_host(problem.penalty) == 0):
         raise ValueError(

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._rows import as_row
+from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.prox import dual_norm, nonnegative_soft_threshold, ridge, value
 from sparsecode_jax.types import Array, ArrayLike
@@ -76,7 +78,7 @@ def lasso(signals: Array, dictionary: Array, codes: Array, penalty: ArrayLike) -
     """
     _checks.objective("lasso", signals, dictionary, codes, penalty)
     error = reconstruction_error(signals, dictionary, codes)
-    return error + jnp.sum(penalty * jnp.abs(codes), axis=-1)
+    return error + jnp.sum(as_row(penalty, codes) * jnp.abs(codes), axis=-1)
 
 
 def paper_loss(signals: Array, dictionary: Array, codes: Array, penalty: ArrayLike) -> Array:
@@ -127,7 +129,8 @@ def duality_gap(
         signed codes; an elastic net or a group lasso. **Static**.
 
     Returns:
-      (...,), >= 0 up to rounding and 0 exactly at the optimum; 0 for a zero signal with zero codes.
+      (...,), >= 0 up to rounding and 0 exactly at the optimum; 0 for a zero signal with zero codes;
+      NaN for a penalty that is negative (where that is not known and refused).
 
     **Cost**: 4MN a signal in matrix products.
     """
@@ -160,23 +163,39 @@ def residual_gap(
       (...,), as :func:`duality_gap`, without its matrix products.
     """
     penalty = jnp.asarray(penalty, residual.dtype)
+    _, inverse = unit_of(signals)
     weight = ridge(prox, penalty)
     if isinstance(weight, float):
         squares = jnp.zeros((), residual.dtype)
     else:  # an elastic net is a lasso whose atoms have one more measurement each
+        weight = as_row(weight, codes)
         correlations = correlations - weight * codes
-        squares = jnp.sum(weight * codes * codes, axis=-1)
+        squares = jnp.sum((weight * codes * inverse) * (codes * inverse), axis=-1)
     norm = dual_norm(prox, correlations, penalty)
-    return gap_of_parts(signals, residual, norm, value(prox, codes, penalty), squares)
+    penalized = penalty_in_units(prox, codes, penalty, inverse)
+    return gap_of_parts(signals * inverse, residual * inverse, norm, penalized, squares)
+
+
+def penalty_in_units(prox: Callable, codes: Array, penalty: Array, inverse: Array) -> Array:
+    """Return the penalty (...,) of codes times the square of ``inverse``, (..., 1).
+
+    No product on the way is far from 1 where codes and penalty are as large as the unit.
+    """
+    unit, small = unit_of(penalty.ravel())
+    inverse = inverse[..., 0]
+    return value(prox, codes, penalty * small[0]) * inverse * unit[0] * inverse
 
 
 def gap_of_parts(
     signals: Array, residual: Array, norm: Array, penalty: Array, squares: Array
 ) -> Array:
-    """Return the relative duality gap from a dual norm, the penalty and the ridge, (...,) each."""
+    """Return the relative duality gap from a dual norm, the penalty and the ridge, (...,) each.
+
+    All are in units of the signal: its square divides the penalty and the ridge.
+    """
     energy = jnp.sum(residual * residual, axis=-1) + squares
     best = jnp.sum(signals * residual, axis=-1) / jnp.where(energy > 0, energy, 1)
-    scale = jnp.clip(best, 0, jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), jnp.inf))
+    scale = jnp.clip(best, 0, jnp.where(norm == 0, jnp.inf, 1 / jnp.where(norm == 0, 1, norm)))
     primal = 0.5 * (energy - squares) + penalty
     difference = signals - scale[..., None] * residual
     half = 0.5 * jnp.sum(signals * signals, axis=-1)

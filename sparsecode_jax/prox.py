@@ -16,6 +16,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._rows import as_row
+from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.types import Array
 
 __all__ = [
@@ -46,6 +48,7 @@ def soft_threshold(x: Array, threshold: Array) -> Array:
 
     **Cost**: 3 arithmetic operations an entry, and one negation.
     """
+    threshold = as_row(threshold, x)
     return x - jnp.clip(x, -threshold, threshold)
 
 
@@ -63,7 +66,7 @@ def nonnegative_soft_threshold(x: Array, threshold: Array) -> Array:
 
     **Cost**: 2 arithmetic operations an entry.
     """
-    return jnp.maximum(x - threshold, 0)
+    return jnp.maximum(x - as_row(threshold, x), 0)
 
 
 _L1 = (soft_threshold, nonnegative_soft_threshold)
@@ -73,15 +76,16 @@ _L1 = (soft_threshold, nonnegative_soft_threshold)
 class ElasticNet:
     """The proximal operator that :func:`elastic_net` builds; hashable."""
 
-    ratio: float
+    ratio: float | Array
     prox: Callable[[Array, Array], Array]
 
     def __call__(self, x: Array, threshold: Array) -> Array:
         """Return the minimiser; see :func:`elastic_net`."""
-        return self.prox(x, threshold) / (1 + self.ratio * threshold)
+        return self.prox(x, threshold) / (1 + self.ratio * as_row(threshold, x))
 
     def value(self, codes: Array, penalty: Array) -> Array:
         """Return the penalty of each code, (...,)."""
+        penalty = as_row(penalty, codes)
         return jnp.sum(penalty * (jnp.abs(codes) + 0.5 * self.ratio * codes * codes), axis=-1)
 
     def ridge(self, penalty: Array) -> Array:
@@ -161,11 +165,14 @@ class GroupSoftThreshold:
         return x.reshape(*x.shape[:-1], -1, self.group_size)
 
     def _norms(self, groups: Array) -> Array:
-        squares = jnp.sum(groups * groups, axis=-1)
-        return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+        unit, inverse = unit_of(groups)
+        squares = jnp.sum((groups * inverse) ** 2, axis=-1)
+        return jnp.where(
+            squares == 0, 0, unit[..., 0] * jnp.sqrt(jnp.where(squares == 0, 1, squares))
+        )
 
     def _weights(self, weights: Array, x: Array) -> Array:
-        weights = jnp.asarray(weights, x.dtype)
+        weights = as_row(jnp.asarray(weights, x.dtype), x)
         return weights if weights.ndim == 0 else weights[..., :: self.group_size]
 
 
@@ -213,12 +220,19 @@ def value(prox: Callable, codes: Array, penalty: Array) -> Array:
     if hasattr(prox, "value"):
         return prox.value(codes, penalty)
     _checks.has_penalty(prox, prox in _L1)
-    return jnp.sum(penalty * jnp.abs(codes), axis=-1)
+    return jnp.sum(as_row(penalty, codes) * jnp.abs(codes), axis=-1)
 
 
 def ridge(prox: Callable, penalty: Array) -> Array | float:
     """Return the weight of half the squared codes in the penalty: 0 unless it is an elastic net."""
     return prox.ridge(penalty) if hasattr(prox, "ridge") else 0.0
+
+
+def in_units(prox: Callable, unit: Array) -> Callable:
+    """Return the operator ``(x, t) -> prox(x * unit, t * unit) / unit`` of a separable penalty."""
+    return (
+        dataclasses.replace(prox, ratio=prox.ratio * unit) if isinstance(prox, ElasticNet) else prox
+    )
 
 
 def separable(prox: Callable | None) -> bool:
@@ -235,7 +249,8 @@ def dual_norm(prox: Callable, correlations: Array, penalty: Array) -> Array:
       penalty: () or (N,). **Traced**.
 
     Returns:
-      (...,): 0 if every multiple is feasible, infinite if an atom without penalty correlates.
+      (...,): 0 if every multiple is feasible, infinite if an atom without penalty correlates, NaN
+      if a penalty is negative.
 
     Raises:
       ValueError: an operator that does not say what its penalty is.
@@ -248,4 +263,6 @@ def dual_norm(prox: Callable, correlations: Array, penalty: Array) -> Array:
 
 
 def _largest_ratio(violations: Array, weights: Array) -> Array:
-    return jnp.max(jnp.where(violations > 0, violations / weights, 0), axis=-1)
+    weights = as_row(weights, violations)
+    ratios = jnp.where(violations == 0, 0, violations / jnp.where(violations == 0, 1, weights))
+    return jnp.max(jnp.where(weights < 0, jnp.nan, ratios), axis=-1)  # nothing is feasible

@@ -90,7 +90,7 @@ def sample_problem(
             dictionary_key, num_atoms=num_atoms, num_measurements=num_measurements
         )
     else:
-        dictionary = jnp.asarray(dictionary)
+        (dictionary,) = _checks.floating(name, dictionary)
         _checks.dictionary_matrix(name, dictionary)
         _checks.finite(name, dictionary=dictionary)
         if dictionary.shape != (num_atoms, num_measurements):

@@ -234,8 +234,8 @@ def _solver_cases():
             SolverCase(
                 fista(prox=prox, restart=gradient_restart), signed, None, 1000, sure,
                 lambda *args, **kwargs: numpy_fista(*args, **kwargs, restart=True),
-                lambda s, m, n, extra=extra: s * (4 * m * n + m + (11 + extra) * n + 7) + 1,
-                (fista, "4MN + M + 11N + 7 a signal and step, and 1 a step"),
+                lambda s, m, n, extra=extra: s * (4 * m * n + m + (13 + extra) * n + 6) + 1,
+                (fista, "4MN + M + 13N + 6 a signal and step, and 1 a step"),
                 True,
             ),
             id=f"fista_restart-{name}",
@@ -243,10 +243,10 @@ def _solver_cases():
         yield pytest.param(
             SolverCase(
                 sparsa(prox=prox), signed, None, 2000, sure, numpy_sparsa,
-                lambda s, m, n, extra=extra: s * (4 * m * n + 6 * m + (9 + extra) * n + 11) + 1,
-                (sparsa, "4MN + 6M + 9N + 11 a signal and step, and 1 a step"),
+                lambda s, m, n, extra=extra: s * (4 * m * n + 7 * m + (10 + extra) * n + 14) + 2,
+                (sparsa, "4MN + 7M + 10N + 14 a signal and step, and 2 a step"),
                 True, rounding=(10, 1e4), start_products=1,
-                start_cost=lambda s, m, n: s * (2 * m * n + 2 * m + 2 * n),
+                start_cost=lambda s, m, n: s * (2 * m * n + 4 * m + 2 * n + 2) + 1,
             ),
             id=f"sparsa-{name}",
         )  # fmt: skip

@@ -301,8 +301,8 @@ def test_exhaustive_refuses_a_search_without_end():
 
 # --- cost ------------------------------------------------------------------------------------
 
-GAP = "2K^2 + 4K + 2M + 1 operations a signal"
-START = "2MN arithmetic operations a signal to start"
+GAP = "2K^2 + 4K + 3M + 1 operations a signal"
+START = "2MN + 2M - 1 arithmetic operations a signal to start"
 UNIT_GRAM = "the Gram matrix of unit atoms 2MN^2 + 3MN once"
 
 
@@ -316,23 +316,23 @@ def num_subsets(n, k):
 
 # Of a step: operations a signal and once for (M, N, K), and what the docstring says of them.
 COSTS = {
-    "matching_pursuit": (lambda m, n, k: 3 * n + m + 2, None, ["3N + M + 2 a signal and step"]),
+    "matching_pursuit": (lambda m, n, k: 3 * n + m + 3, None, ["3N + M + 3 a signal and step"]),
     "gradient_pursuit": (
-        lambda m, n, k: (2 * k + 2) * n + 2 * k * k + 6 * k + m - 2, None,
-        ["(2K + 2)N + 2K^2 + 6K + M - 2 a signal and step"],
+        lambda m, n, k: (2 * k + 2) * n + 2 * k * k + 6 * k + m - 1, None,
+        ["(2K + 2)N + 2K^2 + 6K + M - 1 a signal and step"],
     ),
     "iterative_hard_thresholding": (
         lambda m, n, k: (2 * k + 2) * n + k, None, ["(2K + 2)N + K a signal and step"]
     ),
     "cosamp": (
-        lambda m, n, k: (2 * k + 1) * n + m + cholesky(min(2 * k, n) + k)
+        lambda m, n, k: (2 * k + 1) * n + m + 1 + cholesky(min(2 * k, n) + k)
         + 2 * (min(2 * k, n) + k) ** 2, None,
-        ["(2K + 1)N + M + P(P + 1)(2P + 1)/6 + 2P^2 a signal and step, P = min(2K, N) + K"],
+        ["(2K + 1)N + M + 1 + P(P + 1)(2P + 1)/6 + 2P^2 a signal and step, P = min(2K, N) + K"],
     ),
     "subspace_pursuit": (
         lambda m, n, k: (2 * k + 1) * n + m + cholesky(2 * k) + 8 * k * k + cholesky(k)
-        + 6 * k * k + 8 * k - 2, None,
-        ["(2K + 1)N + M + P(P + 1)(2P + 1)/6 + 2P^2, P = 2K, + K(K + 1)(2K + 1)/6 + 6K^2 + 8K - 2 "
+        + 6 * k * k + 8 * k - 1, None,
+        ["(2K + 1)N + M + P(P + 1)(2P + 1)/6 + 2P^2, P = 2K, + K(K + 1)(2K + 1)/6 + 6K^2 + 8K - 1 "
          "a signal and step"],
     ),
     "exhaustive": (
@@ -354,16 +354,16 @@ def test_cost(name, m, n, k):
     signal, once, said = COSTS[name]
     step = eval_flops(solver.step, state, problem).total()
     assert step == S * signal(m, n, k) + (once(m, n, k) if once else 0)
-    start, reading = 2 * m * n, 2 * k
-    gram, gap = 2 * m * n * n + 3 * m * n, 2 * k * k + 4 * k + 2 * m + 1
-    said = [*said, START, UNIT_GRAM, "Reading the codes: 2K.", GAP]
+    start, reading = 2 * m * n + 2 * m - 1, 3 * k
+    gram, gap = 2 * m * n * n + 3 * m * n, 2 * k * k + 4 * k + 3 * m + 1
+    said = [*said, START, UNIT_GRAM, "Reading the codes: 3K.", GAP]
     if name == "matching_pursuit":
-        start, reading, gap = start + 2 * m - 1, n, 2 * m + 1
-        said = [said[0], "2MN + 2M - 1 arithmetic operations a signal to start", UNIT_GRAM,
-                "Reading the codes: N.", "2M + 1 operations a signal"]  # fmt: skip
+        start, reading, gap = start + 2 * m - 1, 2 * n, 3 * m + 1
+        said = [said[0], "2MN + 4M - 2 arithmetic operations a signal to start", UNIT_GRAM,
+                "Reading the codes: 2N.", "3M + 1 operations a signal"]  # fmt: skip
     elif name == "iterative_hard_thresholding":
-        gram, reading = 2 * m * n * n, k
-        said = [said[0], START, "the Gram matrix 2MN^2 once", "Reading the codes: K.", GAP]
+        gram, reading = 2 * m * n * n, 2 * k
+        said = [said[0], START, "the Gram matrix 2MN^2 once", "Reading the codes: 2K.", GAP]
     assert eval_flops(solver.init, problem).total() == S * start + gram
     assert eval_flops(solver.codes, state).total() == S * reading
     assert eval_flops(solver.gap, state, problem).total() == S * gap
@@ -381,6 +381,6 @@ def test_cost_of_the_gap_of_orthogonal_pursuits(factory, signed):
     solver = factory(k, score=solvers.signed if signed else solvers.positive)
     count = eval_flops(solver.gap, jax.eval_shape(solver.init, problem), problem).total()
     less = 4 * k * k + 4 * k if signed else 0
-    assert count == S * (4 * k * k + 6 * k + 2 * m + 1 - less)
-    said = "4K^2 + 6K + 2M + 1 operations a signal, of which signed codes save 4K^2 + 4K"
+    assert count == S * (4 * k * k + 6 * k + 3 * m + 1 - less)
+    said = "4K^2 + 6K + 3M + 1 operations a signal, of which signed codes save 4K^2 + 4K"
     assert said in docstring(factory)

@@ -18,7 +18,7 @@ import sparsecode_jax
 PACKAGE = pathlib.Path(sparsecode_jax.__file__).parent
 ROOT = PACKAGE.parent
 LAYERS = (
-    ("types", "_checks", "_jax_release", "_scaling", "_sharding", "_sparse"),
+    ("types", "_bound", "_checks", "_jax_release", "_rows", "_scaling", "_sharding", "_sparse"),
     (
         "prox",
         "dictionaries",

@@ -112,7 +112,7 @@ def test_errors():
 @pytest.mark.parametrize("k", [1, 3, 8])
 def test_cost(k):
     cholesky = k * (k + 1) * (2 * k + 1) // 6
-    common = 2 * M * k * k + 5 * M * k + 2 * k
+    common = 2 * M * k * k + 5 * M * k + 3 * k + 2 * M - 1
 
     def count(**kwargs):
         arrays = [jax.ShapeDtypeStruct(x.shape, np.float32) for x in draw()]
@@ -120,8 +120,8 @@ def test_cost(k):
 
     assert count(nonnegative=False) == S * (common + cholesky + 2 * k * k)
     rounds = 3 * (cholesky + 6 * k * k + 6 * k - 1)
-    assert count(num_rounds=3) == S * (common + rounds + M)
+    assert count(num_rounds=3) == S * (common + rounds + M + 1)
     text = docstring(refit)
-    assert "2MK^2 + 5MK + 2K arithmetic operations a signal" in text
+    assert "2MK^2 + 5MK + 3K + 2M - 1 arithmetic operations a signal" in text
     assert "K(K + 1)(2K + 1)/6 + 2K^2 once" in text
-    assert "K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 a round and M more once" in text
+    assert "K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 a round and M + 1 more once" in text

@@ -160,6 +160,7 @@ def sparse_encode(
     if step_size is None:
         choose = dictionaries.step_size if solver.step_size is None else solver.step_size
         step_size = _step_size(choose, dictionary)
+    _checks.real(name, penalty, step_size)
     problem = Lasso(signals, dictionary, jnp.asarray(penalty), jnp.asarray(step_size))
     if tolerance is not None:
         _checks.positive(name, tolerance=tolerance)

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import lax
 
-from sparsecode_jax.prox import value
+from sparsecode_jax._rows import as_row
+from sparsecode_jax._scaling import unit_of
+from sparsecode_jax.prox import in_units, value
 from sparsecode_jax.solvers.sparsa import HISTORY, LONGEST
 from sparsecode_jax.types import Array
 
@@ -18,6 +20,10 @@ def gram_sparsa(
     prox: Callable, gram: Array, target: Array, penalty: Array, start: Array, num_steps: int
 ) -> Array:
     """Minimise z G z / 2 - z t + penalty, for G (..., W, W) and t (..., W), from ``start``."""
+    # In units of the problem, so that no square over- or underflows.
+    unit, inverse = unit_of(jnp.maximum(jnp.abs(target), jnp.abs(start)))
+    target, penalty, start = target * inverse, as_row(penalty, start) * inverse, start * inverse
+    prox = in_units(prox, unit)
     shortest = 1 / jnp.max(jnp.sum(jnp.abs(gram), axis=-1), axis=-1, keepdims=True)
 
     def times(codes: Array) -> Array:
@@ -51,4 +57,4 @@ def gram_sparsa(
     first = objective(start, image)
     history = jnp.broadcast_to(first, (*first.shape[:-1], HISTORY))
     (codes, *_), _ = lax.scan(step, (start, image, history, shortest), length=num_steps)
-    return codes
+    return codes * unit

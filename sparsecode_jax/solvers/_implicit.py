@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 
 from sparsecode_jax import _checks
+from sparsecode_jax._rows import as_row
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.prox import nonnegative_soft_threshold, ridge, separable
 from sparsecode_jax.types import Array, Lasso
@@ -70,7 +71,7 @@ def _forward(prox: Callable, problem: Lasso, codes: Array) -> tuple[Array, tuple
 
 def _backward(prox: Callable, saved: tuple[Lasso, Array], cotangent: Array) -> tuple[Lasso, Array]:
     (signals, dictionary, penalty, step_size), codes = saved
-    weight = ridge(prox, penalty)
+    weight = as_row(ridge(prox, penalty), codes)
     limit = 2 * min(dictionary.shape) + 10
     rounding = jnp.finfo(codes.dtype).eps
     small = rounding ** (2 / 3) * jnp.max(jnp.sum(dictionary * dictionary, axis=-1))
@@ -92,7 +93,9 @@ def _backward(prox: Callable, saved: tuple[Lasso, Array], cotangent: Array) -> t
     image = reconstruct(pulled, dictionary)
     residual = signals.reshape(-1, num_measurements) - reconstruct(flat, dictionary)
     by_dictionary = correlate(pulled.T, residual.T) - correlate(flat.T, image.T)
-    by_weight = -pulled * (jnp.sign(flat) + ridge(prox, jnp.ones_like(penalty)) * flat)
+    by_weight = -pulled * (
+        jnp.sign(flat) + as_row(ridge(prox, jnp.ones_like(penalty)), flat) * flat
+    )
     by_penalty = jnp.sum(by_weight) if penalty.ndim == 0 else jnp.sum(by_weight, axis=0)
     by_problem = Lasso(
         image.reshape(signals.shape), by_dictionary, by_penalty, jnp.zeros_like(step_size)

@@ -21,7 +21,7 @@ def merge_and_prune(
     best, found = jax.lax.top_k(score(_support.correlations(state)), num_found)
     used = state.values != 0
     same = (found[..., :, None] == state.atoms[..., None, :]) & used[..., None, :]
-    fresh = (best > _support.negligible(problem.signals)[..., None]) & ~jnp.any(same, axis=-1)
+    fresh = (best > _support.negligible(problem.signals, state.unit)) & ~jnp.any(same, axis=-1)
     atoms = jnp.concatenate([found, state.atoms], axis=-1)
     values = _support.least_squares(
         _support.block_of(state.gram, atoms),

@@ -8,8 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._rows import as_row
+from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate
-from sparsecode_jax.solvers._support import add_at, first_largest, negligible
+from sparsecode_jax.solvers._support import add_at, first_largest, negligible, no_codes
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["PursuitState", "positive", "pursuit", "signed"]
@@ -23,6 +27,8 @@ class PursuitState(NamedTuple):
 
     Attributes:
       squares: squared norm of each atom, (N,).
+      unit: a power of two near the largest entry of the signal, (..., 1), in which correlations and
+        coefficients are, so that squares neither over- nor underflow.
       correlations: of the residual with each atom, (..., N).
       norms: squared norm of each atom's part outside the span, (..., N).
       gram: inner products of atoms, (N, N); None above 1,024 atoms.
@@ -35,6 +41,7 @@ class PursuitState(NamedTuple):
     """
 
     squares: Array
+    unit: Array
     correlations: Array
     norms: Array
     gram: Array | None
@@ -56,95 +63,116 @@ def signed(correlations: Array) -> Array:
 
 
 def pursuit(
+    name: str,
     num_active: int,
     score: Callable[[Array], Array],
     scale: Callable[[PursuitState], Array],
 ) -> Solver:
     """Build a pursuit that takes the atom of the best ``score(correlations) / scale(state)``."""
+    return Solver(
+        Bound(_init, name, num_active),
+        Bound(_step, num_active, score, scale),
+        Bound(_codes, num_active, score),
+        gap=Bound(_gap, num_active, score),
+    )
 
-    def init(problem: Lasso, codes0: Array | None = None) -> PursuitState:
-        if codes0 is not None:
-            raise ValueError(
-                "orthogonal pursuits build their support from nothing: codes0 is not supported. "
-                "To refine given codes use fista()."
-            )
-        signals, dictionary = problem.signals, problem.dictionary
-        leading, num_atoms, dtype = signals.shape[:-1], dictionary.shape[0], signals.dtype
-        squares = jnp.sum(dictionary * dictionary, axis=-1)
-        gram = correlate(dictionary, dictionary) if num_atoms <= _MOST_ATOMS else None
-        vectors = dictionary if gram is None else gram
-        return PursuitState(
-            squares=squares,
-            correlations=correlate(signals, dictionary),
-            norms=jnp.broadcast_to(squares, (*leading, num_atoms)),
-            gram=gram,
-            basis=jnp.zeros((*leading, num_active, vectors.shape[1]), dtype),
-            triangle=jnp.zeros((*leading, num_active, num_active), dtype),
-            coefficients=jnp.zeros((*leading, num_active), dtype),
-            support=jnp.full((*leading, num_active), -1, jnp.int32),
-            taken=jnp.int32(0),
+
+def _init(name: str, num_active: int, problem: Lasso, codes0: Array | None = None) -> PursuitState:
+    if codes0 is not None:
+        raise ValueError(
+            f"{name}: got codes0, but an orthogonal pursuit builds its support from nothing; None "
+            "is expected. To refine given codes use fista()."
         )
+    signals, dictionary = problem.signals, problem.dictionary
+    leading, num_atoms, dtype = signals.shape[:-1], dictionary.shape[0], signals.dtype
+    _checks.num_active(name, num_active, num_atoms)
+    unit, inverse = unit_of(signals)
+    squares = jnp.sum(dictionary * dictionary, axis=-1)
+    gram = correlate(dictionary, dictionary) if num_atoms <= _MOST_ATOMS else None
+    vectors = dictionary if gram is None else gram
+    return PursuitState(
+        squares=squares,
+        unit=unit,
+        correlations=correlate(signals * inverse, dictionary),
+        norms=jnp.broadcast_to(squares, (*leading, num_atoms)),
+        gram=gram,
+        basis=jnp.zeros((*leading, num_active, vectors.shape[1]), dtype),
+        triangle=jnp.zeros((*leading, num_active, num_active), dtype),
+        coefficients=jnp.zeros((*leading, num_active), dtype),
+        support=jnp.full((*leading, num_active), -1, jnp.int32),
+        taken=jnp.int32(0),
+    )
 
-    def step(state: PursuitState, problem: Lasso) -> PursuitState:
-        available = state.norms > _DEPENDENT * state.squares
-        scores = jnp.where(available, score(state.correlations) / scale(state), -jnp.inf)
-        atom = first_largest(scores)
-        found = (_at(scores, atom) > negligible(problem.signals)) & (state.taken < num_active)
-        length = jnp.sqrt(jnp.where(found, _at(state.norms, atom), 1))
-        # Gram-Schmidt: q = (d_j - sum_k <q_k, d_j> q_k) / length, and q's products with all atoms.
-        if state.gram is None:
-            chosen = problem.dictionary[atom]
-            along = jnp.einsum("...km,...m->...k", state.basis, chosen, precision="highest")
-        else:
-            chosen = state.gram[atom]
-            along = jnp.take_along_axis(state.basis, atom[..., None, None], axis=-1)[..., 0]
-        inside = jnp.einsum("...k,...km->...m", along, state.basis, precision="highest")
-        new = jnp.where(found[..., None], (chosen - inside) / length[..., None], 0)
-        row = correlate(new, problem.dictionary) if state.gram is None else new
-        coefficient = jnp.where(found, _at(state.correlations, atom) / length, 0)
-        here = jnp.arange(num_active) == state.taken
-        return PursuitState(
-            squares=state.squares,
-            gram=state.gram,
-            correlations=state.correlations - coefficient[..., None] * row,
-            norms=state.norms - row * row,
-            basis=jnp.where(here[:, None], new[..., None, :], state.basis),
-            triangle=jnp.where(here, (along + length[..., None] * here)[..., None], state.triangle),
-            coefficients=jnp.where(here, coefficient[..., None], state.coefficients),
-            support=jnp.where(here & found[..., None], atom[..., None], state.support),
-            taken=state.taken + 1,
+
+def _step(
+    num_active: int, score: Callable, scale: Callable, state: PursuitState, problem: Lasso
+) -> PursuitState:
+    available = state.norms > _DEPENDENT * as_row(state.squares, state.norms)
+    scores = jnp.where(available, score(state.correlations) / scale(state), -jnp.inf)
+    atom = first_largest(scores)
+    tiny = negligible(problem.signals, state.unit)[..., 0]
+    found = (_at(scores, atom) > tiny) & (state.taken < num_active)
+    length = jnp.sqrt(jnp.where(found, _at(state.norms, atom), 1))
+    # Gram-Schmidt: q = (d_j - sum_k <q_k, d_j> q_k) / length, and q's products with all atoms.
+    if state.gram is None:
+        chosen = problem.dictionary[atom]
+        along = jnp.einsum("...km,...m->...k", state.basis, chosen, precision="highest")
+    else:
+        chosen = state.gram[atom]
+        along = jnp.take_along_axis(state.basis, atom[..., None, None], axis=-1)[..., 0]
+    inside = jnp.einsum("...k,...km->...m", along, state.basis, precision="highest")
+    new = jnp.where(found[..., None], (chosen - inside) / length[..., None], 0)
+    row = correlate(new, problem.dictionary) if state.gram is None else new
+    coefficient = jnp.where(found, _at(state.correlations, atom) / length, 0)
+    here = as_row(jnp.arange(num_active) == state.taken, state.support)
+    return state._replace(
+        correlations=state.correlations - coefficient[..., None] * row,
+        norms=state.norms - row * row,
+        basis=jnp.where(here[..., None], new[..., None, :], state.basis),
+        triangle=jnp.where(
+            here[..., None, :],
+            (along + length[..., None] * here.astype(length.dtype))[..., None],
+            state.triangle,
+        ),
+        coefficients=jnp.where(here, coefficient[..., None], state.coefficients),
+        support=jnp.where(here & found[..., None], atom[..., None], state.support),
+        taken=state.taken + 1,
+    )
+
+
+def _fit(num_active: int, state: PursuitState) -> Array:
+    """Return the least-squares values (..., K): back substitution from the last atom up."""
+    chosen = state.support >= 0
+
+    def back(values: Array, k: Array) -> tuple[Array, None]:
+        later = jnp.where(
+            as_row(jnp.arange(num_active) > k, values), state.triangle[..., k, :] * values, 0
         )
+        pivot = jnp.where(chosen[..., k], state.triangle[..., k, k], 1)
+        value = (state.coefficients[..., k] - jnp.sum(later, axis=-1)) / pivot
+        return values.at[..., k].set(jnp.where(chosen[..., k], value, 0)), None
 
-    def fit(state: PursuitState) -> Array:
-        """Return the least-squares values (..., K): back substitution from the last atom up."""
-        chosen = state.support >= 0
+    order = jnp.arange(num_active)[::-1]
+    return jax.lax.scan(back, jnp.zeros_like(state.coefficients), order)[0]
 
-        def back(values: Array, k: Array) -> tuple[Array, None]:
-            later = jnp.where(jnp.arange(num_active) > k, state.triangle[..., k, :] * values, 0)
-            pivot = jnp.where(chosen[..., k], state.triangle[..., k, k], 1)
-            value = (state.coefficients[..., k] - jnp.sum(later, axis=-1)) / pivot
-            return values.at[..., k].set(jnp.where(chosen[..., k], value, 0)), None
 
-        order = jnp.arange(num_active)[::-1]
-        return jax.lax.scan(back, jnp.zeros_like(state.coefficients), order)[0]
+def _codes(num_active: int, score: Callable, state: PursuitState) -> Array:
+    values = _fit(num_active, state) * state.unit
+    if score is positive:
+        values = jnp.maximum(values, 0)
+    atoms = jnp.maximum(state.support, 0)  # values are 0 where none was chosen
+    return add_at(no_codes(state.correlations), atoms, values)
 
-    def codes(state: PursuitState) -> Array:
-        values = fit(state)
-        if score is positive:
-            values = jnp.maximum(values, 0)
-        atoms = jnp.maximum(state.support, 0)  # values are 0 where none was chosen
-        return add_at(jnp.zeros_like(state.correlations), atoms, values)
 
-    def gap(state: PursuitState, problem: Lasso) -> Array:
-        energy = jnp.sum(problem.signals * problem.signals, axis=-1)
-        error = energy - jnp.sum(state.coefficients * state.coefficients, axis=-1)
-        if score is positive:  # what the codes lose by cutting the negatives
-            cut = jnp.minimum(fit(state), 0)
-            lost = jnp.einsum("...kl,...l->...k", state.triangle, cut, precision="highest")
-            error = error + jnp.sum(lost * lost, axis=-1)
-        return jnp.maximum(error, 0) / jnp.where(energy > 0, energy, 1)
-
-    return Solver(init, step, codes, gap=gap)
+def _gap(num_active: int, score: Callable, state: PursuitState, problem: Lasso) -> Array:
+    signals = problem.signals / state.unit
+    energy = jnp.sum(signals * signals, axis=-1)
+    error = energy - jnp.sum(state.coefficients * state.coefficients, axis=-1)
+    if score is positive:  # what the codes lose by cutting the negatives
+        cut = jnp.minimum(_fit(num_active, state), 0)
+        lost = jnp.einsum("...kl,...l->...k", state.triangle, cut, precision="highest")
+        error = error + jnp.sum(lost * lost, axis=-1)
+    return jnp.maximum(error, 0) / jnp.where(energy > 0, energy, 1)
 
 
 def _at(values: Array, atom: Array) -> Array:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._rows import as_row
+from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate
 from sparsecode_jax.types import Array, Lasso
 
@@ -24,6 +26,7 @@ __all__ = [
     "keep_largest",
     "least_squares",
     "negligible",
+    "no_codes",
     "read_codes",
     "relative_error_left",
     "start",
@@ -38,6 +41,8 @@ class SupportState(NamedTuple):
       gram: inner products of atoms, (N, N).
       norms: of the atoms, (N,), where gram, projections and values are those of atoms scaled to
         unit norm; None where the atoms are used as they are.
+      unit: a power of two near the largest entry of the signal (or of a warm start), (..., 1), in
+        which projections and values are, so that squares neither over- nor underflow.
       projections: inner products of the signal with the atoms, (..., N).
       atoms: (..., K), without repetition among slots in use; a slot of value 0 is not in use.
       values: the atoms' codes, (..., K).
@@ -45,6 +50,7 @@ class SupportState(NamedTuple):
 
     gram: Array
     norms: Array | None
+    unit: Array
     projections: Array
     atoms: Array
     values: Array
@@ -59,32 +65,43 @@ def unit_atoms(dictionary: Array) -> tuple[Array, Array]:
 
 def start(
     name: str,
-    problem: Lasso,
-    codes0: Array | None,
     num_active: int,
     score: Callable[[Array], Array],
+    problem: Lasso,
+    codes0: Array | None = None,
     *,
-    unit: bool = True,
+    unit_norm: bool = True,
 ) -> SupportState:
     """Return the state of no atoms, or of the K largest codes of a warm start."""
     signals, dictionary = problem.signals, problem.dictionary
     _checks.num_active(name, num_active, dictionary.shape[0])
-    atoms, norms = unit_atoms(dictionary) if unit else (dictionary, None)
-    gram, projections = correlate(atoms, atoms), correlate(signals, atoms)
+    atoms, norms = unit_atoms(dictionary) if unit_norm else (dictionary, None)
+    largest = signals if codes0 is None else jnp.concatenate([signals, codes0], axis=-1)
+    unit, inverse = unit_of(largest)
+    gram, projections = correlate(atoms, atoms), correlate(signals * inverse, atoms)
     if codes0 is None:
         shape = (*signals.shape[:-1], num_active)
         chosen, values = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, signals.dtype)
     else:
+        codes0 = codes0 * inverse
         chosen, values = keep_largest(
-            codes0 if norms is None else codes0 * norms, score, num_active
+            codes0 if norms is None else codes0 * as_row(norms, codes0), score, num_active
         )
-    return SupportState(gram, norms, projections, chosen, values)
+    return SupportState(gram, norms, unit, projections, chosen, values)
 
 
 def read_codes(state: SupportState) -> Array:
     """Return the codes (..., N)."""
     values = state.values if state.norms is None else state.values / state.norms[state.atoms]
-    return add_at(jnp.zeros_like(state.projections), state.atoms, values)
+    return add_at(no_codes(state.projections), state.atoms, values * state.unit)
+
+
+def no_codes(projections: Array) -> Array:
+    """Return zeros (..., N), but NaNs for a signal whose projections (..., N) are not finite.
+
+    No atom scores above a NaN, so that the codes of such a signal would be zeros.
+    """
+    return jnp.where(jnp.isfinite(projections), jnp.zeros_like(projections), jnp.nan)
 
 
 def add_at(base: Array, atoms: Array, values: Array) -> Array:
@@ -126,9 +143,10 @@ def keep_largest(
     return places, allowed(at(values, places), score)
 
 
-def negligible(signals: Array) -> Array:
-    """Return the correlation (...,) with a unit atom that rounding alone can leave."""
-    return 10 * jnp.finfo(signals.dtype).eps * jnp.max(jnp.abs(signals), axis=-1)
+def negligible(signals: Array, unit: Array) -> Array:
+    """Return the correlation (..., 1) with a unit atom, in units, that rounding alone can leave."""
+    largest = jnp.max(jnp.abs(signals), axis=-1, keepdims=True)
+    return 10 * jnp.finfo(signals.dtype).eps * largest / unit
 
 
 def correlations(state: SupportState) -> Array:
@@ -178,7 +196,8 @@ def captured(block: Array, projections: Array, values: Array) -> Array:
 
 def relative_error_left(state: SupportState, problem: Lasso) -> Array:
     """Return ``objectives.relative_error`` of the state's codes, (...,), by Gram entries."""
-    energy = jnp.sum(problem.signals * problem.signals, axis=-1)
+    signals = problem.signals / state.unit
+    energy = jnp.sum(signals * signals, axis=-1)
     block = block_of(state.gram, state.atoms)
     error = energy - captured(block, at(state.projections, state.atoms), state.values)
     return jnp.maximum(error, 0) / jnp.where(energy > 0, energy, 1)

@@ -36,7 +36,8 @@ class ToleranceInfo(NamedTuple):
     Attributes:
       num_steps: iterations spent on it, (...,).
       gap: the gap of its codes, as the solver measures it, (...,).
-      converged: whether that is within the tolerance, (...,).
+      converged: whether that is within the tolerance, (...,). Where a signal or the penalty is not
+        a finite number, or the penalty is negative, the gap is NaN and this is False.
     """
 
     num_steps: Array
@@ -83,7 +84,7 @@ def solve_to_tolerance(
 
     Raises:
       ValueError: as :func:`solve`; a tolerance that is not one number, or too small to certify;
-        signals whose squares over- or underflow; a zero penalty; a solver without a measure.
+        signals at the ends of the dtype's range; a zero penalty; a solver without a measure.
 
     **Cost**: for each signal its number of steps, one gap every ``check_every`` of them, and N
     moves of data a check; up to a chunk of signals that are done is computed along.

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._rows import as_row
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.prox import nonnegative_soft_threshold, separable
 from sparsecode_jax.solvers.ista import init_codes
@@ -49,22 +51,23 @@ def coordinate_descent(
     """
     _checks.separable("coordinate_descent", prox, separable(prox))
 
-    def step(codes: Array, problem: Lasso) -> Array:
-        def update(residual: Array, coordinate: tuple[Array, ...]) -> tuple[Array, Array]:
-            atom, weight, code = coordinate
-            square = jnp.sum(atom * atom)
-            square = jnp.where(square > 0, square, 1)
-            new = prox(code + correlate(residual, atom) / square, weight / square)
-            return residual - (new - code)[..., None] * atom, new
+    return Solver(init_codes, Bound(_step, prox), _codes, prox=prox)
 
-        signals, dictionary, penalty, _ = problem
-        weights = jnp.broadcast_to(penalty, dictionary.shape[:1])
-        coordinates = (dictionary, weights, jnp.moveaxis(codes, -1, 0))
-        # Afresh at every sweep: the rounding of residuals kept for thousands of sweeps adds up.
-        residual = signals - reconstruct(codes, dictionary)
-        return jnp.moveaxis(jax.lax.scan(update, residual, coordinates)[1], 0, -1)
 
-    return Solver(init_codes, step, _codes, prox=prox)
+def _step(prox: Callable, codes: Array, problem: Lasso) -> Array:
+    def update(residual: Array, coordinate: tuple[Array, ...]) -> tuple[Array, Array]:
+        atom, weight, code = coordinate
+        square = jnp.sum(atom * atom)
+        square = jnp.where(square > 0, square, 1)
+        new = prox(code + correlate(residual, atom) / square, weight / square)
+        return residual - (new - code)[..., None] * as_row(atom, residual), new
+
+    signals, dictionary, penalty, _ = problem
+    weights = jnp.broadcast_to(penalty, dictionary.shape[:1])
+    coordinates = (dictionary, weights, jnp.moveaxis(codes, -1, 0))
+    # Afresh at every sweep: the rounding of residuals kept for thousands of sweeps adds up.
+    residual = signals - reconstruct(codes, dictionary)
+    return jnp.moveaxis(jax.lax.scan(update, residual, coordinates)[1], 0, -1)
 
 
 def _codes(state: Array) -> Array:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._merge import merge_and_prune
 from sparsecode_jax.solvers._pursuit import positive
@@ -36,25 +37,28 @@ def cosamp(num_active: int, *, score: Callable[[Array], Array] = positive) -> So
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
-      2M + 1 operations a signal.
+      3M + 1 operations a signal.
 
     Raises:
       ValueError: num_active is not an integer from 1 to N.
 
-    **Cost**: 2MN arithmetic operations a signal to start and (2K + 1)N + M + P(P + 1)(2P + 1)/6 +
-    2P^2 a signal and step, P = min(2K, N) + K; the Gram matrix of unit atoms 2MN^2 + 3MN once.
-    Reading the codes: 2K.
+    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and (2K + 1)N + M + 1 + P(P +
+    1)(2P + 1)/6 + 2P^2 a signal and step, P = min(2K, N) + K; the Gram matrix of unit atoms 2MN^2 +
+    3MN once. Reading the codes: 3K.
 
     References:
       Needell and Tropp, 2009, Algorithm 1.
     """
     _checks.count("cosamp", "num_active", num_active)
 
-    def init(problem: Lasso, codes0: Array | None = None) -> SupportState:
-        return _support.start("cosamp", problem, codes0, num_active, score)
+    return Solver(
+        Bound(_support.start, "cosamp", num_active, score),
+        Bound(_step, num_active, score),
+        _support.read_codes,
+        gap=_support.relative_error_left,
+    )
 
-    def step(state: SupportState, problem: Lasso) -> SupportState:
-        num_found = min(2 * num_active, problem.dictionary.shape[0])
-        return merge_and_prune(state, problem, num_found, score)
 
-    return Solver(init, step, _support.read_codes, gap=_support.relative_error_left)
+def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso) -> SupportState:
+    num_found = min(2 * num_active, problem.dictionary.shape[0])
+    return merge_and_prune(state, problem, num_found, score)

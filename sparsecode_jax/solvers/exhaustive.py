@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._pursuit import positive
 from sparsecode_jax.solvers._support import SupportState, at
@@ -49,58 +50,65 @@ def exhaustive(num_active: int, *, score: Callable[[Array], Array] = positive) -
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
-      2M + 1 operations a signal.
+      3M + 1 operations a signal.
 
     Raises:
       ValueError: num_active is not an integer from 1 to N, or there are over 200,000 subsets.
 
-    **Cost**: 2MN arithmetic operations a signal to start and C(2K^2 + 2K - 1) + 2K^2 + 4K - 1 a
-    signal and step, C being the number of subsets rounded up to a multiple of 256, and
-    C(K(K + 1)(2K + 1)/6 + 2K^3) a step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading
-    the codes: 2K.
+    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and C(2K^2 + 2K - 1) + 2K^2 + 4K
+    - 1 a signal and step, C being the number of subsets rounded up to a multiple of 256, and C(K(K
+    + 1)(2K + 1)/6 + 2K^3) a step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the
+    codes: 3K.
 
     References:
       Natarajan, 1995, shows that no method can avoid such a search in general.
     """
     _checks.count("exhaustive", "num_active", num_active)
 
-    def init(problem: Lasso, codes0: Array | None = None) -> SupportState:
-        state = _support.start("exhaustive", problem, codes0, num_active, score)
-        _checks.num_subsets("exhaustive", _num_subsets(state.gram.shape[0], num_active, score))
-        return state
+    return Solver(
+        Bound(_init, num_active, score),
+        Bound(_step, num_active, score),
+        _support.read_codes,
+        gap=_support.relative_error_left,
+    )
 
-    def step(state: SupportState, problem: Lasso) -> SupportState:
-        def search(best: _Best, subsets: Array) -> tuple[_Best, None]:
-            inside = subsets >= 0  # (256, K)
-            atoms = jnp.maximum(subsets, 0)
-            block = _support.block_of(state.gram, atoms)
-            unit = jnp.broadcast_to(jnp.eye(num_active, dtype=block.dtype), block.shape)
-            inverse = jax.vmap(_support.least_squares, (None, -1, None), -1)(block, unit, inside)
-            projections = jnp.where(inside, state.projections[..., atoms], 0)
-            fits = jnp.einsum("...ck,ckl->...cl", projections, inverse, precision="highest")
-            gains = jnp.sum(fits * projections, axis=-1)  # (..., 256)
-            if score is positive:
-                gains = jnp.where(jnp.all(fits >= 0, axis=-1), gains, -jnp.inf)
-            place = jnp.argmax(gains, axis=-1)[..., None]
-            gain = at(gains, place)
-            fit = jnp.take_along_axis(fits, place[..., None], axis=-2)[..., 0, :]
-            better = gain > best.gain
-            return _Best(
-                jnp.where(better, gain, best.gain),
-                jnp.where(better, atoms[place[..., 0]], best.atoms),
-                jnp.where(better, fit, best.values),
-            ), None
 
-        projections = at(state.projections, state.atoms)
-        gain = _support.captured(
-            _support.block_of(state.gram, state.atoms), projections, state.values
-        )
-        subsets = jnp.asarray(_subsets(state.gram.shape[0], num_active, score))
-        best = _Best(gain[..., None], state.atoms, state.values)
-        best, _ = jax.lax.scan(search, best, subsets)
-        return state._replace(atoms=best.atoms, values=best.values)
+def _init(
+    num_active: int, score: Callable, problem: Lasso, codes0: Array | None = None
+) -> SupportState:
+    state = _support.start("exhaustive", num_active, score, problem, codes0)
+    _checks.num_subsets("exhaustive", _num_subsets(state.gram.shape[0], num_active, score))
+    return state
 
-    return Solver(init, step, _support.read_codes, gap=_support.relative_error_left)
+
+def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso) -> SupportState:
+    def search(best: _Best, subsets: Array) -> tuple[_Best, None]:
+        inside = subsets >= 0  # (256, K)
+        atoms = jnp.maximum(subsets, 0)
+        block = _support.block_of(state.gram, atoms)
+        unit = jnp.broadcast_to(jnp.eye(num_active, dtype=block.dtype), block.shape)
+        inverse = jax.vmap(_support.least_squares, (None, -1, None), -1)(block, unit, inside)
+        projections = jnp.where(inside, state.projections[..., atoms], 0)
+        fits = jnp.einsum("...ck,ckl->...cl", projections, inverse, precision="highest")
+        gains = jnp.sum(fits * projections, axis=-1)  # (..., 256)
+        if score is positive:
+            gains = jnp.where(jnp.all(fits >= 0, axis=-1), gains, -jnp.inf)
+        place = jnp.argmax(gains, axis=-1)[..., None]
+        gain = at(gains, place)
+        fit = jnp.take_along_axis(fits, place[..., None], axis=-2)[..., 0, :]
+        better = gain > best.gain
+        return _Best(
+            jnp.where(better, gain, best.gain),
+            jnp.where(better, atoms[place[..., 0]], best.atoms),
+            jnp.where(better, fit, best.values),
+        ), None
+
+    projections = at(state.projections, state.atoms)
+    gain = _support.captured(_support.block_of(state.gram, state.atoms), projections, state.values)
+    subsets = jnp.asarray(_subsets(state.gram.shape[0], num_active, score))
+    best = _Best(gain[..., None], state.atoms, state.values)
+    best, _ = jax.lax.scan(search, best, subsets)
+    return state._replace(atoms=best.atoms, values=best.values)
 
 
 def _sizes(num_active: int, score: Callable) -> range:

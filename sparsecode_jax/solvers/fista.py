@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._scaling import in_units
 from sparsecode_jax.prox import nonnegative_soft_threshold
 from sparsecode_jax.solvers.ista import init_codes, proximal_step
 from sparsecode_jax.types import Array, Lasso, Solver
@@ -37,7 +39,8 @@ def gradient_restart(point: Array, new_codes: Array, codes: Array) -> Array:
     References:
       O'Donoghue and Candes, 2015, Eq. (13), with the proximal gradient map as gradient.
     """
-    return jnp.sum((point - new_codes) * (new_codes - codes), axis=-1, keepdims=True) > 0
+    # In units, or products of codes of 1e-20 would be 0.
+    return jnp.sum(in_units(point - new_codes) * (new_codes - codes), axis=-1, keepdims=True) > 0
 
 
 @functools.lru_cache(maxsize=None, typed=True)
@@ -62,30 +65,34 @@ def fista(
       A :class:`~sparsecode_jax.types.Solver` with state :class:`FistaState`.
 
     **Cost**: 4MN + M + 7N arithmetic operations a signal and step, and 9 a step; with
-    ``gradient_restart`` 4MN + M + 11N + 7 a signal and step, and 1 a step. A signal and step cost
+    ``gradient_restart`` 4MN + M + 13N + 6 a signal and step, and 1 a step. A signal and step cost
     N more with soft_threshold.
 
     References:
       Beck and Teboulle, 2009, Eq. (4.1)-(4.3); O'Donoghue and Candes, 2015.
     """
-
-    def init(problem: Lasso, codes0: Array | None = None) -> FistaState:
-        codes = init_codes(problem, codes0)
-        shape = () if restart is None else codes.shape[:-1] + (1,)
-        return FistaState(codes, codes, jnp.ones(shape, codes.dtype))
-
-    def step(state: FistaState, problem: Lasso) -> FistaState:
-        codes = proximal_step(prox, state.point, problem)
-        t = state.momentum
-        new_t = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
-        weight = (t - 1) / new_t
-        if restart is not None:
-            restarted = restart(state.point, codes, state.codes)
-            new_t = jnp.where(restarted, 1, new_t)
-            weight = jnp.where(restarted, 0, weight)
-        return FistaState(codes, codes + weight * (codes - state.codes), new_t)
-
+    init, step = Bound(_init, restart), Bound(_step, prox, restart)
     return Solver(init, step, _codes, prox=prox, splits_atoms=True)
+
+
+def _init(restart: Callable | None, problem: Lasso, codes0: Array | None = None) -> FistaState:
+    codes = init_codes(problem, codes0)
+    shape = () if restart is None else codes.shape[:-1] + (1,)
+    return FistaState(codes, codes, jnp.ones(shape, codes.dtype))
+
+
+def _step(
+    prox: Callable, restart: Callable | None, state: FistaState, problem: Lasso
+) -> FistaState:
+    codes = proximal_step(prox, state.point, problem)
+    t = state.momentum
+    new_t = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
+    weight = (t - 1) / new_t
+    if restart is not None:
+        restarted = restart(state.point, codes, state.codes)
+        new_t = jnp.where(restarted, 1, new_t)
+        weight = jnp.where(restarted, 0, weight)
+    return FistaState(codes, codes + weight * (codes - state.codes), new_t)
 
 
 def _codes(state: FistaState) -> Array:

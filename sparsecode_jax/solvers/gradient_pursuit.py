@@ -8,6 +8,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._rows import as_row
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._pursuit import positive
 from sparsecode_jax.solvers._support import SupportState, at
@@ -37,39 +39,47 @@ def gradient_pursuit(num_active: int, *, score: Callable[[Array], Array] = posit
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
-      2M + 1 operations a signal.
+      3M + 1 operations a signal.
 
     Raises:
       ValueError: num_active is not an integer from 1 to N.
 
-    **Cost**: 2MN arithmetic operations a signal to start and (2K + 2)N + 2K^2 + 6K + M - 2 a
-    signal and step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the codes: 2K.
+    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and (2K + 2)N + 2K^2 + 6K + M - 1
+    a signal and step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the codes: 3K.
 
     References:
       Blumensath and Davies, 2008 (Gradient pursuits), Section III-A, Eq. (5)-(7).
     """
     _checks.count("gradient_pursuit", "num_active", num_active)
 
-    def init(problem: Lasso, codes0: Array | None = None) -> SupportState:
-        return _support.start("gradient_pursuit", problem, codes0, num_active, score)
+    return Solver(
+        Bound(_support.start, "gradient_pursuit", num_active, score),
+        Bound(_step, num_active, score),
+        _support.read_codes,
+        gap=_support.relative_error_left,
+    )
 
-    def step(state: SupportState, problem: Lasso) -> SupportState:
-        left = _support.correlations(state)
-        tiny = _support.negligible(problem.signals)[..., None]
-        atom = _support.first_largest(score(left))[..., None]
-        used = state.values != 0
-        known = jnp.any(used & (state.atoms == atom), axis=-1, keepdims=True)
-        free = jnp.argmin(used, axis=-1, keepdims=True)  # the first free place, if there is one
-        new = ~used & ~known & (jnp.arange(num_active) == free) & (score(at(left, atom)) > tiny)
-        atoms = jnp.where(new, atom, state.atoms)
-        gradient = at(left, atoms)
-        gradient = jnp.where((used | new) & (jnp.abs(gradient) > tiny), gradient, 0)
-        block = _support.block_of(state.gram, atoms)
-        image = jnp.einsum("...kl,...l->...k", block, gradient, precision="highest")
-        curvature = jnp.sum(gradient * image, axis=-1, keepdims=True)
-        length = jnp.sum(gradient * gradient, axis=-1, keepdims=True)
-        length = length / jnp.where(curvature > 0, curvature, 1)
-        values = _support.allowed(state.values + length * gradient, score)
-        return state._replace(atoms=atoms, values=values)
 
-    return Solver(init, step, _support.read_codes, gap=_support.relative_error_left)
+def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso) -> SupportState:
+    left = _support.correlations(state)
+    tiny = _support.negligible(problem.signals, state.unit)
+    atom = _support.first_largest(score(left))[..., None]
+    used = state.values != 0
+    known = jnp.any(used & (state.atoms == atom), axis=-1, keepdims=True)
+    free = jnp.argmin(used, axis=-1, keepdims=True)  # the first free place, if there is one
+    new = (
+        ~used
+        & ~known
+        & (as_row(jnp.arange(num_active), free) == free)
+        & (score(at(left, atom)) > tiny)
+    )
+    atoms = jnp.where(new, atom, state.atoms)
+    gradient = at(left, atoms)
+    gradient = jnp.where((used | new) & (jnp.abs(gradient) > tiny), gradient, 0)
+    block = _support.block_of(state.gram, atoms)
+    image = jnp.einsum("...kl,...l->...k", block, gradient, precision="highest")
+    curvature = jnp.sum(gradient * image, axis=-1, keepdims=True)
+    length = jnp.sum(gradient * gradient, axis=-1, keepdims=True)
+    length = length / jnp.where(curvature > 0, curvature, 1)
+    values = _support.allowed(state.values + length * gradient, score)
+    return state._replace(atoms=atoms, values=values)

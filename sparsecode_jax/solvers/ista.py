@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.prox import nonnegative_soft_threshold
 from sparsecode_jax.types import Array, Lasso, Solver
@@ -35,7 +36,7 @@ def ista(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) 
     References:
       Daubechies, Defrise, De Mol, 2004; Beck and Teboulle, 2009, Eq. (1.4).
     """
-    return Solver(init_codes, functools.partial(_step, prox), _codes, prox=prox, splits_atoms=True)
+    return Solver(init_codes, Bound(_step, prox), _codes, prox=prox, splits_atoms=True)
 
 
 def init_codes(problem: Lasso, codes0: Array | None = None) -> Array:

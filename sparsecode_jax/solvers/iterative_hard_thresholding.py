@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._pursuit import positive
 from sparsecode_jax.solvers._support import SupportState
@@ -33,13 +34,13 @@ def iterative_hard_thresholding(
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
-      2M + 1 operations a signal.
+      3M + 1 operations a signal.
 
     Raises:
       ValueError: num_active is not an integer from 1 to N.
 
-    **Cost**: 2MN arithmetic operations a signal to start and (2K + 2)N + K a signal and step; the
-    Gram matrix 2MN^2 once. Reading the codes: K.
+    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and (2K + 2)N + K a signal and
+    step; the Gram matrix 2MN^2 once. Reading the codes: 2K.
 
     References:
       Blumensath and Davies, 2009 (Iterative hard thresholding for compressed sensing), Eq. (3);
@@ -47,14 +48,16 @@ def iterative_hard_thresholding(
     """
     _checks.count("iterative_hard_thresholding", "num_active", num_active)
 
-    def init(problem: Lasso, codes0: Array | None = None) -> SupportState:
-        name = "iterative_hard_thresholding"
-        return _support.start(name, problem, codes0, num_active, score, unit=False)
+    return Solver(
+        Bound(_support.start, "iterative_hard_thresholding", num_active, score, unit_norm=False),
+        Bound(_step, num_active, score),
+        _support.read_codes,
+        gap=_support.relative_error_left,
+    )
 
-    def step(state: SupportState, problem: Lasso) -> SupportState:
-        move = problem.step_size * _support.correlations(state)
-        dense = _support.add_at(move, state.atoms, state.values)
-        atoms, values = _support.keep_largest(dense, score, num_active)
-        return state._replace(atoms=atoms, values=values)
 
-    return Solver(init, step, _support.read_codes, gap=_support.relative_error_left)
+def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso) -> SupportState:
+    move = problem.step_size * _support.correlations(state)
+    dense = _support.add_at(move, state.atoms, state.values)
+    atoms, values = _support.keep_largest(dense, score, num_active)
+    return state._replace(atoms=atoms, values=values)

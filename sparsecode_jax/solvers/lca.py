@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from sparsecode_jax import dictionaries
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._rows import as_row
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.prox import nonnegative_soft_threshold
 from sparsecode_jax.solvers.ista import init_codes
@@ -50,20 +52,21 @@ def lca(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) -
     References:
       Rozell, Johnson, Baraniuk, Olshausen, 2008, Eq. (3.2)-(3.4).
     """
+    return Solver(_init, Bound(_step, prox), _codes, _step_size, prox=prox, splits_atoms=True)
 
-    def init(problem: Lasso, codes0: Array | None = None) -> LcaState:
-        codes = init_codes(problem, codes0)
-        if codes0 is None:
-            return LcaState(codes, codes)
-        return LcaState(codes + problem.penalty * jnp.sign(codes), codes)
 
-    def step(state: LcaState, problem: Lasso) -> LcaState:
-        signals, dictionary, penalty, step_size = problem
-        drive = correlate(signals - reconstruct(state.codes, dictionary), dictionary)
-        membrane = state.membrane + step_size * (drive + state.codes - state.membrane)
-        return LcaState(membrane, prox(membrane, penalty))
+def _init(problem: Lasso, codes0: Array | None = None) -> LcaState:
+    codes = init_codes(problem, codes0)
+    if codes0 is None:
+        return LcaState(codes, codes)
+    return LcaState(codes + as_row(problem.penalty, codes) * jnp.sign(codes), codes)
 
-    return Solver(init, step, _codes, _step_size, prox=prox, splits_atoms=True)
+
+def _step(prox: Callable, state: LcaState, problem: Lasso) -> LcaState:
+    signals, dictionary, penalty, step_size = problem
+    drive = correlate(signals - reconstruct(state.codes, dictionary), dictionary)
+    membrane = state.membrane + step_size * (drive + state.codes - state.membrane)
+    return LcaState(membrane, prox(membrane, penalty))
 
 
 def _codes(state: LcaState) -> Array:

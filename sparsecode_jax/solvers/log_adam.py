@@ -8,6 +8,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import optax
 
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._rows import as_row
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.objectives import duality_gap
 from sparsecode_jax.types import Array, Lasso, PyTree, Solver
@@ -50,24 +52,26 @@ def log_adam(*, epsilon: float = 1e-8) -> Solver:
     References:
       O'Neill, Gumran, Klindt, arXiv 2411.13117; Kingma and Ba, 2015, Algorithm 1.
     """
-
-    def init(problem: Lasso, codes0: Array | None = None) -> LogAdamState:
-        shape = problem.signals.shape[:-1] + problem.dictionary.shape[:1]
-        log_codes = jnp.full(shape, LOG_CODES0, problem.signals.dtype)
-        if codes0 is not None:
-            log_codes = jnp.log(jnp.maximum(codes0, jnp.exp(log_codes)))
-        return LogAdamState(log_codes, optax.adam(problem.step_size, eps=epsilon).init(log_codes))
-
-    def step(state: LogAdamState, problem: Lasso) -> LogAdamState:
-        signals, dictionary, penalty, learning_rate = problem
-        codes = jnp.exp(state.log_codes)
-        residual = reconstruct(codes, dictionary) - signals
-        gradient = codes * (correlate(residual, dictionary) + penalty)
-        optimizer = optax.adam(learning_rate, eps=epsilon)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
-        return LogAdamState(optax.apply_updates(state.log_codes, updates), optimizer_state)
-
+    init, step = Bound(_init, epsilon), Bound(_step, epsilon)
     return Solver(init, step, _codes, _learning_rate, _gap, splits_atoms=True)
+
+
+def _init(epsilon: float, problem: Lasso, codes0: Array | None = None) -> LogAdamState:
+    shape = problem.signals.shape[:-1] + problem.dictionary.shape[:1]
+    log_codes = jnp.full(shape, LOG_CODES0, problem.signals.dtype)
+    if codes0 is not None:
+        log_codes = jnp.log(jnp.maximum(codes0, jnp.exp(log_codes)))
+    return LogAdamState(log_codes, optax.adam(problem.step_size, eps=epsilon).init(log_codes))
+
+
+def _step(epsilon: float, state: LogAdamState, problem: Lasso) -> LogAdamState:
+    signals, dictionary, penalty, learning_rate = problem
+    codes = jnp.exp(state.log_codes)
+    residual = reconstruct(codes, dictionary) - signals
+    gradient = codes * (correlate(residual, dictionary) + as_row(penalty, codes))
+    optimizer = optax.adam(learning_rate, eps=epsilon)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer)
+    return LogAdamState(optax.apply_updates(state.log_codes, updates), optimizer_state)
 
 
 def _codes(state: LogAdamState) -> Array:

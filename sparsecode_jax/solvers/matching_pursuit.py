@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._rows import as_row
+from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.solvers._pursuit import positive
 from sparsecode_jax.solvers._support import add_at, at, first_largest, negligible, unit_atoms
@@ -22,6 +25,8 @@ class MatchingPursuitState(NamedTuple):
     Attributes:
       gram: inner products of unit atoms, (N, N).
       norms: of the atoms, (N,).
+      unit: a power of two near the largest entry of the signal (or of a warm start), (..., 1), in
+        which the rest is, so that squares neither over- nor underflow.
       codes: of unit atoms, (..., N).
       correlations: of the residual with unit atoms, (..., N).
       error: squared norm of the residual, (...,).
@@ -29,6 +34,7 @@ class MatchingPursuitState(NamedTuple):
 
     gram: Array
     norms: Array
+    unit: Array
     codes: Array
     correlations: Array
     error: Array
@@ -50,48 +56,56 @@ def matching_pursuit(*, score: Callable[[Array], Array] = positive) -> Solver:
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver` with state :class:`MatchingPursuitState`; its gap is
-      the relative squared error, 2M + 1 operations a signal.
+      the relative squared error, 3M + 1 operations a signal.
 
-    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and 3N + M + 2 a signal and
-    step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the codes: N.
+    **Cost**: 2MN + 4M - 2 arithmetic operations a signal to start and 3N + M + 3 a signal and
+    step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the codes: 2N.
 
     References:
       Mallat and Zhang, 1993, Eq. (10)-(13), and Section III-B for the update by Gram rows.
     """
+    return Solver(_init, Bound(_step, score), _codes, gap=_gap)
 
-    def init(problem: Lasso, codes0: Array | None = None) -> MatchingPursuitState:
-        atoms, norms = unit_atoms(problem.dictionary)
-        residual = problem.signals
-        if codes0 is None:
-            codes = jnp.zeros((*residual.shape[:-1], atoms.shape[0]), residual.dtype)
-        else:
-            codes = codes0 * norms
-            residual = residual - reconstruct(codes, atoms)
-        return MatchingPursuitState(
-            gram=correlate(atoms, atoms),
-            norms=norms,
-            codes=codes,
-            correlations=correlate(residual, atoms),
-            error=jnp.sum(residual * residual, axis=-1),
-        )
 
-    def step(state: MatchingPursuitState, problem: Lasso) -> MatchingPursuitState:
-        atom = first_largest(score(state.correlations))[..., None]
-        best = at(state.correlations, atom)
-        taken = jnp.where(score(best) > negligible(problem.signals)[..., None], best, 0)
-        return state._replace(
-            codes=add_at(state.codes, atom, taken),
-            correlations=state.correlations - taken * state.gram[atom[..., 0]],
-            error=state.error - taken[..., 0] * taken[..., 0],
-        )
+def _init(problem: Lasso, codes0: Array | None = None) -> MatchingPursuitState:
+    atoms, norms = unit_atoms(problem.dictionary)
+    signals = problem.signals
+    unit, inverse = unit_of(
+        signals if codes0 is None else jnp.concatenate([signals, codes0], axis=-1)
+    )
+    residual = signals * inverse
+    if codes0 is None:
+        codes = jnp.zeros((*residual.shape[:-1], atoms.shape[0]), residual.dtype)
+    else:
+        codes = codes0 * inverse * as_row(norms, codes0)
+        residual = residual - reconstruct(codes, atoms)
+    return MatchingPursuitState(
+        gram=correlate(atoms, atoms),
+        norms=norms,
+        unit=unit,
+        codes=codes,
+        correlations=correlate(residual, atoms),
+        error=jnp.sum(residual * residual, axis=-1),
+    )
 
-    return Solver(init, step, _codes, gap=_gap)
+
+def _step(score: Callable, state: MatchingPursuitState, problem: Lasso) -> MatchingPursuitState:
+    atom = first_largest(score(state.correlations))[..., None]
+    best = at(state.correlations, atom)
+    taken = jnp.where(score(best) > negligible(problem.signals, state.unit), best, 0)
+    return state._replace(
+        codes=add_at(state.codes, atom, taken),
+        correlations=state.correlations - taken * state.gram[atom[..., 0]],
+        error=state.error - taken[..., 0] * taken[..., 0],
+    )
 
 
 def _codes(state: MatchingPursuitState) -> Array:
-    return state.codes / state.norms
+    codes = jnp.where(jnp.isfinite(state.correlations), state.codes, jnp.nan)
+    return codes * state.unit / as_row(state.norms, codes)
 
 
 def _gap(state: MatchingPursuitState, problem: Lasso) -> Array:
-    energy = jnp.sum(problem.signals * problem.signals, axis=-1)
+    signals = problem.signals / state.unit
+    energy = jnp.sum(signals * signals, axis=-1)
     return jnp.maximum(state.error, 0) / jnp.where(energy > 0, energy, 1)

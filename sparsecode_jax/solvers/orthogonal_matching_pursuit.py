@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._rows import as_row
 from sparsecode_jax.solvers._pursuit import PursuitState, positive, pursuit
 from sparsecode_jax.types import Array, Solver
 
@@ -34,19 +35,22 @@ def orthogonal_matching_pursuit(
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`. A warm start is refused. Its gap is the relative
-      squared error, 4K^2 + 6K + 2M + 1 operations a signal, of which signed codes save 4K^2 + 4K.
+      squared error, 4K^2 + 6K + 3M + 1 operations a signal, of which signed codes save 4K^2 + 4K.
 
-    **Cost**: 2MN arithmetic operations a signal to start and (2K + 8)N + M + 2K + 1 a signal and
-    step, 2N a step; the Gram matrix and norms 2MN^2 + 2MN - N once. Above 1,024 atoms there is no
-    Gram matrix: 2MN + 6N + 4MK + 3M + 2K + 1 a signal and step, and norms 2MN - N once. Reading
-    the codes: 2K^2 + 3K.
+    Raises:
+      ValueError: num_active is not an integer from 1 to N.
+
+    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and (2K + 8)N + M + 2K + 2 a
+    signal and step, 2N a step; the Gram matrix and norms 2MN^2 + 2MN - N once. Above 1,024 atoms
+    there is no Gram matrix: 2MN + 6N + 4MK + 3M + 2K + 2 a signal and step, and norms 2MN - N once.
+    Reading the codes: 2K^2 + 4K.
 
     References:
       Pati, Rezaiifar, Krishnaprasad, 1993; Rubinstein, Zibulevsky, Elad, 2008 (by Gram matrix).
     """
     _checks.count("orthogonal_matching_pursuit", "num_active", num_active)
-    return pursuit(num_active, score, _whole_norm)
+    return pursuit("orthogonal_matching_pursuit", num_active, score, _whole_norm)
 
 
 def _whole_norm(state: PursuitState) -> Array:
-    return jnp.sqrt(state.squares)
+    return as_row(jnp.sqrt(state.squares), state.norms)

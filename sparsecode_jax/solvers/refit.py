@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from sparsecode_jax import _checks
+from sparsecode_jax._scaling import unit_of
 from sparsecode_jax._sharding import (
     Layout,
     by_signal,
@@ -60,9 +61,9 @@ def refit(
       ValueError: shapes that disagree, non-finite numbers, a zero atom, no signal, or num_active
         is not an integer from 1 to N.
 
-    **Cost**: 2MK^2 + 5MK + 2K arithmetic operations a signal, and
+    **Cost**: 2MK^2 + 5MK + 3K + 2M - 1 arithmetic operations a signal, and
     K(K + 1)(2K + 1)/6 + 2K^2 once, or for non-negative codes
-    K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 a round and M more once.
+    K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 a round and M + 1 more once.
 
     References:
       Portugal, Judice, Vicente, 1994, block principal pivoting.
@@ -114,13 +115,16 @@ def _fit(
     magnitudes, places = jax.lax.top_k(jnp.abs(codes), num_active)
     atoms, norms = _support.unit_atoms(dictionary[places])
     block = jnp.einsum("...km,...lm->...kl", atoms, atoms, precision="highest")
-    projections = jnp.einsum("...m,...km->...k", signals, atoms, precision="highest")
+    unit, inverse = unit_of(signals)  # or squares of signals of 1e-20 would be 0
+    projections = jnp.einsum("...m,...km->...k", signals * inverse, atoms, precision="highest")
     if num_rounds:
-        tiny = _support.negligible(signals)[..., None]
+        tiny = _support.negligible(signals, unit)
         values = _exchange(block, projections, magnitudes > 0, tiny, num_rounds)
     else:
         values = _support.least_squares(block, projections, magnitudes > 0)
-    return _support.add_at(jnp.zeros_like(codes), places, values / norms)
+    known = jnp.isfinite(projections[..., :1]) & jnp.isfinite(magnitudes[..., :1])
+    none = jnp.where(known, jnp.zeros_like(codes), jnp.nan)  # of what is not finite
+    return _support.add_at(none, places, values * unit / norms)
 
 
 def _exchange(block: Array, projections: Array, support: Array, tiny: Array, rounds: int) -> Array:

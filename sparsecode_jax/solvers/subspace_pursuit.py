@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._merge import merge_and_prune
 from sparsecode_jax.solvers._pursuit import positive
@@ -40,37 +41,41 @@ def subspace_pursuit(num_active: int, *, score: Callable[[Array], Array] = posit
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
-      2M + 1 operations a signal.
+      3M + 1 operations a signal.
 
     Raises:
       ValueError: num_active is not an integer from 1 to N.
 
-    **Cost**: 2MN arithmetic operations a signal to start and (2K + 1)N + M + P(P + 1)(2P + 1)/6 +
-    2P^2, P = 2K, + K(K + 1)(2K + 1)/6 + 6K^2 + 8K - 2 a signal and step; the Gram matrix of unit
-    atoms 2MN^2 + 3MN once. Reading the codes: 2K.
+    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and (2K + 1)N + M + P(P + 1)(2P +
+    1)/6 + 2P^2, P = 2K, + K(K + 1)(2K + 1)/6 + 6K^2 + 8K - 1 a signal and step; the Gram matrix of
+    unit atoms 2MN^2 + 3MN once. Reading the codes: 3K.
 
     References:
       Dai and Milenkovic, 2009, Algorithm 1.
     """
     _checks.count("subspace_pursuit", "num_active", num_active)
 
-    def init(problem: Lasso, codes0: Array | None = None) -> SupportState:
-        return _support.start("subspace_pursuit", problem, codes0, num_active, score)
+    return Solver(
+        Bound(_support.start, "subspace_pursuit", num_active, score),
+        Bound(_step, num_active, score),
+        _support.read_codes,
+        gap=_support.relative_error_left,
+    )
 
-    def step(state: SupportState, problem: Lasso) -> SupportState:
-        atoms, values = merge_and_prune(state, problem, num_active, score)[-2:]
-        block, projections = _support.block_of(state.gram, atoms), at(state.projections, atoms)
-        values = _support.least_squares(block, projections, values != 0)
-        values = _support.allowed(values, score)
-        before = _support.captured(
-            _support.block_of(state.gram, state.atoms),
-            at(state.projections, state.atoms),
-            state.values,
-        )
-        better = (_support.captured(block, projections, values) > before)[..., None]
-        return state._replace(
-            atoms=jnp.where(better, atoms, state.atoms),
-            values=jnp.where(better, values, state.values),
-        )
 
-    return Solver(init, step, _support.read_codes, gap=_support.relative_error_left)
+def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso) -> SupportState:
+    found = merge_and_prune(state, problem, num_active, score)
+    atoms, values = found.atoms, found.values
+    block, projections = _support.block_of(state.gram, atoms), at(state.projections, atoms)
+    values = _support.least_squares(block, projections, values != 0)
+    values = _support.allowed(values, score)
+    before = _support.captured(
+        _support.block_of(state.gram, state.atoms),
+        at(state.projections, state.atoms),
+        state.values,
+    )
+    better = (_support.captured(block, projections, values) > before)[..., None]
+    return state._replace(
+        atoms=jnp.where(better, atoms, state.atoms),
+        values=jnp.where(better, values, state.values),
+    )

@@ -12,17 +12,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._rows import as_row
+from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate
-from sparsecode_jax.objectives import gap_of_parts
+from sparsecode_jax.objectives import gap_of_parts, penalty_in_units
 from sparsecode_jax.prox import (
     dual_norm,
     nonnegative_soft_threshold,
     ridge,
     separable,
-    value,
 )
 from sparsecode_jax.solvers._gram import gram_sparsa
-from sparsecode_jax.solvers._support import add_at
+from sparsecode_jax.solvers._support import add_at, no_codes
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["WorkingSetState", "working_set"]
@@ -94,49 +96,73 @@ def working_set(
     _checks.count("working_set", "inner_steps", inner_steps)
     _checks.separable("working_set", prox, separable(prox))
 
-    def widths(problem: Lasso) -> list[int]:
-        return [min(size, problem.dictionary.shape[0]) for size in sizes]
+    return Solver(
+        Bound(_init, sizes),
+        Bound(_step, sizes, prox, inner_steps),
+        _codes,
+        _step_size,
+        Bound(_gap, prox),
+        prox,
+    )
 
-    def init(problem: Lasso, codes0: Array | None = None) -> WorkingSetState:
-        signals, dictionary, *_ = problem
-        slots = max(widths(problem))
-        if codes0 is None:
-            support = jnp.zeros((*signals.shape[:-1], slots), jnp.int32)
-            values, residual = jnp.zeros(support.shape, signals.dtype), signals
-        else:
-            _, support = lax.top_k(jnp.abs(codes0), slots)
-            values = jnp.take_along_axis(codes0, support, axis=-1)
-            residual = signals - _combine(values, dictionary[support])
-        correlations = correlate(residual, dictionary)
-        return WorkingSetState(support, values, residual, correlations, jnp.int32(0))
 
-    def step(state: WorkingSetState, problem: Lasso) -> WorkingSetState:
-        different = sorted(set(widths(problem)))
-        which = jnp.asarray([different.index(width) for width in widths(problem)])
-        branches = [functools.partial(_in_blocks, prox, inner_steps, width) for width in different]
-        turn = which[jnp.minimum(state.rounds, len(sizes) - 1)]
-        support, values, residual = lax.switch(turn, branches, state, problem)
-        correlations = correlate(residual, problem.dictionary)
-        return WorkingSetState(support, values, residual, correlations, state.rounds + 1)
+def _widths(sizes: tuple[int, ...], problem: Lasso) -> list[int]:
+    return [min(size, problem.dictionary.shape[0]) for size in sizes]
 
-    def codes(state: WorkingSetState) -> Array:
-        return add_at(jnp.zeros_like(state.correlations), state.support, state.values)
 
-    def gap(state: WorkingSetState, problem: Lasso) -> Array:
-        values, penalty = state.values, jnp.asarray(problem.penalty)
-        here = _of_atoms(penalty, state.support)
-        correlations = state.correlations
-        squares = jnp.zeros((), values.dtype)
-        weight = ridge(prox, here)
-        if not isinstance(weight, float):
-            correlations = add_at(correlations, state.support, -weight * values)
-            squares = jnp.sum(weight * values * values, axis=-1)
-        norm = dual_norm(prox, correlations, penalty)
-        return gap_of_parts(
-            problem.signals, state.residual, norm, value(prox, values, here), squares
-        )
+def _init(sizes: tuple[int, ...], problem: Lasso, codes0: Array | None = None) -> WorkingSetState:
+    signals, dictionary, *_ = problem
+    slots = max(_widths(sizes, problem))
+    if codes0 is None:
+        support = jnp.zeros((*signals.shape[:-1], slots), jnp.int32)
+        values, residual = jnp.zeros(support.shape, signals.dtype), signals
+    else:
+        _, support = lax.top_k(jnp.abs(codes0), slots)
+        values = jnp.take_along_axis(codes0, support, axis=-1)
+        residual = signals - _combine(values, dictionary[support])
+    correlations = correlate(residual, dictionary)
+    return WorkingSetState(support, values, residual, correlations, jnp.int32(0))
 
-    return Solver(init, step, codes, lambda dictionary: jnp.ones((), dictionary.dtype), gap, prox)
+
+def _step(
+    sizes: tuple[int, ...],
+    prox: Callable,
+    inner_steps: int,
+    state: WorkingSetState,
+    problem: Lasso,
+) -> WorkingSetState:
+    widths = _widths(sizes, problem)
+    different = sorted(set(widths))
+    which = jnp.asarray([different.index(width) for width in widths])
+    branches = [functools.partial(_in_blocks, prox, inner_steps, width) for width in different]
+    turn = which[jnp.minimum(state.rounds, len(sizes) - 1)]
+    support, values, residual = lax.switch(turn, branches, state, problem)
+    correlations = correlate(residual, problem.dictionary)
+    return WorkingSetState(support, values, residual, correlations, state.rounds + 1)
+
+
+def _codes(state: WorkingSetState) -> Array:
+    return add_at(no_codes(state.correlations), state.support, state.values)
+
+
+def _step_size(dictionary: Array) -> Array:
+    return jnp.ones((), dictionary.dtype)
+
+
+def _gap(prox: Callable, state: WorkingSetState, problem: Lasso) -> Array:
+    values, penalty = state.values, jnp.asarray(problem.penalty)
+    _, inverse = unit_of(problem.signals)
+    here = _of_atoms(penalty, state.support)
+    correlations = state.correlations
+    squares = jnp.zeros((), values.dtype)
+    weight = ridge(prox, here)
+    if not isinstance(weight, float):
+        correlations = add_at(correlations, state.support, -weight * values)
+        squares = jnp.sum((weight * values * inverse) * (values * inverse), axis=-1)
+    norm = dual_norm(prox, correlations, penalty)
+    penalized = penalty_in_units(prox, values, here, inverse)
+    signals, residual = problem.signals * inverse, state.residual * inverse
+    return gap_of_parts(signals, residual, norm, penalized, squares)
 
 
 def _in_blocks(
@@ -190,7 +216,9 @@ def _choose(
 ) -> tuple[Array, Array]:
     """Keep the atoms in use and add those that violate optimality most: atoms, their codes."""
     used = state.values != 0
-    violation = jnp.abs(prox(state.correlations, jnp.zeros_like(penalty))) - penalty
+    violation = jnp.abs(prox(state.correlations, jnp.zeros_like(penalty))) - as_row(
+        penalty, state.correlations
+    )
     rest = add_at(violation, state.support, jnp.where(used, -jnp.inf, 0).astype(violation.dtype))
     scores, atoms = _best_of_groups(rest, _GROUPS * width)
     scores = jnp.concatenate([jnp.where(used, jnp.inf, -jnp.inf), scores], axis=-1)
