@@ -94,7 +94,8 @@ def _combine_forward(values, indices, matrix):  # noqa: ANN001, ANN202
 def _combine_backward(saved, cotangent):  # noqa: ANN001, ANN202
     values, indices, matrix = saved
     to_matrix = add_rows(values, indices, cotangent, matrix.shape[0])
-    return _dot(cotangent, indices, matrix), None, to_matrix.astype(matrix.dtype)
+    to_values = _dot(cotangent, indices, matrix).astype(values.dtype)
+    return to_values, None, to_matrix.astype(matrix.dtype)
 
 
 def _dot_forward(signals, indices, matrix):  # noqa: ANN001, ANN202
@@ -104,7 +105,8 @@ def _dot_forward(signals, indices, matrix):  # noqa: ANN001, ANN202
 def _dot_backward(saved, cotangent):  # noqa: ANN001, ANN202
     signals, indices, matrix = saved
     to_matrix = add_rows(cotangent, indices, signals, matrix.shape[0])
-    return _combine(cotangent, indices, matrix), None, to_matrix.astype(matrix.dtype)
+    to_signals = _combine(cotangent, indices, matrix).astype(signals.dtype)
+    return to_signals, None, to_matrix.astype(matrix.dtype)
 
 
 _combine_rows.defvjp(_combine_forward, _combine_backward)

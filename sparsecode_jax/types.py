@@ -92,12 +92,9 @@ class Encoder(NamedTuple):
       tie: ``(params, dictionary, bias) -> params``: the params with the decoder's dictionary (N, M)
         and bias (M,) or None in the places that the encoder shares with the decoder; None if it
         shares nothing.
-      rescale: ``(params, scale) -> params`` for which ``apply(rescale(params, c), c * signals)`` is
-        ``c * apply(params, signals)``; None if there are no such params.
     """
 
     init: Callable[[Key], PyTree]
     apply: Callable[[PyTree, Array], Array]
     aux: Callable[[PyTree, Array], tuple[Array, Aux]] | None = None
     tie: Callable[[PyTree, Array, Array | None], PyTree] | None = None
-    rescale: Callable[[PyTree, Array], PyTree] | None = None

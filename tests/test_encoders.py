@@ -69,16 +69,6 @@ def test_aux_has_the_same_codes(case):
 
 
 @each_encoder
-def test_rescaled_params_are_for_rescaled_signals(case):
-    encoder = case.encoder()
-    params, signals = encoder.init(jax.random.key(0)), signals_of(case.leading[-1])
-    if encoder.rescale is None:
-        pytest.skip("makes no such promise")
-    scaled = encoder.apply(encoder.rescale(params, jnp.float32(3)), 3 * signals)
-    np.testing.assert_allclose(scaled, 3 * encoder.apply(params, signals), atol=3e-6)
-
-
-@each_encoder
 def test_tied_parts_are_those_of_the_decoder(case):
     encoder = case.encoder()
     params = encoder.init(jax.random.key(0))

@@ -80,8 +80,8 @@ def renew_atoms(
     cosines = jnp.matmul(dictionary, dictionary.T, precision="highest")
     cosines = jnp.where(jnp.any(codes < 0), jnp.abs(cosines), cosines)
     place = jnp.arange(num_atoms)
-    ties = (energy == energy[:, None]) & (place < place[:, None])
-    stronger = (energy > energy[:, None]) | ties
+    ties = (energy[None] == energy[:, None]) & (place[None] < place[:, None])
+    stronger = (energy[None] > energy[:, None]) | ties
     out = jnp.any((cosines > _CLOSE) & stronger, axis=1)
     out |= (shared <= _FEW * jnp.mean(shared)) | (energy <= _DEAD * jnp.mean(energy))
     residual = signals - dictionaries.reconstruct(codes, dictionary)
@@ -94,7 +94,7 @@ def renew_atoms(
     out = jnp.asarray(allowed) & out & (rank < count)
     fresh = dictionaries.normalize(residual[drawn][jnp.clip(rank, 0, count - 1)])
     out &= jnp.sum(fresh * fresh, axis=-1) > 0
-    return jnp.where(out[:, None], fresh, dictionary), jnp.where(out, 0, codes), out
+    return jnp.where(out[:, None], fresh, dictionary), jnp.where(out[None], 0, codes), out
 
 
 def average_moments(moments: Array, new: Array) -> Array:

@@ -278,6 +278,7 @@ def _signals(name: str, label: str, batch: ArrayLike, like: Array | None) -> Arr
 
 
 def _given(name: str, dictionary: ArrayLike, signals: Array, num_atoms: int) -> Array:
+    _checks.real(name, dictionary)
     dictionary = jnp.asarray(dictionary, signals.dtype)
     _checks.dictionary_matrix(name, dictionary)
     _checks.same_measurements(name, signals, dictionary)

@@ -244,6 +244,7 @@ def learn_dictionary(
     update = method_of_optimal_directions() if update is None else update
     _checks.update(name, update)
     if dictionary0 is not None:
+        _checks.real(name, dictionary0)
         dictionary0 = jnp.asarray(dictionary0, signals.dtype)
         _checks.dictionary_matrix(name, dictionary0)
         _checks.finite(name, dictionary0=dictionary0)

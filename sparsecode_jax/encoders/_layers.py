@@ -7,8 +7,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax._bound import Bound
 from sparsecode_jax._sharding import varying_like
-from sparsecode_jax.types import Array, ArrayLike, Key
+from sparsecode_jax.types import Array, ArrayLike, Key, PyTree
 
 __all__ = [
     "PENALTY0",
@@ -17,7 +18,6 @@ __all__ = [
     "no_codes",
     "put_dictionary",
     "repeat",
-    "rescale_thresholds",
     "unrolled_init",
 ]
 
@@ -25,21 +25,21 @@ Prox = Callable[[Array, Array], Array]
 PENALTY0 = 0.1
 
 
-def unrolled_init(  # noqa: ANN201
+def unrolled_init(
     name: str, num_measurements: int, num_atoms: int, num_layers: int, params_of: Callable
-):
+) -> Callable[[Key], PyTree]:
     """Check the sizes; return ``(key) -> params`` on a random dictionary."""
     _checks.count(name, "num_measurements", num_measurements)
     _checks.count(name, "num_atoms", num_atoms)
     _checks.count(name, "num_layers", num_layers)
+    return Bound(_init, num_measurements, num_atoms, num_layers, params_of)
 
-    def init(key: Key):  # noqa: ANN202
-        dictionary = dictionaries.random(
-            key, num_atoms=num_atoms, num_measurements=num_measurements
-        )
-        return params_of(dictionary, PENALTY0, num_layers=num_layers)
 
-    return init
+def _init(
+    num_measurements: int, num_atoms: int, num_layers: int, params_of: Callable, key: Key
+) -> PyTree:
+    dictionary = dictionaries.random(key, num_atoms=num_atoms, num_measurements=num_measurements)
+    return params_of(dictionary, PENALTY0, num_layers=num_layers)
 
 
 def lasso_of(
@@ -50,6 +50,7 @@ def lasso_of(
     _checks.dictionary_matrix(name, dictionary)
     _checks.finite(name, dictionary=dictionary)
     _checks.count(name, "num_layers", num_layers)
+    _checks.real(name, penalty)
     penalty = jnp.asarray(penalty, dictionary.dtype)
     _checks.penalty_values(name, penalty, dictionary.shape[0])
     return dictionary, penalty
@@ -65,11 +66,6 @@ def no_codes(signals: Array, dictionary: Array) -> Array:
 def repeat(array: Array, count: int) -> Array:
     """Stack ``count`` copies."""
     return jnp.broadcast_to(array, (count, *array.shape))
-
-
-def rescale_thresholds(params, scale: Array):  # noqa: ANN001, ANN201
-    """Return the params for signals that are ``scale`` times larger."""
-    return params._replace(thresholds=scale * params.thresholds)
 
 
 def put_dictionary(params, dictionary: Array, bias: Array | None):  # noqa: ANN001, ANN201

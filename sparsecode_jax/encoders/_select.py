@@ -19,7 +19,7 @@ from sparsecode_jax._sparse import dot_rows
 from sparsecode_jax.encoders.linear import LinearParams
 from sparsecode_jax.types import Array
 
-__all__ = ["kth_largest", "largest", "scatter", "take", "threshold_to"]
+__all__ = ["is_kept", "kth_largest", "largest", "scatter", "take"]
 
 
 def largest(values: Array, num_kept: int) -> Array:
@@ -76,10 +76,15 @@ def kth_largest(values: Array, rank: Array, axis: int | tuple[int, ...] = -1) ->
     return jax.lax.bitcast_convert_type(found, values.dtype)
 
 
-def threshold_to(magnitudes: Array, rank: Array, axis: int | tuple[int, ...] = -1) -> Array:
-    """Return 1 at the ``rank`` largest of non-negative numbers (ties included), 0 elsewhere."""
-    least = jax.lax.stop_gradient(kth_largest(magnitudes, rank, axis))
-    return ((magnitudes >= least) & (magnitudes > 0)).astype(magnitudes.dtype)
+def is_kept(magnitudes: Array, rank: Array, axis: int | tuple[int, ...] = -1) -> Array:
+    """Say which are the ``rank`` largest of non-negative numbers (ties included), and above 0.
+
+    NaNs are kept, and take nobody's place.
+    """
+    magnitudes = jax.lax.stop_gradient(magnitudes)
+    known = jnp.where(jnp.isnan(magnitudes), 0, magnitudes)
+    least = kth_largest(known, rank, axis)
+    return ~((magnitudes < least) | (magnitudes == 0))
 
 
 def scatter(values: Array, indices: Array, num_atoms: int) -> Array:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.encoders._select import largest, scatter, take
-from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init, rescale_bias
+from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init
 from sparsecode_jax.types import Array, Aux, Encoder
 
 __all__ = ["abs_top_k"]
@@ -42,13 +43,17 @@ def abs_top_k(
     init = linear_init("abs_top_k", num_measurements, num_atoms, use_bias)
     _checks.static_active("abs_top_k", num_active, num_atoms)
 
-    def aux(params: LinearParams, signals: Array) -> tuple[Array, Aux]:
-        latents = affine(params, signals)
-        indices = largest(jnp.abs(jax.lax.stop_gradient(latents)), num_active)
-        values = take(params, signals, jax.lax.stop_gradient(latents), indices)
-        return scatter(values, indices, num_atoms), Aux(latents=latents, active=(values, indices))
+    apply, aux = Bound(_apply, num_active), Bound(_aux, num_active)
+    return Encoder(init, apply, aux)
 
-    def apply(params: LinearParams, signals: Array) -> Array:
-        return aux(params, signals)[0]
 
-    return Encoder(init, apply, aux, rescale=rescale_bias)
+def _aux(num_active: int, params: LinearParams, signals: Array) -> tuple[Array, Aux]:
+    latents = affine("abs_top_k", params, signals)
+    indices = largest(jnp.abs(jax.lax.stop_gradient(latents)), num_active)
+    values = take(params, signals, jax.lax.stop_gradient(latents), indices)
+    codes = scatter(values, indices, latents.shape[-1])
+    return codes, Aux(latents=latents, active=(values, indices))
+
+
+def _apply(num_active: int, params: LinearParams, signals: Array) -> Array:
+    return _aux(num_active, params, signals)[0]

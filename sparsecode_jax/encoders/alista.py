@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.encoders._layers import (
     Prox,
     lasso_of,
     no_codes,
     repeat,
-    rescale_thresholds,
     unrolled_init,
 )
 from sparsecode_jax.prox import nonnegative_soft_threshold
@@ -65,17 +65,19 @@ def alista(
     """
     init = unrolled_init("alista", num_measurements, num_atoms, num_layers, alista_params)
 
-    def apply(params: AlistaParams, signals: Array) -> Array:
-        dictionary, weight = jax.lax.stop_gradient((params.dictionary, params.weight))
+    return Encoder(init, Bound(_apply, prox), tie=_tie)
 
-        def layer(codes: Array, now: tuple[Array, Array]) -> tuple[Array, None]:
-            step, threshold = now
-            return prox(codes + step * ((signals - codes @ dictionary) @ weight.T), threshold), None
 
-        start = no_codes(signals, dictionary)
-        return jax.lax.scan(layer, start, (params.step_sizes, params.thresholds))[0]
+def _apply(prox: Prox, params: AlistaParams, signals: Array) -> Array:
+    _checks.takes("alista", signals, params.dictionary.shape[-1])
+    dictionary, weight = jax.lax.stop_gradient((params.dictionary, params.weight))
 
-    return Encoder(init, apply, tie=_tie, rescale=rescale_thresholds)
+    def layer(codes: Array, now: tuple[Array, Array]) -> tuple[Array, None]:
+        step, threshold = now
+        return prox(codes + step * ((signals - codes @ dictionary) @ weight.T), threshold), None
+
+    start = no_codes(signals, dictionary)
+    return jax.lax.scan(layer, start, (params.step_sizes, params.thresholds))[0]
 
 
 def alista_weight(dictionary: ArrayLike) -> Array:
@@ -132,6 +134,7 @@ def alista_params(
     _checks.scalar("alista_params", "penalty", penalty)
     if weight is None:
         weight = alista_weight(dictionary)
+    _checks.real("alista_params", weight)
     weight = jnp.asarray(weight, dictionary.dtype)
     _checks.dictionary_shape("alista_params", weight, dictionary.shape, "weight")
     # D^T W has the eigenvalues of W D^T; a norm bounds them

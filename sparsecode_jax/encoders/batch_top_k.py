@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax.encoders._select import kth_largest, threshold_to
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._rows import as_row
+from sparsecode_jax.encoders._select import is_kept, kth_largest
 from sparsecode_jax.encoders.jump_relu import JumpReluParams
-from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init, rescale_bias
+from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init
 from sparsecode_jax.encoders.shared import CenteredParams
 from sparsecode_jax.types import Array, ArrayLike, Aux, Encoder
 
@@ -47,17 +49,20 @@ def batch_top_k(
     init = linear_init("batch_top_k", num_measurements, num_atoms, use_bias)
     _checks.static_active("batch_top_k", num_active, num_atoms)
 
-    def aux(params: LinearParams, signals: Array) -> tuple[Array, Aux]:
-        latents = affine(params, signals)
-        positive = jax.nn.relu(latents)
-        total = num_active * math.prod(signals.shape[:-1])
-        kept = threshold_to(positive, jnp.asarray(total), tuple(range(positive.ndim)))
-        return positive * kept, Aux(latents=latents)
+    apply, aux = Bound(_apply, num_active), Bound(_aux, num_active)
+    return Encoder(init, apply, aux)
 
-    def apply(params: LinearParams, signals: Array) -> Array:
-        return aux(params, signals)[0]
 
-    return Encoder(init, apply, aux, rescale=rescale_bias)
+def _aux(num_active: int, params: LinearParams, signals: Array) -> tuple[Array, Aux]:
+    latents = affine("batch_top_k", params, signals)
+    positive = jax.nn.relu(latents)
+    total = num_active * math.prod(signals.shape[:-1])
+    kept = is_kept(positive, jnp.asarray(total), tuple(range(positive.ndim)))
+    return jnp.where(kept, positive, 0), Aux(latents=latents)
+
+
+def _apply(num_active: int, params: LinearParams, signals: Array) -> Array:
+    return _aux(num_active, params, signals)[0]
 
 
 def batch_top_k_threshold(
@@ -83,10 +88,10 @@ def batch_top_k_threshold(
       ValueError: shapes that disagree.
     """
     name = "batch_top_k_threshold"
-    signals = jnp.asarray(signals)
+    (signals,) = _checks.floating(name, signals)
     if isinstance(params, CenteredParams):
         inner = batch_top_k_threshold(
-            params.encoder, signals - params.center, num_active=num_active
+            params.encoder, signals - as_row(params.center, signals), num_active=num_active
         )
         return CenteredParams(params.center, inner)
     _checks.signals_shape(name, signals)
@@ -99,8 +104,8 @@ def batch_top_k_threshold(
             )
         num_active = params.num_active
     _checks.mean_active(name, num_active, params.weight.shape[0])
-    positive = jax.nn.relu(affine(params, signals)).ravel()
-    rank = jnp.round(jnp.asarray(num_active) * math.prod(signals.shape[:-1]))
+    positive = jax.nn.relu(affine(name, params, signals)).ravel()
+    rank = jnp.round(jnp.asarray(num_active) * math.prod(signals.shape[:-1])).astype(jnp.int32)
     last = kth_largest(positive, rank)[0]
     first = jnp.max(jnp.where(positive < last, positive, 0))
     threshold = jnp.maximum((last + first) / 2, jnp.finfo(positive.dtype).tiny)

@@ -43,13 +43,18 @@ def from_flax(module: Any, num_measurements: int) -> Encoder:
             "nn.Dense(16)."
         )
 
-    def init(key: Key) -> PyTree:
-        return module.init(key, jnp.zeros((1, num_measurements)))
-
-    def apply(params: PyTree, signals: Array) -> Array:
-        return module.apply(params, signals)
-
+    # Modules need not be hashable: a program is known by this very encoder.
+    init, apply = (functools.partial(fn, module, num_measurements) for fn in (_init, _apply))
     return Encoder(init, apply)
+
+
+def _init(module: Any, num_measurements: int, key: Key) -> PyTree:
+    return module.init(key, jnp.zeros((1, num_measurements)))
+
+
+def _apply(module: Any, num_measurements: int, params: PyTree, signals: Array) -> Array:
+    _checks.takes("from_flax", signals, num_measurements)
+    return module.apply(params, signals)
 
 
 def as_flax_module(encoder: Encoder) -> Any:

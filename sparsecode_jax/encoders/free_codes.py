@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.types import Array, Encoder, Key
 
 __all__ = ["FreeCodesParams", "free_codes"]
@@ -42,11 +43,13 @@ def free_codes(num_samples: int, num_atoms: int, *, log_codes0: float = -10.0) -
     _checks.count("free_codes", "num_samples", num_samples)
     _checks.count("free_codes", "num_atoms", num_atoms)
 
-    def init(key: Key) -> FreeCodesParams:
-        del key  # deterministic
-        return FreeCodesParams(jnp.full((num_samples, num_atoms), log_codes0, jnp.float32))
+    init = Bound(_init, num_samples, num_atoms, log_codes0)
+    return Encoder(init, _apply)
 
-    return Encoder(init, _apply, rescale=_rescale)
+
+def _init(num_samples: int, num_atoms: int, log_codes0: float, key: Key) -> FreeCodesParams:
+    del key  # deterministic
+    return FreeCodesParams(jnp.full((num_samples, num_atoms), log_codes0, jnp.float32))
 
 
 def _apply(params: FreeCodesParams, signals: Array) -> Array:
@@ -57,7 +60,3 @@ def _apply(params: FreeCodesParams, signals: Array) -> Array:
             "exactly its training signals. Train without batch_size; encode others with a solver."
         )
     return jnp.exp(params.log_codes)
-
-
-def _rescale(params: FreeCodesParams, scale: Array) -> FreeCodesParams:
-    return FreeCodesParams(params.log_codes + jnp.log(scale))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from sparsecode_jax.encoders.linear import linear_init
+from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._rows import as_row
+from sparsecode_jax.encoders.linear import LinearParams, linear_init
 from sparsecode_jax.types import Array, Aux, Encoder, Key
 
 __all__ = ["GatedParams", "gated"]
@@ -48,26 +52,24 @@ def gated(num_measurements: int, num_atoms: int) -> Encoder:
     """
     draw = linear_init("gated", num_measurements, num_atoms, True)
 
-    def init(key: Key) -> GatedParams:
-        weight, bias = draw(key)
-        return GatedParams(weight, bias, bias, jnp.zeros_like(bias))
+    return Encoder(Bound(_init, draw), _apply, _aux)
 
-    return Encoder(init, _apply, _aux, rescale=_rescale)
+
+def _init(draw: Callable[[Key], LinearParams], key: Key) -> GatedParams:
+    weight, bias = draw(key)
+    assert bias is not None
+    return GatedParams(weight, bias, bias, jnp.zeros_like(bias))
 
 
 def _aux(params: GatedParams, signals: Array) -> tuple[Array, Aux]:
+    _checks.takes("gated", signals, params.weight.shape[-1])
     shared = signals @ params.weight.T
-    gate = shared + params.gate_bias
-    magnitude = jax.nn.relu(shared * jnp.exp(params.log_magnitude) + params.magnitude_bias)
-    codes = jnp.where(gate > 0, magnitude, 0)
+    gate = shared + as_row(params.gate_bias, shared)
+    scale = as_row(jnp.exp(params.log_magnitude), shared)
+    magnitude = jax.nn.relu(shared * scale + as_row(params.magnitude_bias, shared))
+    codes = jnp.where(gate <= 0, 0, magnitude)  # of a NaN a NaN
     return codes, Aux(latents=gate, gate_latents=jax.nn.relu(gate))
 
 
 def _apply(params: GatedParams, signals: Array) -> Array:
     return _aux(params, signals)[0]
-
-
-def _rescale(params: GatedParams, scale: Array) -> GatedParams:
-    return params._replace(
-        gate_bias=scale * params.gate_bias, magnitude_bias=scale * params.magnitude_bias
-    )

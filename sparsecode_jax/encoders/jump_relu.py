@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax.encoders.linear import affine, linear_init
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._rows import as_row
+from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init
 from sparsecode_jax.types import Array, Aux, Encoder, Key
 
 __all__ = ["JumpReluParams", "jump_relu"]
@@ -59,27 +62,27 @@ def jump_relu(
     draw = linear_init("jump_relu", num_measurements, num_atoms, use_bias)
     _checks.positive("jump_relu", threshold0=threshold0, bandwidth=bandwidth)
 
-    def init(key: Key) -> JumpReluParams:
-        params = draw(key)
-        thresholds = jnp.full((num_atoms,), math.log(threshold0), params.weight.dtype)
-        return JumpReluParams(params.weight, params.bias, thresholds)
-
-    def aux(params: JumpReluParams, signals: Array) -> tuple[Array, Aux]:
-        latents = affine(params, signals)  # type: ignore[arg-type]
-        threshold = jnp.exp(params.log_threshold)
-        fixed = jax.lax.stop_gradient(threshold)
-        crossed = (latents > fixed).astype(latents.dtype)
-        near = (jnp.abs(latents - fixed) < bandwidth / 2).astype(latents.dtype) / bandwidth
-        moved = jax.lax.stop_gradient(near) * (threshold - fixed)  # 0, with a gradient
-        codes = latents * crossed - fixed * moved
-        return codes, Aux(latents=latents, gates=crossed - moved)
-
-    def apply(params: JumpReluParams, signals: Array) -> Array:
-        return aux(params, signals)[0]
-
-    return Encoder(init, apply, aux, rescale=_rescale)
+    init = Bound(_init, draw, threshold0)
+    apply, aux = Bound(_apply, bandwidth), Bound(_aux, bandwidth)
+    return Encoder(init, apply, aux)
 
 
-def _rescale(params: JumpReluParams, scale: Array) -> JumpReluParams:
-    bias = None if params.bias is None else scale * params.bias
-    return JumpReluParams(params.weight, bias, params.log_threshold + jnp.log(scale))
+def _init(draw: Callable[[Key], LinearParams], threshold0: float, key: Key) -> JumpReluParams:
+    params = draw(key)
+    shape, dtype = params.weight.shape[:1], params.weight.dtype
+    return JumpReluParams(params.weight, params.bias, jnp.full(shape, math.log(threshold0), dtype))
+
+
+def _aux(bandwidth: float, params: JumpReluParams, signals: Array) -> tuple[Array, Aux]:
+    latents = affine("jump_relu", params, signals)
+    threshold = as_row(jnp.exp(params.log_threshold), latents)
+    fixed = jax.lax.stop_gradient(threshold)
+    crossed = latents > fixed
+    near = (jnp.abs(latents - fixed) < bandwidth / 2).astype(latents.dtype) / bandwidth
+    moved = jax.lax.stop_gradient(near) * (threshold - fixed)  # 0, with a gradient
+    codes = jnp.where(latents <= fixed, 0, latents) - fixed * moved  # of a NaN a NaN
+    return codes, Aux(latents=latents, gates=crossed.astype(latents.dtype) - moved)
+
+
+def _apply(bandwidth: float, params: JumpReluParams, signals: Array) -> Array:
+    return _aux(bandwidth, params, signals)[0]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._rows import as_row
 from sparsecode_jax.types import Array, Aux, Encoder, Key
 
 __all__ = ["LinearParams", "linear"]
@@ -41,37 +44,35 @@ def linear(num_measurements: int, num_atoms: int, *, use_bias: bool = True) -> E
     **Cost**: 2MN + 2N arithmetic operations a signal, 2MN + N without bias.
     """
     init = linear_init("linear", num_measurements, num_atoms, use_bias)
-    return Encoder(init, _apply, _aux, rescale=rescale_bias)
+    return Encoder(init, _apply, _aux)
 
 
-def linear_init(name: str, num_measurements: int, num_atoms: int, use_bias: bool):  # noqa: ANN201
+def linear_init(
+    name: str, num_measurements: int, num_atoms: int, use_bias: bool
+) -> Callable[[Key], LinearParams]:
     """Check the sizes and return ``(key) -> LinearParams``."""
     _checks.count(name, "num_measurements", num_measurements)
     _checks.count(name, "num_atoms", num_atoms)
-
-    def init(key: Key) -> LinearParams:
-        return LinearParams(*uniform_layer(key, num_measurements, num_atoms, use_bias))
-
-    return init
+    return Bound(_init, num_measurements, num_atoms, use_bias)
 
 
-def affine(params: LinearParams, signals: Array) -> Array:
-    """Return the latents before the non-linearity, (..., N)."""
+def _init(num_measurements: int, num_atoms: int, use_bias: bool, key: Key) -> LinearParams:
+    return LinearParams(*uniform_layer(key, num_measurements, num_atoms, use_bias))
+
+
+def affine(name: str, params: Any, signals: Array) -> Array:
+    """Return the latents before the non-linearity, (..., N), of params with a weight and a bias."""
+    _checks.takes(name, signals, params.weight.shape[-1])
     latents = signals @ params.weight.T
-    return latents if params.bias is None else latents + params.bias
-
-
-def rescale_bias(params: LinearParams, scale: Array) -> LinearParams:
-    """Return the params for signals that are ``scale`` times larger."""
-    return params if params.bias is None else params._replace(bias=scale * params.bias)
+    return latents if params.bias is None else latents + as_row(params.bias, latents)
 
 
 def _apply(params: LinearParams, signals: Array) -> Array:
-    return jax.nn.relu(affine(params, signals))
+    return jax.nn.relu(affine("linear", params, signals))
 
 
 def _aux(params: LinearParams, signals: Array) -> tuple[Array, Aux]:
-    latents = affine(params, signals)
+    latents = affine("linear", params, signals)
     return jax.nn.relu(latents), Aux(latents=latents)
 
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsecode_jax import dictionaries
+from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.encoders._layers import (
     Prox,
     lasso_of,
     repeat,
-    rescale_thresholds,
     unrolled_init,
 )
 from sparsecode_jax.prox import nonnegative_soft_threshold
@@ -62,17 +62,19 @@ def lista(
     """
     init = unrolled_init("lista", num_measurements, num_atoms, num_layers, lista_params)
 
-    def apply(params: ListaParams, signals: Array) -> Array:
-        codes = prox(signals @ params.weights[0].T, params.thresholds[0])
+    return Encoder(init, Bound(_apply, prox))
 
-        def layer(codes: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:
-            weight, recurrent, threshold = now
-            return prox(signals @ weight.T + codes @ recurrent.T, threshold), None
 
-        later = params.weights[1:], params.recurrent, params.thresholds[1:]
-        return jax.lax.scan(layer, codes, later)[0]
+def _apply(prox: Prox, params: ListaParams, signals: Array) -> Array:
+    _checks.takes("lista", signals, params.weights.shape[-1])
+    codes = prox(signals @ params.weights[0].T, params.thresholds[0])
 
-    return Encoder(init, apply, rescale=rescale_thresholds)
+    def layer(codes: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        weight, recurrent, threshold = now
+        return prox(signals @ weight.T + codes @ recurrent.T, threshold), None
+
+    later = params.weights[1:], params.recurrent, params.thresholds[1:]
+    return jax.lax.scan(layer, codes, later)[0]
 
 
 def lista_params(dictionary: ArrayLike, penalty: ArrayLike, *, num_layers: int) -> ListaParams:

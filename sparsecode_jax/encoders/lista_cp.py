@@ -8,13 +8,13 @@ from typing import NamedTuple
 import jax
 
 from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.encoders._layers import (
     Prox,
     lasso_of,
     no_codes,
     put_dictionary,
     repeat,
-    rescale_thresholds,
     unrolled_init,
 )
 from sparsecode_jax.prox import nonnegative_soft_threshold
@@ -62,16 +62,19 @@ def lista_cp(
     """
     init = unrolled_init("lista_cp", num_measurements, num_atoms, num_layers, lista_cp_params)
 
-    def apply(params: ListaCpParams, signals: Array) -> Array:
-        def layer(codes: Array, now: tuple[Array, Array]) -> tuple[Array, None]:
-            weight, threshold = now
-            residual = signals - codes @ params.dictionary
-            return prox(codes + residual @ weight.T, threshold), None
+    return Encoder(init, Bound(_apply, prox), tie=put_dictionary)
 
-        start = no_codes(signals, params.dictionary)
-        return jax.lax.scan(layer, start, (params.weights, params.thresholds))[0]
 
-    return Encoder(init, apply, tie=put_dictionary, rescale=rescale_thresholds)
+def _apply(prox: Prox, params: ListaCpParams, signals: Array) -> Array:
+    _checks.takes("lista_cp", signals, params.dictionary.shape[-1])
+
+    def layer(codes: Array, now: tuple[Array, Array]) -> tuple[Array, None]:
+        weight, threshold = now
+        residual = signals - codes @ params.dictionary
+        return prox(codes + residual @ weight.T, threshold), None
+
+    start = no_codes(signals, params.dictionary)
+    return jax.lax.scan(layer, start, (params.weights, params.thresholds))[0]
 
 
 def lista_cp_params(dictionary: ArrayLike, penalty: ArrayLike, *, num_layers: int) -> ListaCpParams:

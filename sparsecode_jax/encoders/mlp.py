@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.encoders.linear import uniform_layer
 from sparsecode_jax.types import Array, Encoder, Key
 
@@ -59,18 +60,20 @@ def mlp(
 
 @functools.lru_cache(maxsize=None, typed=True)
 def _mlp(widths: tuple[int, ...], use_bias: bool) -> Encoder:
-    def init(key: Key) -> MlpParams:
-        keys = jax.random.split(key, len(widths) - 1)
-        layers = [
-            uniform_layer(k, fan_in, fan_out, use_bias)
-            for k, fan_in, fan_out in zip(keys, widths[:-1], widths[1:], strict=True)
-        ]
-        return MlpParams(tuple(w for w, _ in layers), tuple(b for _, b in layers))
+    return Encoder(Bound(_init, widths, use_bias), _apply)
 
-    return Encoder(init, _apply, rescale=_rescale)
+
+def _init(widths: tuple[int, ...], use_bias: bool, key: Key) -> MlpParams:
+    keys = jax.random.split(key, len(widths) - 1)
+    layers = [
+        uniform_layer(k, fan_in, fan_out, use_bias)
+        for k, fan_in, fan_out in zip(keys, widths[:-1], widths[1:], strict=True)
+    ]
+    return MlpParams(tuple(w for w, _ in layers), tuple(b for _, b in layers))
 
 
 def _apply(params: MlpParams, signals: Array) -> Array:
+    _checks.takes("mlp", signals, params.weights[0].shape[-1])
     # Features first: with few measurements, W @ x.T trains 3x faster on CPU than x @ W.T.
     leading = signals.shape[:-1]
     latents = signals.reshape((-1, signals.shape[-1])).T
@@ -78,7 +81,3 @@ def _apply(params: MlpParams, signals: Array) -> Array:
         latents = weight @ latents
         latents = jax.nn.relu(latents if bias is None else latents + bias[:, None])
     return jnp.reshape(latents.T, leading + (latents.shape[0],))
-
-
-def _rescale(params: MlpParams, scale: Array) -> MlpParams:
-    return params._replace(biases=tuple(None if b is None else scale * b for b in params.biases))

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax.encoders.linear import LinearParams, rescale_bias, uniform_layer
+from sparsecode_jax._bound import Bound
+from sparsecode_jax.encoders.linear import LinearParams, uniform_layer
 from sparsecode_jax.types import Array, Encoder, Key
 
 __all__ = ["ResidualMlpParams", "residual_mlp"]
@@ -56,24 +57,29 @@ def residual_mlp(
     ):
         _checks.count("residual_mlp", label, value)
 
-    def init(key: Key) -> ResidualMlpParams:
-        first, inner, outer, last = jax.random.split(key, 4)
+    init = Bound(_init, num_measurements, num_atoms, width, num_blocks)
+    return Encoder(init, _apply)
 
-        def stack(key: Key) -> LinearParams:
-            draw = jax.vmap(lambda k: LinearParams(*uniform_layer(k, width, width, True)))
-            return draw(jax.random.split(key, num_blocks))
 
-        return ResidualMlpParams(
-            LinearParams(*uniform_layer(first, num_measurements, width, True)),
-            stack(inner),
-            stack(outer),
-            LinearParams(*uniform_layer(last, width, num_atoms, True)),
-        )
+def _init(
+    num_measurements: int, num_atoms: int, width: int, num_blocks: int, key: Key
+) -> ResidualMlpParams:
+    first, inner, outer, last = jax.random.split(key, 4)
 
-    return Encoder(init, _apply, rescale=_rescale)
+    def stack(key: Key) -> LinearParams:
+        draw = jax.vmap(lambda k: LinearParams(*uniform_layer(k, width, width, True)))
+        return draw(jax.random.split(key, num_blocks))
+
+    return ResidualMlpParams(
+        LinearParams(*uniform_layer(first, num_measurements, width, True)),
+        stack(inner),
+        stack(outer),
+        LinearParams(*uniform_layer(last, width, num_atoms, True)),
+    )
 
 
 def _apply(params: ResidualMlpParams, signals: Array) -> Array:
+    _checks.takes("residual_mlp", signals, params.first.weight.shape[-1])
     leading = signals.shape[:-1]
     hidden = _layer(params.first, signals.reshape((-1, signals.shape[-1])).T)  # features first
 
@@ -89,7 +95,3 @@ def _apply(params: ResidualMlpParams, signals: Array) -> Array:
 def _layer(layer: LinearParams, columns: Array) -> Array:
     assert layer.bias is not None
     return layer.weight @ columns + layer.bias[:, None]
-
-
-def _rescale(params: ResidualMlpParams, scale: Array) -> ResidualMlpParams:
-    return ResidualMlpParams(*(rescale_bias(layer, scale) for layer in params))

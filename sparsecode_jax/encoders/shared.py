@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._rows import as_row
 from sparsecode_jax.types import Array, ArrayLike, Aux, Encoder, Key, PyTree
 
 __all__ = ["CenteredParams", "centered", "normalized", "tied"]
@@ -74,34 +76,11 @@ def centered(encoder: Encoder, num_measurements: int, *, tie: bool = True) -> En
     _checks.encoder("centered", encoder)
     _checks.count("centered", "num_measurements", num_measurements)
 
-    def init(key: Key) -> CenteredParams:
-        params = encoder.init(key)
-        dtype = jnp.result_type(*jax.tree.leaves(params))
-        return CenteredParams(jnp.zeros((num_measurements,), dtype), params)
-
-    def apply(params: CenteredParams, signals: Array) -> Array:
-        return encoder.apply(params.encoder, signals - params.center)
-
-    def aux(params: CenteredParams, signals: Array) -> tuple[Array, Aux]:
-        assert encoder.aux is not None
-        return encoder.aux(params.encoder, signals - params.center)
-
-    def put(params: CenteredParams, dictionary: Array, bias: Array | None) -> CenteredParams:
-        inner = params.encoder
-        if encoder.tie is not None:
-            inner = encoder.tie(inner, dictionary, bias)
-        return CenteredParams(params.center if bias is None or not tie else bias, inner)
-
-    def rescale(params: CenteredParams, scale: Array) -> CenteredParams:
-        assert encoder.rescale is not None
-        return CenteredParams(scale * params.center, encoder.rescale(params.encoder, scale))
-
     return Encoder(
-        init,
-        apply,
-        None if encoder.aux is None else aux,
-        put if tie or encoder.tie is not None else None,
-        None if encoder.rescale is None else rescale,
+        Bound(_init, encoder, num_measurements),
+        Bound(_apply, encoder),
+        None if encoder.aux is None else Bound(_aux, encoder),
+        Bound(_put, encoder, tie) if tie or encoder.tie is not None else None,
     )
 
 
@@ -141,27 +120,59 @@ def normalized(encoder: Encoder, scale: ArrayLike) -> Encoder:
 
 @functools.lru_cache(maxsize=None, typed=True)
 def _normalized(encoder: Encoder, scale: float) -> Encoder:
-    def apply(params: PyTree, signals: Array) -> Array:
-        return scale * encoder.apply(params, signals / scale)
-
-    def aux(params: PyTree, signals: Array) -> tuple[Array, Aux]:
-        assert encoder.aux is not None
-        codes, more = encoder.aux(params, signals / scale)
-        active = more.active and (scale * more.active[0], more.active[1])
-        scaled = {
-            name: None if value is None else scale * value
-            for name, value in more._asdict().items()
-            if name in ("latents", "gate_latents")
-        }
-        return scale * codes, more._replace(active=active, **scaled)
-
-    def put(params: PyTree, dictionary: Array, bias: Array | None) -> PyTree:
-        assert encoder.tie is not None
-        return encoder.tie(params, dictionary, None if bias is None else bias / scale)
-
     return encoder._replace(
-        apply=apply,
-        aux=None if encoder.aux is None else aux,
-        tie=None if encoder.tie is None else put,
-        rescale=None,
+        apply=Bound(_normalized_apply, encoder, scale),
+        aux=None if encoder.aux is None else Bound(_normalized_aux, encoder, scale),
+        tie=None if encoder.tie is None else Bound(_normalized_put, encoder, scale),
     )
+
+
+def _normalized_apply(encoder: Encoder, scale: float, params: PyTree, signals: Array) -> Array:
+    return scale * encoder.apply(params, signals / scale)
+
+
+def _normalized_aux(
+    encoder: Encoder, scale: float, params: PyTree, signals: Array
+) -> tuple[Array, Aux]:
+    assert encoder.aux is not None
+    codes, aux = encoder.aux(params, signals / scale)
+    scaled = {
+        name: scale * value
+        for name, value in aux._asdict().items()
+        if name in ("latents", "gate_latents") and value is not None
+    }
+    active = aux.active and (scale * aux.active[0], aux.active[1])
+    return scale * codes, aux._replace(active=active, **scaled)
+
+
+def _normalized_put(
+    encoder: Encoder, scale: float, params: PyTree, dictionary: Array, bias: Array | None
+) -> PyTree:
+    assert encoder.tie is not None
+    return encoder.tie(params, dictionary, None if bias is None else bias / scale)
+
+
+def _init(encoder: Encoder, num_measurements: int, key: Key) -> CenteredParams:
+    params = encoder.init(key)
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    return CenteredParams(jnp.zeros((num_measurements,), dtype), params)
+
+
+def _apply(encoder: Encoder, params: CenteredParams, signals: Array) -> Array:
+    _checks.takes("centered", signals, params.center.shape[-1])
+    return encoder.apply(params.encoder, signals - as_row(params.center, signals))
+
+
+def _aux(encoder: Encoder, params: CenteredParams, signals: Array) -> tuple[Array, Aux]:
+    assert encoder.aux is not None
+    _checks.takes("centered", signals, params.center.shape[-1])
+    return encoder.aux(params.encoder, signals - as_row(params.center, signals))
+
+
+def _put(
+    encoder: Encoder, tie: bool, params: CenteredParams, dictionary: Array, bias: Array | None
+) -> CenteredParams:
+    inner = params.encoder
+    if encoder.tie is not None:
+        inner = encoder.tie(inner, dictionary, bias)
+    return CenteredParams(params.center if bias is None or not tie else bias, inner)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries, solvers
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.encoders._layers import PENALTY0, put_dictionary
 from sparsecode_jax.types import Array, Encoder, Key, Lasso, Solver
 
@@ -53,20 +54,21 @@ def unrolled(
     _checks.count("unrolled", "num_atoms", num_atoms)
     _checks.count("unrolled", "num_steps", num_steps)
     _checks.positive("unrolled", penalty=penalty)
+    init = Bound(_init, num_measurements, num_atoms, penalty)
+    return Encoder(init, Bound(_apply, solver, num_steps), tie=put_dictionary)
+
+
+def _init(num_measurements: int, num_atoms: int, penalty: float, key: Key) -> UnrolledParams:
+    dictionary = dictionaries.random(key, num_atoms=num_atoms, num_measurements=num_measurements)
+    return UnrolledParams(dictionary, jnp.log(jnp.asarray(penalty, dictionary.dtype)))
+
+
+def _apply(solver: Solver, num_steps: int, params: UnrolledParams, signals: Array) -> Array:
+    _checks.takes("unrolled", signals, params.dictionary.shape[-1])
     choose = dictionaries.step_size if solver.step_size is None else solver.step_size
-
-    def init(key: Key) -> UnrolledParams:
-        dictionary = dictionaries.random(
-            key, num_atoms=num_atoms, num_measurements=num_measurements
-        )
-        return UnrolledParams(dictionary, jnp.log(jnp.asarray(penalty, dictionary.dtype)))
-
-    def apply(params: UnrolledParams, signals: Array) -> Array:
-        step = choose(jax.lax.stop_gradient(params.dictionary))
-        problem = Lasso(signals, params.dictionary, jnp.exp(params.log_penalty), step)
-        return solvers.solve(solver, problem, num_steps=num_steps)
-
-    return Encoder(init, apply, tie=put_dictionary, rescale=_rescale)
+    step = choose(jax.lax.stop_gradient(params.dictionary))
+    problem = Lasso(signals, params.dictionary, jnp.exp(params.log_penalty), step)
+    return solvers.solve(solver, problem, num_steps=num_steps)
 
 
 def matching_pursuit(num_measurements: int, num_atoms: int, *, num_active: int) -> Encoder:
@@ -101,9 +103,6 @@ def orthogonal_matching_pursuit(
       ``unrolled(solvers.orthogonal_matching_pursuit(num_active=...), M, N,
       num_steps=num_active)``.
     """
+    _checks.static_active("orthogonal_matching_pursuit", num_active, num_atoms)
     solver = solvers.orthogonal_matching_pursuit(num_active=num_active)
     return unrolled(solver, num_measurements, num_atoms, num_steps=num_active)
-
-
-def _rescale(params: UnrolledParams, scale: Array) -> UnrolledParams:
-    return params._replace(log_penalty=params.log_penalty + jnp.log(scale))

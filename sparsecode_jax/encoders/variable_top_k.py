@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax.encoders._select import threshold_to
-from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init, rescale_bias
+from sparsecode_jax._bound import Bound
+from sparsecode_jax.encoders._select import is_kept
+from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init
 from sparsecode_jax.types import Array, Aux, Encoder, Key
 
 __all__ = [
@@ -116,31 +117,40 @@ def _build(
     draw = linear_init(name, num_measurements, num_atoms, use_bias)
     _checks.static_active(name, num_active, num_atoms)
 
-    def init(key: Key) -> VariableTopKParams:
-        params = draw(key)
-        count = jnp.asarray(num_active, params.weight.dtype)
-        return VariableTopKParams(params.weight, params.bias, count)
+    return Encoder(
+        Bound(_init, draw, num_active),
+        Bound(_apply, name, select),
+        Bound(_aux, name, select),
+    )
 
-    def aux(params: VariableTopKParams, signals: Array) -> tuple[Array, Aux]:
-        latents = affine(LinearParams(params.weight, params.bias), signals)
-        return select(latents, jax.lax.stop_gradient(params.num_active)), Aux(latents=latents)
 
-    def apply(params: VariableTopKParams, signals: Array) -> Array:
-        return aux(params, signals)[0]
+def _init(draw: Callable[[Key], LinearParams], num_active: int, key: Key) -> VariableTopKParams:
+    params = draw(key)
+    count = jnp.asarray(num_active, params.weight.dtype)
+    return VariableTopKParams(params.weight, params.bias, count)
 
-    return Encoder(init, apply, aux, rescale=rescale_bias)
+
+def _aux(
+    name: str, select: Callable, params: VariableTopKParams, signals: Array
+) -> tuple[Array, Aux]:
+    latents = affine(name, params, signals)
+    return select(latents, jax.lax.stop_gradient(params.num_active)), Aux(latents=latents)
+
+
+def _apply(name: str, select: Callable, params: VariableTopKParams, signals: Array) -> Array:
+    return _aux(name, select, params, signals)[0]
 
 
 def _largest(latents: Array, num_active: Array) -> Array:
     positive = jax.nn.relu(latents)
-    return positive * threshold_to(positive, jnp.round(num_active))
+    return jnp.where(is_kept(positive, jnp.round(num_active).astype(jnp.int32)), positive, 0)
 
 
 def _largest_in_magnitude(latents: Array, num_active: Array) -> Array:
-    return latents * threshold_to(jnp.abs(latents), jnp.round(num_active))
+    return jnp.where(is_kept(jnp.abs(latents), jnp.round(num_active).astype(jnp.int32)), latents, 0)
 
 
 def _largest_of_all(latents: Array, num_active: Array) -> Array:
     positive = jax.nn.relu(latents)
-    total = jnp.round(num_active * math.prod(latents.shape[:-1]))
-    return positive * threshold_to(positive, total, tuple(range(positive.ndim)))
+    total = jnp.round(num_active * math.prod(latents.shape[:-1])).astype(jnp.int32)
+    return jnp.where(is_kept(positive, total, tuple(range(positive.ndim))), positive, 0)

@@ -165,6 +165,7 @@ class Batches:
                 f"fit: a batch of the stream has shape {np.shape(signals)}; (B, {self._shape[1]}), "
                 "as the first, is expected."
             )
+        _checks.real("fit", signals, *(() if true_codes is None else (true_codes,)))
         signals = jnp.asarray(signals, self._dtype)
         _checks.finite("fit", signals=signals)
         codes = None if true_codes is None else jnp.asarray(true_codes, self._dtype)
@@ -200,7 +201,10 @@ def prepare(
     dtype = jnp.promote_types(signals.dtype, jnp.float32)  # half precision would lose digits
 
     def cast(array: Any) -> Any:
-        return None if array is None else jnp.asarray(array, dtype)
+        if array is None:
+            return None
+        _checks.real("fit", array)  # a cast would drop imaginary parts and masks
+        return jnp.asarray(array, dtype)
 
     fixed = model.fixed_dictionary
     data = TrainData(
@@ -254,6 +258,8 @@ def _start(
 ) -> Autoencoder:
     """Draw the parameters, or take and check those that are given."""
     assert data.signals is not None
+    parts = model._replace(bias=None if isinstance(model.bias, str) else model.bias)
+    _checks.real("fit", *jax.tree.leaves(tuple(parts)))
     given = model.dictionary is not None
     if given and data.dictionary is not None:
         raise ValueError(
@@ -343,10 +349,10 @@ def _check_widths(encoder: Encoder, data: TrainData, params: Autoencoder, runs: 
     signals = jax.ShapeDtypeStruct(data.signals.shape[-2:], data.penalty.dtype)
     try:
         codes: Any = jax.eval_shape(lambda p, x: encoder.apply(bound(encoder, p), x), one, signals)
-    except TypeError as error:  # from JAX: shapes that cannot be multiplied
+    except (TypeError, ValueError) as error:  # shapes, said by the encoder or by JAX
         raise ValueError(
-            f"fit: the encoder cannot take signals of shape {signals.shape}: {error}. Build it for "
-            f"{signals.shape[-1]} measurements.".replace("\n", " ")
+            f"fit: the encoder cannot take signals of shape {signals.shape}; one built for "
+            f"{signals.shape[-1]} measurements is expected. It says: {str(error).splitlines()[0]}"
         ) from None
     for label, other in (("dictionary", params.dictionary), ("dictionary", data.dictionary)):
         if other is not None and other.shape[-2] != codes.shape[-1]:

@@ -441,7 +441,8 @@ def _full(state: TrainState, data: TrainData, encoder: Encoder, recipe: Recipe) 
     """Return the parameters for use: averaged, projected, shared parts put in."""
     params = state.params
     if state.average is not None and recipe.average_decay is not None:
-        weight = 1 - recipe.average_decay ** jnp.maximum(state.step, 1)
+        steps = jnp.maximum(state.step, 1).astype(state.loss.dtype)
+        weight = 1 - recipe.average_decay**steps
         mean = jax.tree.map(lambda x: (x / weight).astype(x.dtype), state.average)
         params = jax.tree.map(lambda p, a: jnp.where(state.step > 0, a, p), params, mean)
     if params.dictionary is None:

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
+from sparsecode_jax._rows import as_row
 from sparsecode_jax._sparse import combine_rows
 from sparsecode_jax.types import Array, Aux
 
@@ -86,7 +88,7 @@ def l1(codes: Array, batch: Batch) -> Array:
     dictionary = _dictionary("l1", batch)
     squares = jnp.sum(dictionary * dictionary, axis=-1)
     norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
-    return error + batch.penalty * _mean_l1(codes * norms)
+    return error + batch.penalty * _mean_l1(codes * as_row(norms, codes))
 
 
 @functools.lru_cache(maxsize=None, typed=True)
@@ -97,11 +99,11 @@ def elastic_net(ratio: float) -> Loss:
       ratio: r, at least 0. **Static**.
     """
     _checks.nonnegative("losses.elastic_net", ratio=ratio)
+    return Bound(_elastic_net, ratio)
 
-    def loss(codes: Array, batch: Batch) -> Array:
-        return lasso(codes, batch) + batch.penalty * ratio * 0.5 * _mean_square(codes)
 
-    return loss
+def _elastic_net(ratio: float, codes: Array, batch: Batch) -> Array:
+    return lasso(codes, batch) + batch.penalty * ratio * 0.5 * _mean_square(codes)
 
 
 def l0(codes: Array, batch: Batch) -> Array:
@@ -158,27 +160,27 @@ def aux_k(loss: Loss = squared_error, *, num_aux: int, weight: float = 1 / 32) -
     """
     _checks.count("losses.aux_k", "num_aux", num_aux)
     _checks.nonnegative("losses.aux_k", weight=weight)
+    return Bound(_aux_k, loss, num_aux, weight)
 
-    def auxiliary(codes: Array, batch: Batch) -> Array:
-        if batch.dead is None:
-            raise ValueError(
-                "losses.aux_k: it is not known which latents are dead; pass dead_after= to fit, "
-                "the steps without activity after which a latent is dead."
-            )
-        if batch.aux is None or batch.aux.latents is None:
-            raise ValueError(
-                "losses.aux_k: the encoder gives no latents besides its codes; one such as linear, "
-                "top_k, batch_top_k, jump_relu or gated is expected."
-            )
-        residual = jax.lax.stop_gradient(_residual("aux_k", codes, batch))
-        latents = jnp.where(batch.dead, batch.aux.latents, 0)
-        largest = jax.lax.stop_gradient(latents)
-        _, indices = jax.lax.top_k(largest, min(num_aux, latents.shape[-1]))
-        values = jax.nn.relu(jnp.take_along_axis(latents, indices, axis=-1))
-        rest = residual - combine_rows(values, indices, _dictionary("aux_k", batch))
-        return loss(codes, batch) + weight * 0.5 * _mean_square(rest)
 
-    return auxiliary
+def _aux_k(loss: Loss, num_aux: int, weight: float, codes: Array, batch: Batch) -> Array:
+    if batch.dead is None:
+        raise ValueError(
+            "losses.aux_k: it is not known which latents are dead; pass dead_after= to fit, "
+            "the steps without activity after which a latent is dead."
+        )
+    if batch.aux is None or batch.aux.latents is None:
+        raise ValueError(
+            "losses.aux_k: the encoder gives no latents besides its codes; one such as linear, "
+            "top_k, batch_top_k, jump_relu or gated is expected."
+        )
+    residual = jax.lax.stop_gradient(_residual("aux_k", codes, batch))
+    latents = jnp.where(as_row(batch.dead, batch.aux.latents), batch.aux.latents, 0)
+    largest = jax.lax.stop_gradient(latents)
+    _, indices = jax.lax.top_k(largest, min(num_aux, latents.shape[-1]))
+    values = jax.nn.relu(jnp.take_along_axis(latents, indices, axis=-1))
+    rest = residual - combine_rows(values, indices, _dictionary("aux_k", batch))
+    return loss(codes, batch) + weight * 0.5 * _mean_square(rest)
 
 
 def matryoshka(sizes: tuple[int, ...], loss: Loss = squared_error) -> Loss:
@@ -212,21 +214,17 @@ def matryoshka(sizes: tuple[int, ...], loss: Loss = squared_error) -> Loss:
         raise ValueError(
             f"losses.matryoshka: sizes are {sizes}; increasing numbers of latents are expected."
         )
-    return _matryoshka(sizes, loss)
+    return Bound(_matryoshka, sizes, loss)
 
 
-@functools.cache
-def _matryoshka(sizes: tuple[int, ...], loss: Loss) -> Loss:
-    def prefixes(codes: Array, batch: Batch) -> Array:
-        if sizes[-1] != codes.shape[-1]:
-            raise ValueError(
-                f"losses.matryoshka: the last of sizes {sizes} is not the number of latents, "
-                f"{codes.shape[-1]}; all latents are expected to be in the last prefix."
-            )
-        values = [loss(codes[..., :size], _prefix(batch, size)) for size in sizes]
-        return jnp.mean(jnp.stack(values))
-
-    return prefixes
+def _matryoshka(sizes: tuple[int, ...], loss: Loss, codes: Array, batch: Batch) -> Array:
+    if sizes[-1] != codes.shape[-1]:
+        raise ValueError(
+            f"losses.matryoshka: the last of sizes {sizes} is not the number of latents, "
+            f"{codes.shape[-1]}; all latents are expected to be in the last prefix."
+        )
+    values = [loss(codes[..., :size], _prefix(batch, size)) for size in sizes]
+    return jnp.mean(jnp.stack(values))
 
 
 def paper(codes: Array, batch: Batch) -> Array:
@@ -258,7 +256,7 @@ def _residual(name: str, codes: Array, batch: Batch) -> Array:
     else:
         decoded = codes @ dictionary
     residual = batch.signals - decoded
-    return residual if batch.bias is None else residual - batch.bias
+    return residual if batch.bias is None else residual - as_row(batch.bias, residual)
 
 
 def _prefix(batch: Batch, size: int) -> Batch:

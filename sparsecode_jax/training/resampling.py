@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from sparsecode_jax import dictionaries
+from sparsecode_jax._rows import as_row
 from sparsecode_jax.training._draws import draw_batch
 from sparsecode_jax.training.step import (
     Autoencoder,
@@ -47,7 +48,7 @@ def resample(
     dictionary = data.dictionary if params.dictionary is None else params.dictionary
     assert dictionary is not None
     codes, _ = encode(encoder, params._replace(dictionary=dictionary), signals)
-    centered = signals if params.bias is None else signals - params.bias
+    centered = signals if params.bias is None else signals - as_row(params.bias, signals)
     error = jnp.sum(jnp.square(centered - codes @ dictionary), axis=-1)
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
     chance = 2 * jnp.log(error + 1e-30) + jax.random.gumbel(key, error.shape, error.dtype)
@@ -79,7 +80,9 @@ def resample(
     )
     average = state.average
     if average is not None and recipe.average_decay is not None:
-        weight = 1 - recipe.average_decay**state.step  # what the running sum is divided by
+        weight = 1 - recipe.average_decay ** state.step.astype(
+            state.loss.dtype
+        )  # what the running sum is divided by
         average = jax.tree.map(lambda a, m, p: jnp.where(m, weight * p, a), average, masks, new)
     idle = jnp.where(dead, 0, state.idle)
     return state._replace(params=new, optimizer=optimizer, average=average, idle=idle)

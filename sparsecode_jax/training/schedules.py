@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.types import Array
 
 __all__ = ["cosine", "linear_decay", "scheduled", "warmup"]
@@ -29,7 +30,11 @@ def warmup(num_steps: int) -> Callable[[Array], Array]:
       ``(step) -> factor``, ().
     """
     _checks.count("warmup", "num_steps", num_steps)
-    return lambda step: jnp.minimum((step + 1) / num_steps, 1)
+    return Bound(_warmup, num_steps)
+
+
+def _warmup(num_steps: int, step: Array) -> Array:
+    return jnp.minimum((step + 1) / num_steps, 1)
 
 
 @functools.lru_cache(maxsize=None, typed=True)
@@ -46,13 +51,13 @@ def cosine(num_steps: int, *, num_warmup: int = 0, last: float = 0.0) -> Callabl
     """
     _checks.count("cosine", "num_steps", num_steps)
     _checks.count("cosine", "num_warmup", num_warmup, minimum=0)
+    return Bound(_cosine, num_steps, num_warmup, last)
 
-    def schedule(step: Array) -> Array:
-        done = jnp.clip((step - num_warmup) / max(num_steps - num_warmup, 1), 0, 1)
-        falling = last + (1 - last) * 0.5 * (1 + jnp.cos(jnp.pi * done))
-        return falling * jnp.minimum((step + 1) / max(num_warmup, 1), 1)
 
-    return schedule
+def _cosine(num_steps: int, num_warmup: int, last: float, step: Array) -> Array:
+    done = jnp.clip((step - num_warmup) / max(num_steps - num_warmup, 1), 0, 1)
+    falling = last + (1 - last) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+    return falling * jnp.minimum((step + 1) / max(num_warmup, 1), 1)
 
 
 @functools.lru_cache(maxsize=None, typed=True)
@@ -73,12 +78,12 @@ def linear_decay(
     _checks.count("linear_decay", "num_warmup", num_warmup, minimum=0)
     falling = max(num_steps // 5, 1) if num_decay is None else num_decay
     _checks.count("linear_decay", "num_decay", falling)
+    return Bound(_linear_decay, num_steps, num_warmup, falling)
 
-    def schedule(step: Array) -> Array:
-        rising = jnp.minimum((step + 1) / max(num_warmup, 1), 1)
-        return rising * jnp.clip((num_steps - step) / falling, 0, 1)
 
-    return schedule
+def _linear_decay(num_steps: int, num_warmup: int, falling: int, step: Array) -> Array:
+    rising = jnp.minimum((step + 1) / max(num_warmup, 1), 1)
+    return rising * jnp.clip((num_steps - step) / falling, 0, 1)
 
 
 def scheduled(
@@ -100,12 +105,10 @@ def scheduled(
       >>> recipe = Recipe(optimizer=schedules.scheduled(optax.adam, schedules.cosine(1000)))
     """
     _checks.optimizer("scheduled", optimizer)
-    return _scheduled(optimizer, schedule)
+    return Bound(_scheduled, optimizer, schedule)
 
 
-@functools.cache
-def _scheduled(optimizer: Callable, schedule: Callable) -> Callable:
-    def with_rate(learning_rate: Array) -> optax.GradientTransformation:
-        return optimizer(lambda count: learning_rate * schedule(count))
-
-    return with_rate
+def _scheduled(
+    optimizer: Callable, schedule: Callable, learning_rate: Array
+) -> optax.GradientTransformation:
+    return optimizer(lambda count: learning_rate * schedule(count))

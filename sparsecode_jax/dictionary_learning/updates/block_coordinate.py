@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, unit
 from sparsecode_jax.types import Array
 
@@ -63,7 +64,7 @@ def block_coordinate(*, forgetting: float = 10.0) -> DictionaryUpdate:
       Mairal, Bach, Ponce, Sapiro, 2010, Algorithm 2 and Sec. 3.4.2 (forgetting).
     """
     _checks.nonnegative("block_coordinate", forgetting=forgetting)
-    return DictionaryUpdate(functools.partial(_init, forgetting), _step, _reset)
+    return DictionaryUpdate(Bound(_init, forgetting), _step, _reset)
 
 
 def _init(forgetting: float, dictionary: Array) -> BlockCoordinateState:
@@ -99,7 +100,7 @@ def _step(state: BlockCoordinateState, signals: Array, dictionary: Array, codes:
 
 
 def _reset(state: BlockCoordinateState, replaced: Array) -> BlockCoordinateState:
-    pairs = replaced[:, None] | replaced
+    pairs = replaced[:, None] | replaced[None]
     return state._replace(
         gram=jnp.where(pairs, 0, state.gram),
         products=jnp.where(replaced[:, None], 0, state.products),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, unit
 from sparsecode_jax.types import Array, PyTree
 
@@ -52,21 +53,36 @@ def decorrelated(
     _checks.fraction("decorrelated", "max_coherence", max_coherence, inside=True)
     if num_rotations is not None:
         _checks.count("decorrelated", "num_rotations", num_rotations)
+    return DictionaryUpdate(
+        Bound(_init, update, max_coherence),
+        Bound(_step, update, num_rotations),
+        Bound(_reset, update),
+    )
 
-    def init(dictionary: Array) -> tuple[PyTree, Array]:
-        return update.init(dictionary), jnp.asarray(max_coherence, dictionary.dtype)
 
-    def step(state: tuple, signals: Array, dictionary: Array, codes: Array) -> tuple:
-        inner, bound = state
-        inner, dictionary, codes = update.step(inner, signals, dictionary, codes)
-        length = dictionary.shape[0] if num_rotations is None else num_rotations
-        return (inner, bound), _rotate(dictionary, bound, length), codes
+def _init(
+    update: DictionaryUpdate, max_coherence: float, dictionary: Array
+) -> tuple[PyTree, Array]:
+    return update.init(dictionary), jnp.asarray(max_coherence, dictionary.dtype)
 
-    def reset(state: tuple, replaced: Array) -> tuple:
-        inner, bound = state
-        return (inner if update.reset is None else update.reset(inner, replaced)), bound
 
-    return DictionaryUpdate(init, step, reset)
+def _step(
+    update: DictionaryUpdate,
+    num_rotations: int | None,
+    state: tuple,
+    signals: Array,
+    dictionary: Array,
+    codes: Array,
+) -> tuple:
+    inner, bound = state
+    inner, dictionary, codes = update.step(inner, signals, dictionary, codes)
+    length = dictionary.shape[0] if num_rotations is None else num_rotations
+    return (inner, bound), _rotate(dictionary, bound, length), codes
+
+
+def _reset(update: DictionaryUpdate, state: tuple, replaced: Array) -> tuple:
+    inner, bound = state
+    return (inner if update.reset is None else update.reset(inner, replaced)), bound
 
 
 def _rotate(dictionary: Array, bound: Array, num_rotations: int) -> Array:
@@ -84,7 +100,7 @@ def _rotate(dictionary: Array, bound: Array, num_rotations: int) -> Array:
         apart = unit(atoms - jnp.sign(product) * a * atoms[::-1], atoms)
         dictionary = dictionary.at[pair].set(jnp.where(above, apart, atoms))
         rows = matmul(dictionary[pair], dictionary.T)
-        rows = jnp.where(jnp.arange(size) == pair[:, None], 0, rows)
+        rows = jnp.where(jnp.arange(size)[None] == pair[:, None], 0, rows)
         gram = gram.at[pair].set(rows).at[:, pair].set(rows.T)
         return (dictionary, gram), None
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.dictionary_learning.updates._core import (
     DictionaryUpdate,
     matmul,
@@ -44,7 +45,7 @@ def k_svd() -> DictionaryUpdate:
     References:
       Aharon, Elad, Bruckstein, 2006 (K-SVD); 2005 (its non-negative variant).
     """
-    return DictionaryUpdate(no_state, functools.partial(_step, _by_svd))
+    return DictionaryUpdate(no_state, Bound(_step, _by_svd))
 
 
 @functools.lru_cache(maxsize=None, typed=True)
@@ -64,7 +65,7 @@ def approximate_k_svd() -> DictionaryUpdate:
     References:
       Rubinstein, Zibulevsky, Elad, 2008.
     """
-    return DictionaryUpdate(no_state, functools.partial(_step, _by_power_iteration))
+    return DictionaryUpdate(no_state, Bound(_step, _by_power_iteration))
 
 
 Clip = Callable[[Array], Array]
@@ -79,9 +80,9 @@ def _step(fit: Callable, state: tuple, signals: Array, dictionary: Array, codes:
     def improve(residual: Array, pair: tuple[Array, Array]) -> tuple:
         atom, values = pair
         users = (values != 0)[:, None]
-        errors = jnp.where(users, residual + values[:, None] * atom, 0)
+        errors = jnp.where(users, residual + values[:, None] * atom[None], 0)
         atom, values = fit(errors, atom, values, clip)  # zero rows have zero codes
-        residual = jnp.where(users, errors - values[:, None] * atom, residual)
+        residual = jnp.where(users, errors - values[:, None] * atom[None], residual)
         return residual, (atom, values)
 
     residual = signals - matmul(codes, dictionary)

@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from sparsecode_jax._rows import as_row
 from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, no_state
 from sparsecode_jax.types import Array
 
@@ -45,4 +46,4 @@ def _step(state: tuple, signals: Array, dictionary: Array, codes: Array) -> tupl
     atoms = jax.scipy.linalg.cho_solve(factor, right + ridge * dictionary)
     norms = jnp.sqrt(jnp.sum(atoms * atoms, axis=-1))
     norms = jnp.where(norms > 0, norms, 1)
-    return state, atoms / norms[:, None], codes * norms
+    return state, atoms / norms[:, None], codes * as_row(norms, codes)

@@ -7,6 +7,7 @@ import functools
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, unit
 from sparsecode_jax.types import Array
 
@@ -41,7 +42,7 @@ def neural_update(*, learning_rate: float) -> DictionaryUpdate:
       Algorithm 2; their decoding by one thresholded product is a solver's matter here.
     """
     _checks.positive("neural_update", learning_rate=learning_rate)
-    return DictionaryUpdate(functools.partial(_init, learning_rate), _step)
+    return DictionaryUpdate(Bound(_init, learning_rate), _step)
 
 
 def _init(learning_rate: float, dictionary: Array) -> Array:

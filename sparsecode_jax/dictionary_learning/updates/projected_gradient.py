@@ -7,6 +7,7 @@ import functools
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax._bound import Bound
 from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, unit
 from sparsecode_jax.types import Array
 
@@ -41,7 +42,7 @@ def projected_gradient(*, learning_rate: float | None = None) -> DictionaryUpdat
     """
     if learning_rate is not None:
         _checks.positive("projected_gradient", learning_rate=learning_rate)
-    return DictionaryUpdate(functools.partial(_init, learning_rate), _step)
+    return DictionaryUpdate(Bound(_init, learning_rate), _step)
 
 
 def _init(learning_rate: float | None, dictionary: Array) -> Array | None:
