@@ -71,7 +71,7 @@ def _forward(prox: Callable, problem: Lasso, codes: Array) -> tuple[Array, tuple
 
 def _backward(prox: Callable, saved: tuple[Lasso, Array], cotangent: Array) -> tuple[Lasso, Array]:
     (signals, dictionary, penalty, step_size), codes = saved
-    weight = as_row(ridge(prox, penalty), codes)
+    weight = ridge(prox, penalty)
     limit = 2 * min(dictionary.shape) + 10
     rounding = jnp.finfo(codes.dtype).eps
     small = rounding ** (2 / 3) * jnp.max(jnp.sum(dictionary * dictionary, axis=-1))
