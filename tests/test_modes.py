@@ -8,7 +8,13 @@ import pytest
 from sparsecode_jax.learning import losses, updates
 
 import sparsecode_jax as sc
-from sparsecode_jax import Lasso, dictionaries, encoders, metrics, prox, solvers
+from sparsecode_jax import Lasso, dictionaries, encoders, metrics, prox, solvers, training
+from sparsecode_jax.dictionary_learning import (
+    learn_dictionary,
+    learn_dictionary_online,
+    updates,
+)
+from sparsecode_jax.training import Recipe, losses
 
 from .contracts import M, N, S, sparse_problem
 from .encoder_cases import ENCODERS
