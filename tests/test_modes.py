@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from sparsecode_jax.learning import losses, updates
 
 import sparsecode_jax as sc
 from sparsecode_jax import Lasso, dictionaries, encoders, metrics, prox, solvers, training

@@ -318,7 +318,7 @@ LASSOS = {
 def test_the_gap_from_a_residual_at_hand(prox, numpy):
     signals, dictionary, codes = double(sparse_problem(signed=numpy["signed"]))
     residual = signals - 0.9 * codes @ dictionary
-    parts = (signals, residual, residual @ dictionary.T, 0.9 * codes, PENALTY)
+    parts = (signals, dictionary, residual, residual @ dictionary.T, 0.9 * codes, PENALTY)
     with jax.enable_x64(True):
         whole = objectives.duality_gap(signals, dictionary, 0.9 * codes, PENALTY, prox=prox)
         found = objectives.residual_gap(*map(jnp.asarray, parts), prox=prox)

@@ -35,7 +35,7 @@ class ToleranceInfo(NamedTuple):
 
     Attributes:
       num_steps: iterations spent on it, (...,).
-      gap: the gap of its codes, as the solver measures it, (...,).
+      gap: the gap of its codes, as the solver measures it, with what rounding can hide, (...,).
       converged: whether that is within the tolerance, (...,). Where a signal or the penalty is not
         a finite number, or the penalty is negative, the gap is NaN and this is False.
     """
@@ -61,8 +61,13 @@ def solve_to_tolerance(
     The gap is the relative duality gap for solvers of the lasso, which bounds how far the objective
     is above its minimum as a fraction of :math:`\tfrac12\|x\|^2`, and the relative squared error
     for pursuits. A signal that is done keeps its codes from then on and takes no more time: the
-    others are moved together and worked on in chunks. In float32 the gap of a lasso can be brought
-    to about 1e-6; use float64 below that.
+    others are moved together and worked on in chunks.
+
+    What rounding can hide counts as gap (see :func:`~sparsecode_jax.objectives.residual_gap`), so
+    that what is claimed holds. In float32 the gap of a lasso can be brought to about 1e-6 where the
+    residual is small, to 1e-5 where it is half the signal, and not to 1e-3 where the penalty is
+    below 1e-6 of the signal's norm; signals that do not get there are not ``converged``. Use
+    float64 for less.
 
     Derivatives with respect to signals, dictionary and penalty are those of the exact solution, by
     implicit differentiation on its support, for solvers that say which ``prox`` they belong to
@@ -86,8 +91,9 @@ def solve_to_tolerance(
       ValueError: as :func:`solve`; a tolerance that is not one number, or too small to certify;
         signals at the ends of the dtype's range; a zero penalty; a solver without a measure.
 
-    **Cost**: for each signal its number of steps, one gap every ``check_every`` of them, and N
-    moves of data a check; up to a chunk of signals that are done is computed along.
+    **Cost**: for each signal its number of steps, one gap every ``check_every`` of them (a lasso's
+    has 2MN once a chunk), and N moves of data a check; up to a chunk of signals that are done is
+    computed along.
 
     Example:
       >>> import jax, sparsecode_jax as sc

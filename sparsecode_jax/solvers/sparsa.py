@@ -116,9 +116,11 @@ def _step(prox: Callable, state: SparsaState, problem: Lasso) -> SparsaState:
 
 
 def _gap(prox: Callable, state: SparsaState, problem: Lasso) -> Array:
-    signals, penalty = problem.signals, problem.penalty
-    residual = state.residual / state.inverse
-    return residual_gap(signals, residual, state.correlations, state.codes, penalty, prox=prox)
+    signals, dictionary, penalty, _ = problem
+    residual, correlations = state.residual / state.inverse, state.correlations
+    return residual_gap(
+        signals, dictionary, residual, correlations, state.codes, penalty, prox=prox
+    )
 
 
 def _squares(x: Array) -> Array:

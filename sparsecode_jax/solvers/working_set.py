@@ -16,7 +16,7 @@ from sparsecode_jax._bound import Bound
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate
-from sparsecode_jax.objectives import gap_of_parts, penalty_in_units
+from sparsecode_jax.objectives import gap_of_parts, largest_atom, penalty_in_units
 from sparsecode_jax.prox import (
     dual_norm,
     nonnegative_soft_threshold,
@@ -24,7 +24,7 @@ from sparsecode_jax.prox import (
     separable,
 )
 from sparsecode_jax.solvers._gram import gram_sparsa
-from sparsecode_jax.solvers._support import add_at, no_codes
+from sparsecode_jax.solvers._support import add_at, at, no_codes
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["WorkingSetState", "working_set"]
@@ -150,19 +150,26 @@ def _step_size(dictionary: Array) -> Array:
 
 
 def _gap(prox: Callable, state: WorkingSetState, problem: Lasso) -> Array:
-    values, penalty = state.values, jnp.asarray(problem.penalty)
-    _, inverse = unit_of(problem.signals)
+    signals, values = problem.signals, state.values
+    penalty = jnp.asarray(problem.penalty, signals.dtype)
+    unit, inverse = unit_of(signals)
     here = _of_atoms(penalty, state.support)
-    correlations = state.correlations
+    correlations, on = state.correlations, at(state.correlations, state.support)
     squares = jnp.zeros((), values.dtype)
     weight = ridge(prox, here)
     if not isinstance(weight, float):
         correlations = add_at(correlations, state.support, -weight * values)
+        on = on - weight * values
         squares = jnp.sum((weight * values * inverse) * (values * inverse), axis=-1)
-    norm = dual_norm(prox, correlations, penalty)
-    penalized = penalty_in_units(prox, values, here, inverse)
-    signals, residual = problem.signals * inverse, state.residual * inverse
-    return gap_of_parts(signals, residual, norm, penalized, squares)
+    return gap_of_parts(
+        signals * inverse,
+        state.residual * inverse,
+        squares,
+        penalty_in_units(prox, values, here, inverse),
+        jnp.sum((values * inverse) * (on * inverse), axis=-1),
+        dual_norm(prox, correlations, penalty),
+        largest_atom(prox, problem.dictionary, penalty, unit),
+    )
 
 
 def _in_blocks(
