@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,6 @@ from sparsecode_jax.dictionary_learning.search import (
     turning_points,
 )
 from sparsecode_jax.flops import FlopCount, eval_flops, value_and_flops
-from sparsecode_jax.solvers import _core
 from sparsecode_jax.training import Autoencoder, Recipe, TrainData, init_state, losses, train_step
 
 SEED = 201  # an instance on which nothing was tuned
@@ -98,19 +96,17 @@ def on_device(scale: Scale) -> tuple[jax.Array, jax.Array]:
 
 @functools.cache
 def lasso_program(scale: Scale) -> Callable:
-    """Return ``sparse_encode`` compiled, with the flags of convergence that it drops itself."""
+    """Return what ``sparse_encode`` runs, compiled, with the flags of convergence that it drops."""
     penalty = problem_of(scale).penalty
 
     def encode(signals: Any, atoms: Any) -> tuple[Any, Any]:
-        seen = []
-
-        def watched(*args: Any, **options: Any) -> tuple[Any, Any]:
-            seen.append(sc.solvers.solve_to_tolerance(*args, **options))
-            return seen[0]
-
-        with mock.patch.object(_core, "solve_to_tolerance", watched):
-            codes = sc.sparse_encode(signals, atoms, penalty, tolerance=scale.tolerance)
-        return codes, seen[0][1].converged
+        solver, options = sc.solvers.default_solver(atoms)
+        step_size = (solver.step_size or sc.dictionaries.step_size)(atoms)
+        codes, info = sc.solvers.solve_to_tolerance(
+            solver, sc.Lasso(signals, atoms, penalty, step_size), tolerance=scale.tolerance,
+            **options,
+        )  # fmt: skip
+        return codes, info.converged
 
     return jax.jit(encode)
 

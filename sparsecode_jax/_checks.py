@@ -6,6 +6,7 @@ A message says which function, what is wrong with the values, what is expected, 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import chex
@@ -337,6 +338,23 @@ def to_tolerance(name: str, problem: Any, tolerance: Any, with_penalty: bool) ->
             f"{name}: the penalty is 0 somewhere, where no duality gap certifies a lasso; numbers "
             "> 0 are expected. Run solve for a number of steps, or a pursuit."
         )
+
+
+def reached(name: str, converged: Any, tolerance: Any, max_steps: int) -> None:
+    """Warn of signals that did not reach the tolerance, where values are concrete."""
+    missed = int(_number_missing(converged)) if concrete(converged) else 0  # one number is read
+    if missed:
+        warnings.warn(
+            f"{name}: {missed} of {converged.size} signals did not reach the tolerance "
+            f"{float(tolerance):g} in {max_steps} steps; raise it, work in float64, or see "
+            "solve_to_tolerance, which says which and how far they are.",
+            stacklevel=4,  # whoever called the public function, through its wrapper
+        )
+
+
+@jax.jit
+def _number_missing(flags: Any) -> jax.Array:
+    return jnp.sum(~flags)
 
 
 def measurable(name: str, solver: Any) -> None:

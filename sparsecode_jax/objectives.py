@@ -253,7 +253,8 @@ def gap_of_parts(
     off = (2 + root / 4) * _root(energy) + 8 / max(root, 4) * _root(full)
     norm = (1 + rounding * root / 2) * norm + jnp.where(full > 0, rounding * off * largest, 0)
     best = 1 + inner / jnp.where(energy > 0, energy, 1)  # <x, r> is |r|^2 + <z, Dr>
-    scale = jnp.clip(best, 0, jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), jnp.inf))
+    zero = norm == 0  # not: norm > 0, which NaN is not
+    scale = jnp.clip(best, 0, jnp.where(zero, jnp.inf, 1 / jnp.where(zero, 1, norm)))
     excess = 0.5 * (1 - scale) ** 2 * energy + (penalty - 0.5 * squares) - scale * inner
     return excess / jnp.where(full > 0, 0.5 * full, 1)
 

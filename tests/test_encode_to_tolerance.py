@@ -1,5 +1,7 @@
 """The front with a tolerance: its choice of solver, oracles, and what bad input is told."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,12 @@ from sklearn.decomposition import sparse_encode as sklearn_encode
 
 import sparsecode_jax as sc
 from sparsecode_jax import Lasso, Solver, dictionaries, solvers
-from sparsecode_jax.prox import soft_threshold
+from sparsecode_jax.prox import (
+    elastic_net,
+    group_soft_threshold,
+    nonnegative_soft_threshold,
+    soft_threshold,
+)
 from sparsecode_jax.solvers import solve_to_tolerance
 
 from .contracts import PENALTY, as_numpy, numpy_gap, sparse_problem
@@ -92,6 +99,28 @@ def test_leading_axes_warm_starts_and_a_tolerance_under_jit():
     assert np.all(gap <= 1.1e-5)
 
 
+def test_warns_of_signals_that_do_not_reach_the_tolerance():
+    """Also of how many; at the caller's line; and not while tracing."""
+    hopeless = solvers.orthogonal_matching_pursuit(1)  # a second atom never comes
+    signals = np.array(SIGNALS)
+    signals[:3] = DICTIONARY[:3]
+
+    def encode(x):
+        return sc.sparse_encode(x, DICTIONARY, PENALTY, tolerance=1e-5, solver=hopeless)
+
+    missed = len(signals) - 3
+    message = f"{missed} of {len(signals)} signals did not reach the tolerance 1e-05 in 10000 steps"
+    with pytest.warns(UserWarning, match=message) as caught:
+        encode(signals)
+    assert [warning.filename for warning in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encode(signals[:3])
+        jax.jit(encode)(signals)
+        jax.vmap(encode)(signals)
+        sc.sparse_encode(signals, DICTIONARY, PENALTY, tolerance=1e-3)
+
+
 # --- what bad input is told ------------------------------------------------------------------
 
 PROBLEM = Lasso(SIGNALS, DICTIONARY, PENALTY, 0.1)
@@ -160,8 +189,20 @@ def test_what_no_gap_can_certify_is_refused():
     np.testing.assert_allclose(codes, 1, atol=1e-5)  # a pursuit needs no penalty
 
 
-def test_sets_can_hold_as_many_atoms_as_a_solution_can_need():
-    from sparsecode_jax.solvers._core import _set_sizes
+def test_the_default_solver_follows_the_atoms_and_the_penalty():
+    def default(num_atoms, num_measurements, **kwargs):
+        shape = jax.ShapeDtypeStruct((num_atoms, num_measurements), "float32")
+        return solvers.default_solver(shape, **kwargs)
 
-    assert _set_sizes(40) == _set_sizes(256) == (32, 32, 64, 96, 128, 256)
-    assert _set_sizes(600)[-2:] == (512, 1024)
+    few, many = {"max_steps": 10_000, "check_every": 5}, {"max_steps": 1000, "check_every": 1}
+    sizes = (32, 32, 64, 96, 128, 256)
+    for prox in (nonnegative_soft_threshold, soft_threshold, elastic_net(0.5)):
+        assert default(1023, 40, prox=prox) == (solvers.sparsa(prox=prox), few)
+        for num_measurements in (40, 256):
+            expected = solvers.working_set(sizes, prox=prox), many
+            assert default(1024, num_measurements, prox=prox) == expected
+        expected = solvers.working_set((*sizes, 512, 1024), prox=prox), many
+        assert default(2048, 600, prox=prox) == expected
+    assert default(1024, 40) == default(1024, 40, prox=nonnegative_soft_threshold)
+    groups = group_soft_threshold(2)
+    assert default(1024, 40, prox=groups) == (solvers.sparsa(prox=groups), few)

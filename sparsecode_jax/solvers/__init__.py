@@ -4,7 +4,7 @@
 :class:`~sparsecode_jax.types.Lasso`.
 """
 
-from sparsecode_jax.solvers._core import solve, sparse_encode, trajectory
+from sparsecode_jax.solvers._core import default_solver, solve, sparse_encode, trajectory
 from sparsecode_jax.solvers._implicit import with_implicit_gradient
 from sparsecode_jax.solvers._pursuit import positive, signed
 from sparsecode_jax.solvers._tolerance import ToleranceInfo, solve_to_tolerance
@@ -35,6 +35,7 @@ __all__ = [
     "WorkingSetState",
     "coordinate_descent",
     "cosamp",
+    "default_solver",
     "exhaustive",
     "fista",
     "gradient_pursuit",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax._sharding import Layout, automatic, on_automatic_axes, varying_like
+from sparsecode_jax.prox import nonnegative_soft_threshold, separable
 from sparsecode_jax.solvers._spread import over_signals, splits_atoms, spread
 from sparsecode_jax.solvers._tolerance import solve_to_tolerance
 from sparsecode_jax.solvers.fista import fista
@@ -17,7 +18,7 @@ from sparsecode_jax.solvers.sparsa import sparsa
 from sparsecode_jax.solvers.working_set import working_set
 from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
 
-__all__ = ["solve", "sparse_encode", "trajectory"]
+__all__ = ["default_solver", "solve", "sparse_encode", "trajectory"]
 
 _MANY_ATOMS = 1024  # from here a working set is cheaper than products with the whole dictionary
 _MOST_STEPS = 10_000
@@ -111,7 +112,8 @@ def sparse_encode(
     Codes are non-negative by default; pass ``solver=fista(prox=soft_threshold)`` for signed codes.
     Say when to stop: after ``num_steps`` iterations, or once the relative duality gap of every
     signal is within ``tolerance`` (and in any case after 10,000 iterations, or 1,000 rounds of a
-    working set; for flags of convergence see :func:`solve_to_tolerance`).
+    working set: then a ``UserWarning`` says how many signals are not; under jit and vmap nothing
+    does, and for flags of convergence there is :func:`solve_to_tolerance`).
 
     Args:
       signals: (..., M); any leading axes. **Traced**.
@@ -120,9 +122,8 @@ def sparse_encode(
       num_steps: iterations. **Static**.
       tolerance: the largest relative duality gap; 1e-5 is near what float32 can reach. Derivatives
         are then those of the exact solution, by implicit differentiation. **Traced**.
-      solver: None takes ``fista()`` for ``num_steps``; for ``tolerance`` it takes ``sparsa()``, or
-        ``working_set`` from 1,024 atoms on, with sets of up to min(M, N) atoms. Its gap is looked
-        at every 5 iterations of SpaRSA, and after each step of a solver that is given. **Static**.
+      solver: None takes ``fista()`` for ``num_steps`` and :func:`default_solver` for ``tolerance``;
+        of a solver that is given the gap is looked at after each step. **Static**.
       codes0: (..., N), a warm start. **Traced**.
       step_size: (); None takes the solver's own choice (1/L for proximal gradient, where L is
         the squared spectral norm of the dictionary). **Traced**.
@@ -149,13 +150,11 @@ def sparse_encode(
     _checks.steps_or_tolerance(name, num_steps, tolerance)
     signals, dictionary = _checks.floating(name, signals, dictionary)
     _checks.dictionary_matrix(name, dictionary)
-    check_every, max_steps = 1, _MOST_STEPS
+    options = {"max_steps": _MOST_STEPS, "check_every": 1}
     if solver is None and num_steps is not None:
         solver = fista()
-    elif solver is None and dictionary.shape[0] >= _MANY_ATOMS and not splits_atoms(dictionary):
-        solver, max_steps = working_set(_set_sizes(min(dictionary.shape))), _MOST_ROUNDS
     elif solver is None:
-        solver, check_every = sparsa(), 5
+        solver, options = default_solver(dictionary)
     _checks.solver(name, solver)
     if step_size is None:
         choose = dictionaries.step_size if solver.step_size is None else solver.step_size
@@ -164,18 +163,51 @@ def sparse_encode(
     problem = Lasso(signals, dictionary, jnp.asarray(penalty), jnp.asarray(step_size))
     if tolerance is not None:
         _checks.positive(name, tolerance=tolerance)
-        return solve_to_tolerance(
+        codes, info = solve_to_tolerance(
             solver,
             problem,
             tolerance=tolerance,
-            max_steps=max_steps,
-            check_every=check_every,
             codes0=codes0,
-        )[0]
+            **options,
+        )
+        _checks.reached(name, info.converged, tolerance, options["max_steps"])
+        return codes
     problem, codes0 = _checks.prepared(name, problem, codes0)
     _checks.count(name, "num_steps", num_steps, minimum=0)
     codes0, layout = spread(name, solver, problem, codes0)
     return _solve(solver, problem, codes0, num_steps, layout)
+
+
+def default_solver(
+    dictionary: Array, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
+) -> tuple[Solver, dict[str, int]]:
+    """Return the solver that reaches a tolerance soonest, and how to run it.
+
+    It is :func:`sparsa`, looked at every 5 iterations; from 1,024 atoms on it is
+    :func:`working_set` with sets of up to min(M, N) atoms, looked at every round, unless the
+    penalty is not a sum over atoms or the atoms are split over devices.
+
+    Args:
+      dictionary: (N, M); only its shape and its placement are looked at. **Static**.
+      prox: the proximal operator of the penalty. **Static**.
+
+    Returns:
+      The solver, and ``max_steps`` and ``check_every`` for :func:`solve_to_tolerance`.
+
+    Example:
+      >>> import jax, sparsecode_jax as sc
+      >>> p = sc.synthetic.sample_problem(
+      ...     jax.random.key(0), 3, num_samples=100, num_measurements=16, num_atoms=32)
+      >>> solver, options = sc.solvers.default_solver(p.dictionary, prox=sc.prox.soft_threshold)
+      >>> lasso = sc.Lasso(p.signals, p.dictionary, 0.02, sc.dictionaries.step_size(p.dictionary))
+      >>> codes, info = sc.solvers.solve_to_tolerance(solver, lasso, tolerance=1e-5, **options)
+      >>> bool(info.converged.all())
+      True
+    """
+    if dictionary.shape[0] < _MANY_ATOMS or not separable(prox) or splits_atoms(dictionary):
+        return sparsa(prox=prox), {"max_steps": _MOST_STEPS, "check_every": 5}
+    solver = working_set(_set_sizes(min(dictionary.shape)), prox=prox)
+    return solver, {"max_steps": _MOST_ROUNDS, "check_every": 1}
 
 
 def _set_sizes(most: int) -> tuple[int, ...]:
