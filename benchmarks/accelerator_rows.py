@@ -114,7 +114,7 @@ def lasso_program(scale: Scale) -> Callable:
 @functools.cache
 def pursuit_program(name: str, num_active: int) -> Callable:
     make = getattr(sc.solvers, name)
-    solver = make(num_active, score=sc.solvers.signed)
+    solver = make(num_active, prox=sc.prox.soft_threshold)
 
     def encode(signals: Any, atoms: Any) -> Any:
         return sc.solvers.solve(solver, sc.Lasso(signals, atoms, 0.0, 1.0), num_steps=num_active)

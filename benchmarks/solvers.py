@@ -101,8 +101,8 @@ def contenders(name: str, problem: Problem) -> dict[str, dict[str, Callable]]:
         for slow in ("fista", "jaxopt", "torch FISTA"):
             del lasso[slow]
     k = problem.num_active
-    ols = s.orthogonal_least_squares(k, score=s.signed)
-    omp = s.orthogonal_matching_pursuit(k, score=s.signed)
+    ols = s.orthogonal_least_squares(k, prox=sc.prox.soft_threshold)
+    omp = s.orthogonal_matching_pursuit(k, prox=sc.prox.soft_threshold)
     return {
         "lasso": lasso,
         "ORMP": {
@@ -209,7 +209,7 @@ def compile_seconds() -> str:
     )  # fmt: skip
     said = []
     for steps in (32, 64):
-        solver = sc.solvers.orthogonal_least_squares(steps, score=sc.solvers.signed)
+        solver = sc.solvers.orthogonal_least_squares(steps, prox=sc.prox.soft_threshold)
         started = time.perf_counter()
         solve = functools.partial(sc.solvers.solve, solver, num_steps=steps)
         jax.jit(lambda p, solve=solve: solve(p)).lower(lasso).compile()

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
@@ -238,6 +239,24 @@ def in_units(prox: Callable, unit: Array) -> Callable:
 def separable(prox: Callable | None) -> bool:
     """Say whether a penalty is the l1 norm or an elastic net: a sum over atoms."""
     return isinstance(prox, ElasticNet) or prox in _L1
+
+
+def keeps_negatives(name: str, prox: Callable) -> bool:
+    """Say whether a proximal operator lets negative numbers through where nothing is penalized.
+
+    It is asked what it does to -1, so that any function will do.
+
+    Raises:
+      ValueError: it gives neither -1 nor 0.
+    """
+    with jax.ensure_compile_time_eval():
+        found = float(jnp.sum(prox(jnp.full((1,), -1.0), jnp.zeros(()))))
+    if found not in (-1.0, 0.0):
+        raise ValueError(
+            f"{name}: prox(-1, 0) is {found:g}; -1 (signed codes, such as soft_threshold) or 0 "
+            "(non-negative codes, such as nonnegative_soft_threshold) is expected."
+        )
+    return found == -1.0
 
 
 def dual_norm(prox: Callable, correlations: Array, penalty: Array) -> Array:

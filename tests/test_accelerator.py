@@ -127,7 +127,7 @@ def test_the_reference_is_the_pursuit(name):
     )
     assert expected.shape == (20, 40) and (expected.sum(axis=1) == 4).all() and (margin > 0).all()
     with jax.enable_x64(True):
-        solver = getattr(sc.solvers, name)(4, score=sc.solvers.signed)
+        solver = getattr(sc.solvers, name)(4, prox=sc.prox.soft_threshold)
         x, d = (np.asarray(a, np.float64) for a in (problem.signals[:20], problem.dictionary))
         codes = sc.solvers.solve(solver, sc.Lasso(x, d, 0.0, 1.0), num_steps=4)
     np.testing.assert_array_equal(np.asarray(codes) != 0, expected)

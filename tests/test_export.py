@@ -9,11 +9,14 @@ import pytest
 import sparsecode_jax as sc
 from sparsecode_jax import Lasso, solvers
 from sparsecode_jax.dictionary_learning import alternate, online, updates
+from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
 from sparsecode_jax.training import Autoencoder, Recipe, TrainData, init_state, losses, train_step
 
 from . import tolerance
 from .contracts import SOLVERS, K, M, N, S
 from .encoder_cases import ENCODERS
+
+PROX = {True: nonnegative_soft_threshold, False: soft_threshold}
 
 PLATFORMS = ("cuda", "tpu")
 
@@ -65,7 +68,7 @@ def test_the_front_lowers_with_its_gradient(num_atoms):
 
 @pytest.mark.parametrize("nonnegative", [False, True])
 def test_refit_lowers(nonnegative):
-    fit = functools.partial(solvers.refit, num_active=K, nonnegative=nonnegative)
+    fit = functools.partial(solvers.refit, num_active=K, prox=PROX[nonnegative])
     assert lower(fit, array(S, N), SIGNALS, ATOMS) == (S, N)
 
 

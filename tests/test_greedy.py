@@ -11,6 +11,7 @@ import pytest
 import sparsecode_jax as sc
 from sparsecode_jax import Lasso, solvers
 from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
 
 from . import greedy
 from .contracts import docstring
@@ -31,7 +32,9 @@ each_sign = pytest.mark.parametrize("signed", [False, True])
 
 
 def build(name, signed=False, num_active=K):
-    return FACTORIES[name](num_active, score=solvers.signed if signed else solvers.positive)
+    return FACTORIES[name](
+        num_active, prox=soft_threshold if signed else nonnegative_soft_threshold
+    )
 
 
 def draw(seed=0, *, signed=False, noise=0.1, scaled=False):
@@ -173,8 +176,8 @@ def test_hard_thresholding_and_subspace_pursuit_never_raise_the_error():
 @each_sign
 def test_the_gap_is_the_relative_error(name, signed):
     own = {"omp": solvers.orthogonal_matching_pursuit, "ols": solvers.orthogonal_least_squares}
-    score = solvers.signed if signed else solvers.positive
-    solver = own[name](6, score=score) if name in own else build(name, signed)
+    prox = soft_threshold if signed else nonnegative_soft_threshold
+    solver = own[name](6, prox=prox) if name in own else build(name, signed)
     signals, dictionary = draw(4, signed=True, scaled=True, noise=0.5)
     signals[0] = 0
     with jax.enable_x64(True):
@@ -378,7 +381,7 @@ def test_cost_of_the_gap_of_orthogonal_pursuits(factory, signed):
     factory, (m, n, k) = getattr(solvers, factory), (8, 16, 3)
     shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
     problem = Lasso(shape(S, m), shape(n, m), shape(), shape())
-    solver = factory(k, score=solvers.signed if signed else solvers.positive)
+    solver = factory(k, prox=soft_threshold if signed else nonnegative_soft_threshold)
     count = eval_flops(solver.gap, jax.eval_shape(solver.init, problem), problem).total()
     less = 4 * k * k + 4 * k if signed else 0
     assert count == S * (4 * k * k + 6 * k + 3 * m + 1 - less)

@@ -181,7 +181,11 @@ def test_an_elastic_net_scales_with_signals_penalty_and_one_over_its_ratio(name)
 @pytest.mark.parametrize("exponent", [-84, -72, 66, 100])
 def test_refits_scale_with_the_signals_to_the_last_bit(exponent, nonnegative):
     scale = np.float32(2.0**exponent)
-    refit = functools.partial(solvers.refit, num_active=6, nonnegative=nonnegative)
+    refit = functools.partial(
+        solvers.refit,
+        num_active=6,
+        prox=prox.nonnegative_soft_threshold if nonnegative else prox.soft_threshold,
+    )
     codes = refit(NEAR, SIGNALS, DICTIONARY)
     assert np.any(codes != 0)
     np.testing.assert_array_equal(refit(NEAR, scale * SIGNALS, DICTIONARY) / scale, codes)
@@ -202,7 +206,7 @@ def test_codes_to_a_tolerance_are_scikit_learns_at_any_scale(scale):
 def test_a_tiny_signal_and_its_large_warm_start_are_left_behind():
     """The unit is that of the larger of both."""
     signals, start = np.float32(1e-25) * SIGNALS, CODES[:, ::-1].copy()
-    signed = {"score": solvers.signed}
+    signed = {"prox": prox.soft_threshold}
     for solver in (
         solvers.sparsa(),
         solvers.cosamp(3, **signed),

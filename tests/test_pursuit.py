@@ -8,6 +8,7 @@ from sklearn.linear_model import orthogonal_mp
 
 import sparsecode_jax as sc
 from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.prox import soft_threshold
 
 M, N, S = 12, 24, 40
 OMP = sc.solvers.orthogonal_matching_pursuit
@@ -55,14 +56,14 @@ def test_signed_omp_equals_scikit_learn(num_active, seed):
     expected = orthogonal_mp(
         dictionary.T.astype(np.float64), signals.T.astype(np.float64), n_nonzero_coefs=num_active
     ).T
-    codes = encode(signals, dictionary, OMP(num_active, score=sc.solvers.signed), num_active)
+    codes = encode(signals, dictionary, OMP(num_active, prox=soft_threshold), num_active)
     np.testing.assert_allclose(codes, expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("normalized", [True, False])
 def test_signed_ols_is_greedy_least_squares(normalized):
     signals, dictionary = draw(2, normalized=normalized)
-    codes = encode(signals, dictionary, OLS(4, score=sc.solvers.signed), 4)
+    codes = encode(signals, dictionary, OLS(4, prox=soft_threshold), 4)
     expected = [greedy_least_squares(x, dictionary, 4) for x in signals.astype(np.float64)]
     np.testing.assert_allclose(codes, expected, atol=2e-4)
 
@@ -74,7 +75,7 @@ def test_nonnegative_by_default(factory):
     assert float(codes.min()) >= 0
     assert int((codes > 0).sum(axis=1).max()) <= 5
     # Taking only positive correlations is not signed pursuit with its negatives cut.
-    signed = encode(signals, dictionary, factory(5, score=sc.solvers.signed), 5)
+    signed = encode(signals, dictionary, factory(5, prox=soft_threshold), 5)
     assert float(jnp.abs(codes - jnp.maximum(signed, 0)).max()) > 0.1
 
 
@@ -122,7 +123,7 @@ def test_error_falls_with_every_atom_and_ols_takes_the_best_second_atom():
     errors = {}
     for factory in FACTORIES:
         runs = [
-            encode(signals, dictionary, factory(k, score=sc.solvers.signed), k) for k in range(1, 7)
+            encode(signals, dictionary, factory(k, prox=soft_threshold), k) for k in range(1, 7)
         ]
         error = [sc.objectives.reconstruction_error(signals, dictionary, z) for z in runs]
         errors[factory] = np.asarray(error)
@@ -183,11 +184,11 @@ def test_many_atoms_without_a_gram_matrix():
     unit = dictionary / np.linalg.norm(dictionary, axis=1)[:, None]
     with jax.enable_x64(True):
         assert OMP(4).init(sc.Lasso(signals, dictionary, 0.0, 1.0)).gram is None
-        codes = encode(signals, dictionary, OMP(4, score=sc.solvers.signed), 4)
+        codes = encode(signals, dictionary, OMP(4, prox=soft_threshold), 4)
         expected = orthogonal_mp(unit.T, signals.T, n_nonzero_coefs=4).T
         scale = np.linalg.norm(dictionary, axis=1)
         np.testing.assert_allclose(codes * scale, expected, atol=1e-9)
-        codes = encode(signals[:2], dictionary, OLS(3, score=sc.solvers.signed), 3)
+        codes = encode(signals[:2], dictionary, OLS(3, prox=soft_threshold), 3)
         expected = [greedy_least_squares(x, dictionary, 3) for x in signals[:2]]
         np.testing.assert_allclose(codes, expected, atol=1e-9)
 
@@ -197,7 +198,7 @@ def test_path_is_that_of_scikit_learn():
     signals, dictionary = (x.astype(np.float64) for x in draw(6))
     with jax.enable_x64(True):
         lasso = sc.Lasso(signals[0], dictionary, 0.0, 1.0)
-        solver = OMP(5, score=sc.solvers.signed)
+        solver = OMP(5, prox=soft_threshold)
         _, path = sc.solvers.trajectory(solver, lasso, num_steps=5, record=lambda codes: codes)
     expected = orthogonal_mp(dictionary.T, signals[0], n_nonzero_coefs=5, return_path=True)
     np.testing.assert_allclose(path, np.asarray(expected).T, atol=1e-9)
@@ -219,3 +220,18 @@ def test_swapped_and_identical_regressors(factory):
     codes = np.asarray(encode(3 * dictionary[0], twin, factory(2), 2))
     np.testing.assert_allclose(codes[[0, 5]], [3, 0], atol=1e-4)
     assert (codes != 0).sum() == 1
+
+
+@pytest.mark.parametrize("factory", [OMP, OLS], ids=["omp", "ols"])
+def test_any_function_says_the_sign(factory):
+    """What prox does to a negative number decides, not which function it is."""
+    signals, dictionary = draw(5)
+    own = factory(3, prox=lambda x, threshold: jnp.sign(x) * jnp.maximum(jnp.abs(x) - threshold, 0))
+    expected = encode(signals, dictionary, factory(3, prox=soft_threshold), 3)
+    np.testing.assert_array_equal(encode(signals, dictionary, own, 3), expected)
+    assert expected.min() < 0
+    rectified = factory(3, prox=lambda x, threshold: jax.nn.relu(x - threshold))
+    expected = encode(signals, dictionary, factory(3), 3)
+    np.testing.assert_array_equal(encode(signals, dictionary, rectified, 3), expected)
+    with pytest.raises(ValueError, match=r"prox\(-1, 0\) is 1; -1 .signed codes"):
+        factory(3, prox=lambda x, threshold: jnp.abs(x))

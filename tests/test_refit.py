@@ -7,9 +7,12 @@ from scipy.optimize import nnls
 
 import sparsecode_jax as sc
 from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
 from sparsecode_jax.solvers import refit
 
 from .contracts import docstring
+
+PROX = {True: nonnegative_soft_threshold, False: soft_threshold}
 
 M, N, S = 12, 20, 60
 
@@ -38,7 +41,7 @@ def test_is_the_least_squares_of_each_support(nonnegative, num_active):
     arrays = draw()
     arrays[0][:, 6:] *= np.random.default_rng(1).random((S, N - 6)) < 0.4  # fewer than K, for some
     with jax.enable_x64(True):
-        ours = refit(*arrays, num_active=num_active, nonnegative=nonnegative, num_rounds=20)
+        ours = refit(*arrays, num_active=num_active, prox=PROX[nonnegative], num_rounds=20)
     theirs = separately(*arrays, num_active, nonnegative)
     np.testing.assert_allclose(ours, theirs, atol=1e-9)
     assert np.any(theirs < 0) != nonnegative
@@ -73,7 +76,7 @@ def test_zero_codes_zero_signals_and_duplicate_atoms():
     codes = np.ones((3, 3), np.float32)
     codes[2] = 0
     for nonnegative in (False, True):
-        fits = np.asarray(refit(codes, signals, atoms, num_active=3, nonnegative=nonnegative))
+        fits = np.asarray(refit(codes, signals, atoms, num_active=3, prox=PROX[nonnegative]))
         np.testing.assert_allclose(fits[0] @ atoms, signals[0], atol=1e-5)
         np.testing.assert_array_equal(fits[1:], 0)
 
@@ -118,7 +121,7 @@ def test_cost(k):
         arrays = [jax.ShapeDtypeStruct(x.shape, np.float32) for x in draw()]
         return eval_flops(lambda *a: refit(*a, num_active=k, **kwargs), *arrays).total()
 
-    assert count(nonnegative=False) == S * (common + cholesky + 2 * k * k)
+    assert count(prox=soft_threshold) == S * (common + cholesky + 2 * k * k)
     rounds = 3 * (cholesky + 6 * k * k + 6 * k - 1)
     assert count(num_rounds=3) == S * (common + rounds + M + 1)
     text = docstring(refit)

@@ -32,7 +32,7 @@ def test_lasso_equals_spams(coherent):
 def test_supports_of_orthogonal_least_squares_are_those_of_spams():
     problem = draw(SMALL, 4, False)
     expected = peers.spams_ormp(problem, threads=1)[0]()
-    solver = sc.solvers.orthogonal_least_squares(4, score=sc.solvers.signed)
+    solver = sc.solvers.orthogonal_least_squares(4, prox=sc.prox.soft_threshold)
     codes = sc.solvers.solve(
         solver, sc.Lasso(problem.signals, problem.dictionary, 0.0, 1.0), num_steps=4
     )

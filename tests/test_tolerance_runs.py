@@ -12,6 +12,7 @@ from sklearn.linear_model import orthogonal_mp
 
 import sparsecode_jax as sc
 from sparsecode_jax import Lasso, solvers
+from sparsecode_jax.prox import soft_threshold
 from sparsecode_jax.solvers import solve_to_tolerance
 
 from .contracts import M, N, S, as_numpy, sparse_problem
@@ -87,7 +88,7 @@ def test_zero_signals_are_done_at_once_and_hold_nobody_up(case):
 @pytest.mark.parametrize("tolerance", [0.3, 0.05, 1e-3])
 def test_signed_pursuit_stops_where_scikit_learn_does(tolerance):
     signals, dictionary, _ = as_numpy(sparse_problem(signed=True))
-    solver = solvers.orthogonal_matching_pursuit(M, score=solvers.signed)
+    solver = solvers.orthogonal_matching_pursuit(M, prox=soft_threshold)
     with jax.enable_x64(True):
         problem = Lasso(signals, dictionary, 0.0, 1.0)
         codes, info = solve_to_tolerance(solver, problem, tolerance=tolerance, max_steps=M)

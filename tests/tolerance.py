@@ -64,7 +64,7 @@ CASES = {
     "working set": Case(solvers.working_set((4, 12)), numpy=PLUS, check_every=1),
     "omp": Case(solvers.orthogonal_matching_pursuit(4), 0.01, check_every=1, max_steps=4),
     "omp signed": Case(
-        solvers.orthogonal_matching_pursuit(4, score=solvers.signed), 0.01, check_every=1,
+        solvers.orthogonal_matching_pursuit(4, prox=soft_threshold), 0.01, check_every=1,
         max_steps=4,
     ),
     "ols": Case(solvers.orthogonal_least_squares(4), 0.01, check_every=1, max_steps=4),

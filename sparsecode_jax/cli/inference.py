@@ -57,6 +57,7 @@ def choose(
     if name is None:
         large = num_atoms >= _core._MANY_ATOMS and num_steps is None
         name = "working-set" if large else "fista" if num_steps is not None else "sparsa"
+    prox = soft_threshold if signed else nonnegative_soft_threshold
     if name in PURSUITS:
         if num_active is None or num_active > num_atoms:
             given = "is not given" if num_active is None else f"is {num_active}"
@@ -64,19 +65,17 @@ def choose(
                 f"--num-active {given}; --solver {name} expects an integer from 1 to {num_atoms}, "
                 "the number of atoms."
             )
-        score = solvers.signed if signed else solvers.positive
         build, steps = {
             "omp": (solvers.orthogonal_matching_pursuit, num_active),
             "ols": (solvers.orthogonal_least_squares, num_active),
             "subspace-pursuit": (solvers.subspace_pursuit, 10),
         }[name]
-        return Method(name, build(num_active, score=score), num_steps or steps, 0, 1)
+        return Method(name, build(num_active, prox=prox), num_steps or steps, 0, 1)
     if num_active is not None:
         raise BadInputError(
             f"--num-active {num_active} is given, but {name} finds the number of active atoms by "
             f"its penalty; --solver {', '.join(PURSUITS)} is expected with it."
         )
-    prox = soft_threshold if signed else nonnegative_soft_threshold
     if name == "working-set":
         sizes = _core._set_sizes(min(shape))
         solver = solvers.working_set(sizes, prox=prox)

@@ -6,7 +6,6 @@
 
 from sparsecode_jax.solvers._core import default_solver, solve, sparse_encode, trajectory
 from sparsecode_jax.solvers._implicit import with_implicit_gradient
-from sparsecode_jax.solvers._pursuit import positive, signed
 from sparsecode_jax.solvers._tolerance import ToleranceInfo, solve_to_tolerance
 from sparsecode_jax.solvers.coordinate_descent import coordinate_descent
 from sparsecode_jax.solvers.cosamp import cosamp
@@ -47,9 +46,7 @@ __all__ = [
     "matching_pursuit",
     "orthogonal_least_squares",
     "orthogonal_matching_pursuit",
-    "positive",
     "refit",
-    "signed",
     "solve",
     "solve_to_tolerance",
     "sparsa",

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._support import SupportState, at
-from sparsecode_jax.types import Array, Lasso
+from sparsecode_jax.types import Lasso
 
 __all__ = ["merge_and_prune"]
 
 
 def merge_and_prune(
-    state: SupportState, problem: Lasso, num_found: int, score: Callable[[Array], Array]
+    state: SupportState, problem: Lasso, num_found: int, signed: bool
 ) -> SupportState:
     """Fit the support and the best atoms for the residual together; keep the K largest codes."""
-    best, found = jax.lax.top_k(score(_support.correlations(state)), num_found)
+    best, found = jax.lax.top_k(_support.score(_support.correlations(state), signed), num_found)
     used = state.values != 0
     same = (found[..., :, None] == state.atoms[..., None, :]) & used[..., None, :]
     fresh = (best > _support.negligible(problem.signals, state.unit)) & ~jnp.any(same, axis=-1)
@@ -28,5 +26,5 @@ def merge_and_prune(
         at(state.projections, atoms),
         jnp.concatenate([fresh, used], axis=-1),
     )
-    places, values = _support.keep_largest(values, score, state.values.shape[-1])
+    places, values = _support.keep_largest(values, signed, state.values.shape[-1])
     return state._replace(atoms=at(atoms, places), values=values)

@@ -13,10 +13,11 @@ from sparsecode_jax._bound import Bound
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate
-from sparsecode_jax.solvers._support import add_at, first_largest, negligible, no_codes
+from sparsecode_jax.prox import keeps_negatives
+from sparsecode_jax.solvers._support import add_at, first_largest, negligible, no_codes, score
 from sparsecode_jax.types import Array, Lasso, Solver
 
-__all__ = ["PursuitState", "positive", "pursuit", "signed"]
+__all__ = ["PursuitState", "pursuit"]
 
 _DEPENDENT = 1e-6  # an atom of which less than this fraction is left lies in the chosen span
 _MOST_ATOMS = 1024  # with products of all atoms at hand a step is cheaper, but they take N^2 room
@@ -52,28 +53,19 @@ class PursuitState(NamedTuple):
     taken: Array
 
 
-def positive(correlations: Array) -> Array:
-    """Score atoms for non-negative codes: only positive correlations count."""
-    return correlations
-
-
-def signed(correlations: Array) -> Array:
-    """Score atoms for signed codes: by magnitude."""
-    return jnp.abs(correlations)
-
-
 def pursuit(
     name: str,
     num_active: int,
-    score: Callable[[Array], Array],
+    prox: Callable[[Array, Array], Array],
     scale: Callable[[PursuitState], Array],
 ) -> Solver:
     """Build a pursuit that takes the atom of the best ``score(correlations) / scale(state)``."""
+    signed = keeps_negatives(name, prox)
     return Solver(
         Bound(_init, name, num_active),
-        Bound(_step, num_active, score, scale),
-        Bound(_codes, num_active, score),
-        gap=Bound(_gap, num_active, score),
+        Bound(_step, num_active, signed, scale),
+        Bound(_codes, num_active, signed),
+        gap=Bound(_gap, num_active, signed),
     )
 
 
@@ -105,10 +97,10 @@ def _init(name: str, num_active: int, problem: Lasso, codes0: Array | None = Non
 
 
 def _step(
-    num_active: int, score: Callable, scale: Callable, state: PursuitState, problem: Lasso
+    num_active: int, signed: bool, scale: Callable, state: PursuitState, problem: Lasso
 ) -> PursuitState:
     available = state.norms > _DEPENDENT * as_row(state.squares, state.norms)
-    scores = jnp.where(available, score(state.correlations) / scale(state), -jnp.inf)
+    scores = jnp.where(available, score(state.correlations, signed) / scale(state), -jnp.inf)
     atom = first_largest(scores)
     tiny = negligible(problem.signals, state.unit)[..., 0]
     found = (_at(scores, atom) > tiny) & (state.taken < num_active)
@@ -156,19 +148,19 @@ def _fit(num_active: int, state: PursuitState) -> Array:
     return jax.lax.scan(back, jnp.zeros_like(state.coefficients), order)[0]
 
 
-def _codes(num_active: int, score: Callable, state: PursuitState) -> Array:
+def _codes(num_active: int, signed: bool, state: PursuitState) -> Array:
     values = _fit(num_active, state) * state.unit
-    if score is positive:
+    if not signed:
         values = jnp.maximum(values, 0)
     atoms = jnp.maximum(state.support, 0)  # values are 0 where none was chosen
     return add_at(no_codes(state.correlations), atoms, values)
 
 
-def _gap(num_active: int, score: Callable, state: PursuitState, problem: Lasso) -> Array:
+def _gap(num_active: int, signed: bool, state: PursuitState, problem: Lasso) -> Array:
     signals = problem.signals / state.unit
     energy = jnp.sum(signals * signals, axis=-1)
     error = energy - jnp.sum(state.coefficients * state.coefficients, axis=-1)
-    if score is positive:  # what the codes lose by cutting the negatives
+    if not signed:  # what the codes lose by cutting the negatives
         cut = jnp.minimum(_fit(num_active, state), 0)
         lost = jnp.einsum("...kl,...l->...k", state.triangle, cut, precision="highest")
         error = error + jnp.sum(lost * lost, axis=-1)

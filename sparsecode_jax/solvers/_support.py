@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -28,6 +27,7 @@ __all__ = [
     "negligible",
     "no_codes",
     "read_codes",
+    "score",
     "relative_error_left",
     "start",
     "unit_atoms",
@@ -66,7 +66,7 @@ def unit_atoms(dictionary: Array) -> tuple[Array, Array]:
 def start(
     name: str,
     num_active: int,
-    score: Callable[[Array], Array],
+    signed: bool,
     problem: Lasso,
     codes0: Array | None = None,
     *,
@@ -85,7 +85,7 @@ def start(
     else:
         codes0 = codes0 * inverse
         chosen, values = keep_largest(
-            codes0 if norms is None else codes0 * as_row(norms, codes0), score, num_active
+            codes0 if norms is None else codes0 * as_row(norms, codes0), signed, num_active
         )
     return SupportState(gram, norms, unit, projections, chosen, values)
 
@@ -130,17 +130,20 @@ def first_largest(values: Array) -> Array:
     return jnp.minimum(first, size - 1)  # of NaNs the last
 
 
-def allowed(values: Array, score: Callable[[Array], Array]) -> Array:
+def score(values: Array, signed: bool) -> Array:
+    """Return what makes an atom the best: its magnitude, or its value for non-negative codes."""
+    return jnp.abs(values) if signed else values
+
+
+def allowed(values: Array, signed: bool) -> Array:
     """Cut to 0 the values that the sign of the codes forbids: what scores below 0."""
-    return jnp.where(score(values) >= 0, values, 0)
+    return jnp.where(score(values, signed) >= 0, values, 0)
 
 
-def keep_largest(
-    values: Array, score: Callable[[Array], Array], num_kept: int
-) -> tuple[Array, Array]:
+def keep_largest(values: Array, signed: bool, num_kept: int) -> tuple[Array, Array]:
     """Return the places (..., K) of the K best scores of values (..., N), and those values."""
-    _, places = jax.lax.top_k(score(values), num_kept)
-    return places, allowed(at(values, places), score)
+    _, places = jax.lax.top_k(score(values, signed), num_kept)
+    return places, allowed(at(values, places), signed)
 
 
 def negligible(signals: Array, unit: Array) -> Array:

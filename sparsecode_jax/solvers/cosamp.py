@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound
+from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._merge import merge_and_prune
-from sparsecode_jax.solvers._pursuit import positive
 from sparsecode_jax.solvers._support import SupportState
 from sparsecode_jax.types import Array, Lasso, Solver
 
@@ -17,7 +17,9 @@ __all__ = ["cosamp"]
 
 
 @functools.lru_cache(maxsize=None, typed=True)
-def cosamp(num_active: int, *, score: Callable[[Array], Array] = positive) -> Solver:
+def cosamp(
+    num_active: int, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
+) -> Solver:
     r"""Build compressive sampling matching pursuit.
 
     Each step joins the 2K atoms most correlated with the residual to the present support, fits all
@@ -32,8 +34,9 @@ def cosamp(num_active: int, *, score: Callable[[Array], Array] = positive) -> So
 
     Args:
       num_active: K, the most atoms a signal. **Static**.
-      score: ``positive`` takes only atoms with positive correlation, and cuts to 0 what the
-        least-squares fit makes negative; ``signed`` gives signed codes. **Static**.
+      prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, and cuts to 0
+        what the least-squares fit makes negative; ``soft_threshold`` gives signed codes.
+        **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
@@ -51,14 +54,15 @@ def cosamp(num_active: int, *, score: Callable[[Array], Array] = positive) -> So
     """
     _checks.count("cosamp", "num_active", num_active)
 
+    signed = keeps_negatives("cosamp", prox)
     return Solver(
-        Bound(_support.start, "cosamp", num_active, score),
-        Bound(_step, num_active, score),
+        Bound(_support.start, "cosamp", num_active, signed),
+        Bound(_step, num_active, signed),
         _support.read_codes,
         gap=_support.relative_error_left,
     )
 
 
-def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso) -> SupportState:
+def _step(num_active: int, signed: bool, state: SupportState, problem: Lasso) -> SupportState:
     num_found = min(2 * num_active, problem.dictionary.shape[0])
-    return merge_and_prune(state, problem, num_found, score)
+    return merge_and_prune(state, problem, num_found, signed)

@@ -14,8 +14,8 @@ import numpy as np
 
 from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound
+from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
-from sparsecode_jax.solvers._pursuit import positive
 from sparsecode_jax.solvers._support import SupportState, at
 from sparsecode_jax.types import Array, Lasso, Solver
 
@@ -33,7 +33,9 @@ class _Best(NamedTuple):
 
 
 @functools.lru_cache(maxsize=None, typed=True)
-def exhaustive(num_active: int, *, score: Callable[[Array], Array] = positive) -> Solver:
+def exhaustive(
+    num_active: int, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
+) -> Solver:
     r"""Build the search of all supports of at most K atoms: the best that any pursuit could do.
 
     .. math:: \min_z \|x - zD\|^2 \quad\text{subject to}\quad \|z\|_0 \le K
@@ -44,9 +46,10 @@ def exhaustive(num_active: int, *, score: Callable[[Array], Array] = positive) -
 
     Args:
       num_active: K, the most atoms a signal. **Static**.
-      score: ``positive`` asks for non-negative codes: subsets of 1, 2, ..., K atoms are tried, and
-        one counts if its least-squares fit is not negative, which finds the non-negative least
-        squares of every support. ``signed`` tries the subsets of K atoms. **Static**.
+      prox: ``nonnegative_soft_threshold`` asks for non-negative codes: subsets of 1, 2, ..., K
+        atoms are tried, and one counts if its least-squares fit is not negative, which finds the
+        non-negative least squares of every support. ``soft_threshold`` tries the subsets of K
+        atoms. **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
@@ -65,23 +68,24 @@ def exhaustive(num_active: int, *, score: Callable[[Array], Array] = positive) -
     """
     _checks.count("exhaustive", "num_active", num_active)
 
+    signed = keeps_negatives("exhaustive", prox)
     return Solver(
-        Bound(_init, num_active, score),
-        Bound(_step, num_active, score),
+        Bound(_init, num_active, signed),
+        Bound(_step, num_active, signed),
         _support.read_codes,
         gap=_support.relative_error_left,
     )
 
 
 def _init(
-    num_active: int, score: Callable, problem: Lasso, codes0: Array | None = None
+    num_active: int, signed: bool, problem: Lasso, codes0: Array | None = None
 ) -> SupportState:
-    state = _support.start("exhaustive", num_active, score, problem, codes0)
-    _checks.num_subsets("exhaustive", _num_subsets(state.gram.shape[0], num_active, score))
+    state = _support.start("exhaustive", num_active, signed, problem, codes0)
+    _checks.num_subsets("exhaustive", _num_subsets(state.gram.shape[0], num_active, signed))
     return state
 
 
-def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso) -> SupportState:
+def _step(num_active: int, signed: bool, state: SupportState, problem: Lasso) -> SupportState:
     def search(best: _Best, subsets: Array) -> tuple[_Best, None]:
         inside = subsets >= 0  # (256, K)
         atoms = jnp.maximum(subsets, 0)
@@ -91,7 +95,7 @@ def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso)
         projections = jnp.where(inside, state.projections[..., atoms], 0)
         fits = jnp.einsum("...ck,ckl->...cl", projections, inverse, precision="highest")
         gains = jnp.sum(fits * projections, axis=-1)  # (..., 256)
-        if score is positive:
+        if not signed:
             gains = jnp.where(jnp.all(fits >= 0, axis=-1), gains, -jnp.inf)
         place = jnp.argmax(gains, axis=-1)[..., None]
         gain = at(gains, place)
@@ -105,27 +109,27 @@ def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso)
 
     projections = at(state.projections, state.atoms)
     gain = _support.captured(_support.block_of(state.gram, state.atoms), projections, state.values)
-    subsets = jnp.asarray(_subsets(state.gram.shape[0], num_active, score))
+    subsets = jnp.asarray(_subsets(state.gram.shape[0], num_active, signed))
     best = _Best(gain[..., None], state.atoms, state.values)
     best, _ = jax.lax.scan(search, best, subsets)
     return state._replace(atoms=best.atoms, values=best.values)
 
 
-def _sizes(num_active: int, score: Callable) -> range:
-    return range(1 if score is positive else num_active, num_active + 1)
+def _sizes(num_active: int, signed: bool) -> range:
+    return range(1 if not signed else num_active, num_active + 1)
 
 
-def _num_subsets(num_atoms: int, num_active: int, score: Callable) -> int:
-    return sum(math.comb(num_atoms, size) for size in _sizes(num_active, score))
+def _num_subsets(num_atoms: int, num_active: int, signed: bool) -> int:
+    return sum(math.comb(num_atoms, size) for size in _sizes(num_active, signed))
 
 
 @functools.cache
-def _subsets(num_atoms: int, num_active: int, score: Callable) -> np.ndarray:
+def _subsets(num_atoms: int, num_active: int, signed: bool) -> np.ndarray:
     """Return the subsets in blocks, (blocks, 256, K), the smaller first; -1 where there is none."""
-    count = _num_subsets(num_atoms, num_active, score)
+    count = _num_subsets(num_atoms, num_active, signed)
     subsets = np.full((-(-count // _BLOCK) * _BLOCK, num_active), -1, np.int32)
     end = 0
-    for size in _sizes(num_active, score):
+    for size in _sizes(num_active, signed):
         some = np.array(list(itertools.combinations(range(num_atoms), size)), np.int32)
         subsets[end : end + len(some), :size] = some
         end += len(some)

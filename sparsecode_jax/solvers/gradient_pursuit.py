@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound
 from sparsecode_jax._rows import as_row
+from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
-from sparsecode_jax.solvers._pursuit import positive
 from sparsecode_jax.solvers._support import SupportState, at
 from sparsecode_jax.types import Array, Lasso, Solver
 
@@ -19,7 +19,9 @@ __all__ = ["gradient_pursuit"]
 
 
 @functools.lru_cache(maxsize=None, typed=True)
-def gradient_pursuit(num_active: int, *, score: Callable[[Array], Array] = positive) -> Solver:
+def gradient_pursuit(
+    num_active: int, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
+) -> Solver:
     r"""Build gradient pursuit: add the best atom, then one gradient step on the support.
 
     .. math:: j = \arg\max_j \frac{\langle r, d_j\rangle}{\|d_j\|},\quad
@@ -33,9 +35,9 @@ def gradient_pursuit(num_active: int, *, score: Callable[[Array], Array] = posit
 
     Args:
       num_active: K, the most atoms a signal. **Static**.
-      score: ``positive`` takes only atoms with positive correlation, and cuts to 0 what a step
-        makes negative (the error of such a step may rise); ``signed`` gives signed codes.
-        **Static**.
+      prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, and cuts to 0
+        what a step makes negative (the error of such a step may rise); ``soft_threshold`` gives
+        signed codes. **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
@@ -52,18 +54,19 @@ def gradient_pursuit(num_active: int, *, score: Callable[[Array], Array] = posit
     """
     _checks.count("gradient_pursuit", "num_active", num_active)
 
+    signed = keeps_negatives("gradient_pursuit", prox)
     return Solver(
-        Bound(_support.start, "gradient_pursuit", num_active, score),
-        Bound(_step, num_active, score),
+        Bound(_support.start, "gradient_pursuit", num_active, signed),
+        Bound(_step, num_active, signed),
         _support.read_codes,
         gap=_support.relative_error_left,
     )
 
 
-def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso) -> SupportState:
+def _step(num_active: int, signed: bool, state: SupportState, problem: Lasso) -> SupportState:
     left = _support.correlations(state)
     tiny = _support.negligible(problem.signals, state.unit)
-    atom = _support.first_largest(score(left))[..., None]
+    atom = _support.first_largest(_support.score(left, signed))[..., None]
     used = state.values != 0
     known = jnp.any(used & (state.atoms == atom), axis=-1, keepdims=True)
     free = jnp.argmin(used, axis=-1, keepdims=True)  # the first free place, if there is one
@@ -71,7 +74,7 @@ def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso)
         ~used
         & ~known
         & (as_row(jnp.arange(num_active), free) == free)
-        & (score(at(left, atom)) > tiny)
+        & (_support.score(at(left, atom), signed) > tiny)
     )
     atoms = jnp.where(new, atom, state.atoms)
     gradient = at(left, atoms)
@@ -81,5 +84,5 @@ def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso)
     curvature = jnp.sum(gradient * image, axis=-1, keepdims=True)
     length = jnp.sum(gradient * gradient, axis=-1, keepdims=True)
     length = length / jnp.where(curvature > 0, curvature, 1)
-    values = _support.allowed(state.values + length * gradient, score)
+    values = _support.allowed(state.values + length * gradient, signed)
     return state._replace(atoms=atoms, values=values)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound
+from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
-from sparsecode_jax.solvers._pursuit import positive
 from sparsecode_jax.solvers._support import SupportState
 from sparsecode_jax.types import Array, Lasso, Solver
 
@@ -17,7 +17,7 @@ __all__ = ["iterative_hard_thresholding"]
 
 @functools.lru_cache(maxsize=None, typed=True)
 def iterative_hard_thresholding(
-    num_active: int, *, score: Callable[[Array], Array] = positive
+    num_active: int, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> Solver:
     r"""Build iterative hard thresholding: a gradient step, of which the K largest codes are kept.
 
@@ -29,8 +29,8 @@ def iterative_hard_thresholding(
 
     Args:
       num_active: K, the most atoms a signal. **Static**.
-      score: ``positive`` keeps the K largest and cuts negative codes to 0; ``signed`` keeps the K
-        largest magnitudes. **Static**.
+      prox: ``nonnegative_soft_threshold`` keeps the K largest and cuts negative codes to 0;
+        ``soft_threshold`` keeps the K largest magnitudes. **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
@@ -48,16 +48,17 @@ def iterative_hard_thresholding(
     """
     _checks.count("iterative_hard_thresholding", "num_active", num_active)
 
+    signed = keeps_negatives("iterative_hard_thresholding", prox)
     return Solver(
-        Bound(_support.start, "iterative_hard_thresholding", num_active, score, unit_norm=False),
-        Bound(_step, num_active, score),
+        Bound(_support.start, "iterative_hard_thresholding", num_active, signed, unit_norm=False),
+        Bound(_step, num_active, signed),
         _support.read_codes,
         gap=_support.relative_error_left,
     )
 
 
-def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso) -> SupportState:
+def _step(num_active: int, signed: bool, state: SupportState, problem: Lasso) -> SupportState:
     move = problem.step_size * _support.correlations(state)
     dense = _support.add_at(move, state.atoms, state.values)
-    atoms, values = _support.keep_largest(dense, score, num_active)
+    atoms, values = _support.keep_largest(dense, signed, num_active)
     return state._replace(atoms=atoms, values=values)

@@ -12,8 +12,15 @@ from sparsecode_jax._bound import Bound
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate, reconstruct
-from sparsecode_jax.solvers._pursuit import positive
-from sparsecode_jax.solvers._support import add_at, at, first_largest, negligible, unit_atoms
+from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
+from sparsecode_jax.solvers._support import (
+    add_at,
+    at,
+    first_largest,
+    negligible,
+    score,
+    unit_atoms,
+)
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["MatchingPursuitState", "matching_pursuit"]
@@ -41,7 +48,9 @@ class MatchingPursuitState(NamedTuple):
 
 
 @functools.lru_cache(maxsize=None, typed=True)
-def matching_pursuit(*, score: Callable[[Array], Array] = positive) -> Solver:
+def matching_pursuit(
+    *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
+) -> Solver:
     r"""Build matching pursuit: one atom's code a step, by what the residual shares with it.
 
     .. math:: j = \arg\max_j \frac{\langle r, d_j\rangle}{\|d_j\|},\qquad
@@ -51,8 +60,8 @@ def matching_pursuit(*, score: Callable[[Array], Array] = positive) -> Solver:
     kept as it is, and its residual pursued.
 
     Args:
-      score: ``positive`` takes only atoms with positive correlation, so that codes only grow;
-        ``signed`` gives signed codes. **Static**.
+      prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, so that codes
+        only grow; ``soft_threshold`` gives signed codes. **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver` with state :class:`MatchingPursuitState`; its gap is
@@ -64,7 +73,8 @@ def matching_pursuit(*, score: Callable[[Array], Array] = positive) -> Solver:
     References:
       Mallat and Zhang, 1993, Eq. (10)-(13), and Section III-B for the update by Gram rows.
     """
-    return Solver(_init, Bound(_step, score), _codes, gap=_gap)
+    signed = keeps_negatives("matching_pursuit", prox)
+    return Solver(_init, Bound(_step, signed), _codes, gap=_gap)
 
 
 def _init(problem: Lasso, codes0: Array | None = None) -> MatchingPursuitState:
@@ -89,10 +99,10 @@ def _init(problem: Lasso, codes0: Array | None = None) -> MatchingPursuitState:
     )
 
 
-def _step(score: Callable, state: MatchingPursuitState, problem: Lasso) -> MatchingPursuitState:
-    atom = first_largest(score(state.correlations))[..., None]
+def _step(signed: bool, state: MatchingPursuitState, problem: Lasso) -> MatchingPursuitState:
+    atom = first_largest(score(state.correlations, signed))[..., None]
     best = at(state.correlations, atom)
-    taken = jnp.where(score(best) > negligible(problem.signals, state.unit), best, 0)
+    taken = jnp.where(score(best, signed) > negligible(problem.signals, state.unit), best, 0)
     return state._replace(
         codes=add_at(state.codes, atom, taken),
         correlations=state.correlations - taken * state.gram[atom[..., 0]],

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax.solvers._pursuit import PursuitState, positive, pursuit
+from sparsecode_jax.prox import nonnegative_soft_threshold
+from sparsecode_jax.solvers._pursuit import PursuitState, pursuit
 from sparsecode_jax.types import Array, Solver
 
 __all__ = ["orthogonal_least_squares"]
@@ -16,7 +17,7 @@ __all__ = ["orthogonal_least_squares"]
 
 @functools.lru_cache(maxsize=None, typed=True)
 def orthogonal_least_squares(
-    num_active: int, *, score: Callable[[Array], Array] = positive
+    num_active: int, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> Solver:
     r"""Build orthogonal least squares, also called order-recursive matching pursuit (ORMP).
 
@@ -30,8 +31,9 @@ def orthogonal_least_squares(
 
     Args:
       num_active: K, the most atoms a signal. **Static**.
-      score: ``positive`` takes only atoms with positive correlation, and cuts to 0 what the
-        least-squares fit makes negative; ``signed`` gives signed codes. **Static**.
+      prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, and cuts to 0
+        what the least-squares fit makes negative; ``soft_threshold`` gives signed codes.
+        **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`. A warm start is refused. Its gap is the relative
@@ -50,7 +52,7 @@ def orthogonal_least_squares(
       is this algorithm.
     """
     _checks.count("orthogonal_least_squares", "num_active", num_active)
-    return pursuit("orthogonal_least_squares", num_active, score, _outside_span)
+    return pursuit("orthogonal_least_squares", num_active, prox, _outside_span)
 
 
 def _outside_span(state: PursuitState) -> Array:

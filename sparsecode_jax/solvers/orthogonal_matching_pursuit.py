@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from sparsecode_jax import _checks
 from sparsecode_jax._rows import as_row
-from sparsecode_jax.solvers._pursuit import PursuitState, positive, pursuit
+from sparsecode_jax.prox import nonnegative_soft_threshold
+from sparsecode_jax.solvers._pursuit import PursuitState, pursuit
 from sparsecode_jax.types import Array, Solver
 
 __all__ = ["orthogonal_matching_pursuit"]
@@ -17,7 +18,7 @@ __all__ = ["orthogonal_matching_pursuit"]
 
 @functools.lru_cache(maxsize=None, typed=True)
 def orthogonal_matching_pursuit(
-    num_active: int, *, score: Callable[[Array], Array] = positive
+    num_active: int, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> Solver:
     r"""Build orthogonal matching pursuit.
 
@@ -30,8 +31,9 @@ def orthogonal_matching_pursuit(
 
     Args:
       num_active: K, the most atoms a signal. **Static**.
-      score: ``positive`` takes only atoms with positive correlation, and cuts to 0 what the
-        least-squares fit makes negative; ``signed`` gives signed codes. **Static**.
+      prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, and cuts to 0
+        what the least-squares fit makes negative; ``soft_threshold`` gives signed codes.
+        **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`. A warm start is refused. Its gap is the relative
@@ -49,7 +51,7 @@ def orthogonal_matching_pursuit(
       Pati, Rezaiifar, Krishnaprasad, 1993; Rubinstein, Zibulevsky, Elad, 2008 (by Gram matrix).
     """
     _checks.count("orthogonal_matching_pursuit", "num_active", num_active)
-    return pursuit("orthogonal_matching_pursuit", num_active, score, _whole_norm)
+    return pursuit("orthogonal_matching_pursuit", num_active, prox, _whole_norm)
 
 
 def _whole_norm(state: PursuitState) -> Array:

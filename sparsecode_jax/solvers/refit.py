@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from sparsecode_jax._sharding import (
     over_devices,
     varying_like,
 )
+from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._spread import spread
 from sparsecode_jax.types import Array, ArrayLike, Lasso
@@ -32,7 +34,7 @@ def refit(
     dictionary: ArrayLike,
     *,
     num_active: int,
-    nonnegative: bool = True,
+    prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold,
     num_rounds: int = 10,
 ) -> Array:
     r"""Keep the support of given codes, such as an encoder's, and fit the codes anew on it.
@@ -51,7 +53,8 @@ def refit(
       signals: (..., M). **Traced**.
       dictionary: (N, M). **Traced**.
       num_active: K: the support is that of the K largest magnitudes. **Static**.
-      nonnegative: whether codes are non-negative; plain least squares if not. **Static**.
+      prox: ``nonnegative_soft_threshold`` for non-negative codes; ``soft_threshold`` for signed
+        ones, which are plain least squares. **Static**.
       num_rounds: fits of a signal for non-negative codes. **Static**.
 
     Returns:
@@ -79,7 +82,7 @@ def refit(
     _checks.count(name, "num_active", num_active)
     _checks.num_active(name, num_active, dictionary.shape[0])
     _checks.count(name, "num_rounds", num_rounds)
-    rounds = num_rounds if nonnegative else 0
+    rounds = 0 if keeps_negatives(name, prox) else num_rounds
     zero = jnp.zeros((), signals.dtype)
     problem = Lasso(signals, dictionary, zero, zero)
     codes, layout = spread(name, None, problem, codes)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound
+from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._merge import merge_and_prune
-from sparsecode_jax.solvers._pursuit import positive
 from sparsecode_jax.solvers._support import SupportState, at
 from sparsecode_jax.types import Array, Lasso, Solver
 
@@ -19,7 +19,9 @@ __all__ = ["subspace_pursuit"]
 
 
 @functools.lru_cache(maxsize=None, typed=True)
-def subspace_pursuit(num_active: int, *, score: Callable[[Array], Array] = positive) -> Solver:
+def subspace_pursuit(
+    num_active: int, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
+) -> Solver:
     r"""Build subspace pursuit.
 
     Each step joins the K atoms most correlated with the residual to the present support, fits all
@@ -36,8 +38,9 @@ def subspace_pursuit(num_active: int, *, score: Callable[[Array], Array] = posit
 
     Args:
       num_active: K, the most atoms a signal; choose 2K <= M. **Static**.
-      score: ``positive`` takes only atoms with positive correlation, and cuts to 0 what either
-        least-squares fit makes negative; ``signed`` gives signed codes. **Static**.
+      prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, and cuts to 0
+        what either least-squares fit makes negative; ``soft_threshold`` gives signed codes.
+        **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
@@ -55,20 +58,21 @@ def subspace_pursuit(num_active: int, *, score: Callable[[Array], Array] = posit
     """
     _checks.count("subspace_pursuit", "num_active", num_active)
 
+    signed = keeps_negatives("subspace_pursuit", prox)
     return Solver(
-        Bound(_support.start, "subspace_pursuit", num_active, score),
-        Bound(_step, num_active, score),
+        Bound(_support.start, "subspace_pursuit", num_active, signed),
+        Bound(_step, num_active, signed),
         _support.read_codes,
         gap=_support.relative_error_left,
     )
 
 
-def _step(num_active: int, score: Callable, state: SupportState, problem: Lasso) -> SupportState:
-    found = merge_and_prune(state, problem, num_active, score)
+def _step(num_active: int, signed: bool, state: SupportState, problem: Lasso) -> SupportState:
+    found = merge_and_prune(state, problem, num_active, signed)
     atoms, values = found.atoms, found.values
     block, projections = _support.block_of(state.gram, atoms), at(state.projections, atoms)
     values = _support.least_squares(block, projections, values != 0)
-    values = _support.allowed(values, score)
+    values = _support.allowed(values, signed)
     before = _support.captured(
         _support.block_of(state.gram, state.atoms),
         at(state.projections, state.atoms),

@@ -31,7 +31,7 @@ SOLVERS = {
     "log_adam": sc.solvers.log_adam(),
     "omp": sc.solvers.orthogonal_matching_pursuit(2),
     "ols": sc.solvers.orthogonal_least_squares(2),
-    "ols signed": sc.solvers.orthogonal_least_squares(2, score=sc.solvers.signed),
+    "ols signed": sc.solvers.orthogonal_least_squares(2, prox=sc.prox.soft_threshold),
     "matching pursuit": sc.solvers.matching_pursuit(),
     "gradient pursuit": sc.solvers.gradient_pursuit(2),
     "iterative hard thresholding": sc.solvers.iterative_hard_thresholding(2),
