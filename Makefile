@@ -70,7 +70,7 @@ bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.training
 
 accelerators: $(VENV)/tpu.stamp
-	$(BIN)/python -m benchmarks.tpu --write docs/tpu.txt
+	$(BIN)/python -m benchmarks.tpu --write docs/results/tpu.txt
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ plainer), no noise.
 
 Command: ``python -m experiments.external_table`` (5 data sets of 100 or 1,000 atoms for each of
 two seeds; about 15 minutes on 2 cores, finished cases are kept; ``--quick`` 20 seconds).
-Expected: docs/external_table.txt.
+Expected: docs/results/external_table.txt.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ more, where more atoms are active than there are measurements.
 
 Command: ``python -m experiments.phase_diagram`` (24 cells, the three published data sets of each;
 about 20 minutes on 2 busy cores, finished cells are kept; ``--quick`` 10 seconds). Expected:
-docs/phase_diagram.txt.
+docs/results/phase_diagram.txt.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Run the tests on every interpreter found and every supported release of JAX.
 
-    python tools/test_matrix.py             all rows, then docs/test_matrix.txt
+    python tools/test_matrix.py             all rows, then docs/results/test_matrix.txt
     python tools/test_matrix.py --newest    what breaks first, on the newest interpreter alone
 
 Each row has an environment of its own in .matrix/, made once. A row that was run on the same code
@@ -24,7 +24,7 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ENVIRONMENTS = ROOT / ".matrix"
 KEPT = ROOT / "results" / "test_matrix.json"
-TABLE = ROOT / "docs" / "test_matrix.txt"
+TABLE = ROOT / "docs" / "results" / "test_matrix.txt"
 
 PYTHONS = ("3.11", "3.12", "3.13")
 # The releases of JAX and the newest Flax that goes with each; constraints.txt pins all the rest.

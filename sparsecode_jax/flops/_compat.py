@@ -1,8 +1,8 @@
 """The one module of this sub-package that touches JAX internals.
 
-docs/test_matrix.txt lists the releases that the tests pass on. What differs between them is told
-by what is there, never by a version number. Primitives are recognized by name, because their Python
-objects move between releases and some names differ (``jit`` and ``pjit``, ``remat2`` and
+docs/results/test_matrix.txt lists the releases that the tests pass on. What differs between them is
+told by what is there, never by a version number. Primitives are recognized by name, because their
+Python objects move between releases and some names differ (``jit`` and ``pjit``, ``remat2`` and
 ``checkpoint``). The private names imported below were seen in 0.10.1, 0.11.2 and 0.12.0.1.
 """
 
