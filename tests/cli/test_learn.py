@@ -10,7 +10,7 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax.cli import learn
-from sparsecode_jax.training import search
+from sparsecode_jax.dictionary_learning import search
 
 from .shell import HOPS, ROUNDS, SMALL_LEARN, M, N, S, run
 
