@@ -5,9 +5,15 @@ import re
 
 import pytest
 
+from .test_layers import LAYERS
+
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
-PAGES = {"README.md": 100, "docs/results/README.md": None}  # and the most lines
+PAGES = {  # and the most lines
+    "README.md": 100,
+    "ARCHITECTURE.md": 150,
+    "docs/results/README.md": None,
+}
 
 
 def test_python_block_runs_and_gives_what_it_says():
@@ -27,11 +33,18 @@ def test_python_block_runs_and_gives_what_it_says():
 @pytest.mark.parametrize("page", PAGES)
 def test_linked_files_exist_and_the_page_is_short(page):
     text = (ROOT / page).read_text()
-    links = re.findall(r"\]\((?!http)([^)#]+)", text)
-    assert len(links) >= 4
-    for link in links:
+    for link in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert ((ROOT / page).parent / link).exists(), link
+    for name in re.findall(r"`([\w./]+\.(?:md|py|txt|toml|yaml))`", text):
+        places = (ROOT, (ROOT / page).parent, ROOT / "sparsecode_jax", ROOT / "docs" / "results")
+        assert any((place / name).exists() for place in places), name
     assert PAGES[page] is None or text.count("\n") <= PAGES[page]
+
+
+def test_the_layers_are_those_that_the_tests_hold():
+    section = (ROOT / "ARCHITECTURE.md").read_text().split("## Layers")[1].split("##")[0]
+    rows = re.findall(r"^\|[^|]+\|([^|]+)\|$", section, flags=re.MULTILINE)[2:]
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == [set(names) for names in LAYERS]
 
 
 def test_every_result_is_listed():
