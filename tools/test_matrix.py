@@ -143,7 +143,7 @@ def code() -> str:
     if git("status", "--porcelain", "--", ".", f":!{table}"):
         return f"changed at {time.time()}"  # never the same again
     tested = ("sparsecode_jax", "tests", "experiments", "benchmarks", "examples", "pyproject.toml",
-              "constraints.txt", "README.md")  # fmt: skip
+              "constraints.txt", "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")  # fmt: skip
     pages = [line for line in git("ls-tree", "-r", "HEAD", "docs").splitlines() if ".md" in line]
     return "\n".join([git("rev-parse", *(f"HEAD:{path}" for path in tested)), *pages])
 
