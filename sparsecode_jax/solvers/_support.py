@@ -27,8 +27,8 @@ __all__ = [
     "negligible",
     "no_codes",
     "read_codes",
-    "score",
     "relative_error_left",
+    "score",
     "start",
     "unit_atoms",
 ]
