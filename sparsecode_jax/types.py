@@ -50,6 +50,7 @@ class Solver(NamedTuple):
         minimises; None if it minimises no such sum.
       splits_atoms: whether it uses the dictionary only in correlations and reconstructions, and
         else treats atoms one by one, so that the dictionary may be split over devices by its atoms.
+      takes_codes0: whether it can begin at given codes; orthogonal pursuits cannot.
 
     A state is a pytree. Each of its arrays either leads with the signals' leading axes or is shared
     by all signals; how a shared array changes from step to step does not depend on the signals.
@@ -62,6 +63,7 @@ class Solver(NamedTuple):
     gap: Callable[[PyTree, Lasso], Array] | None = None
     prox: Callable[[Array, Array], Array] | None = None
     splits_atoms: bool = False
+    takes_codes0: bool = True
 
 
 class Aux(NamedTuple):

@@ -235,3 +235,31 @@ def test_any_function_says_the_sign(factory):
     np.testing.assert_array_equal(encode(signals, dictionary, rectified, 3), expected)
     with pytest.raises(ValueError, match=r"prox\(-1, 0\) is 1; -1 .signed codes"):
         factory(3, prox=lambda x, threshold: jnp.abs(x))
+
+
+def test_sparse_encode_takes_a_number_of_active_atoms():
+    signals, dictionary = draw(6)
+    found = sc.sparse_encode(signals, dictionary, num_active=4)
+    np.testing.assert_array_equal(found, encode(signals, dictionary, OLS(4), 4))
+    for factory in (OMP, sc.solvers.subspace_pursuit):
+        found = sc.sparse_encode(signals, dictionary, num_active=3, solver=factory, num_steps=5)
+        np.testing.assert_array_equal(found, encode(signals, dictionary, factory(3), 5))
+    loose = sc.sparse_encode(signals, dictionary, num_active=8, tolerance=0.4)
+    error = jnp.mean(sc.objectives.relative_error(signals, dictionary, loose))
+    assert error <= 0.4 and float((loose != 0).sum(-1).mean()) < 8
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, ValueError, "neither a penalty nor num_active is given"),
+        ({"penalty": 0.1, "num_active": 3}, ValueError, "both a penalty and num_active are given"),
+        ({"num_active": 3, "solver": OMP(3)}, TypeError, "the solver is built already, with a K"),
+        ({"num_active": 0}, ValueError, "num_active is 0; an integer >= 1"),
+        ({"num_active": 99}, ValueError, "num_active is 99"),
+    ],
+)
+def test_what_sparse_encode_refuses_of_a_number_of_active_atoms(options, error, message):
+    signals, dictionary = draw(6)
+    with pytest.raises(error, match=message):
+        sc.sparse_encode(signals, dictionary, **options)

@@ -223,8 +223,5 @@ def encode(
     """Run a solver with its own step size, from a warm start if it takes one."""
     choose = dictionaries.step_size if solver.step_size is None else solver.step_size
     problem = Lasso(signals, dictionary, penalty, choose(dictionary))
-    try:
-        jax.eval_shape(solver.init, problem, codes0)
-    except ValueError:  # how pursuits refuse a warm start
-        codes0 = None
+    codes0 = codes0 if solver.takes_codes0 else None
     return solve(solver, problem, num_steps=num_steps, codes0=codes0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from sparsecode_jax.prox import nonnegative_soft_threshold, separable
 from sparsecode_jax.solvers._spread import over_signals, splits_atoms, spread
 from sparsecode_jax.solvers._tolerance import solve_to_tolerance
 from sparsecode_jax.solvers.fista import fista
+from sparsecode_jax.solvers.orthogonal_least_squares import orthogonal_least_squares
 from sparsecode_jax.solvers.sparsa import sparsa
 from sparsecode_jax.solvers.working_set import working_set
 from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
@@ -97,11 +99,12 @@ def trajectory(
 def sparse_encode(
     signals: ArrayLike,
     dictionary: ArrayLike,
-    penalty: ArrayLike,
+    penalty: ArrayLike | None = None,
     *,
+    num_active: int | None = None,
     num_steps: int | None = None,
     tolerance: ArrayLike | None = None,
-    solver: Solver | None = None,
+    solver: Solver | Callable[[int], Solver] | None = None,
     codes0: ArrayLike | None = None,
     step_size: ArrayLike | None = None,
 ) -> Array:
@@ -115,15 +118,22 @@ def sparse_encode(
     working set: then a ``UserWarning`` says how many signals are not; under jit and vmap nothing
     does, and for flags of convergence there is :func:`solve_to_tolerance`).
 
+    With ``num_active`` there is no penalty: the codes have at most so many entries and the squared
+    error is what is made small, by orthogonal least squares.
+
     Args:
       signals: (..., M); any leading axes. **Traced**.
       dictionary: (N, M), one atom per row; used as it is, never renormalised. **Traced**.
       penalty: the l1 weight, () or (N,); scikit-learn's ``sparse_encode(alpha)``. **Traced**.
+      num_active: K, the most active codes per signal, in the place of a penalty; K iterations are
+        taken unless ``num_steps`` says otherwise. **Static**.
       num_steps: iterations. **Static**.
       tolerance: the largest relative duality gap; 1e-5 is near what float32 can reach. Derivatives
         are then those of the exact solution, by implicit differentiation. **Traced**.
       solver: None takes ``fista()`` for ``num_steps`` and :func:`default_solver` for ``tolerance``;
-        of a solver that is given the gap is looked at after each step. **Static**.
+        of a solver that is given the gap is looked at after each step. With ``num_active`` it is
+        what builds the solver, such as ``orthogonal_matching_pursuit`` itself; None takes
+        ``orthogonal_least_squares``. **Static**.
       codes0: (..., N), a warm start. **Traced**.
       step_size: (); None takes the solver's own choice (1/L for proximal gradient, where L is
         the squared spectral norm of the dictionary). **Traced**.
@@ -133,7 +143,7 @@ def sparse_encode(
 
     Raises:
       ValueError: shapes that disagree, non-finite or negative numbers, a zero atom, no signal; not
-        exactly one of ``num_steps`` and ``tolerance``.
+        exactly one of ``num_steps`` and ``tolerance``, or of ``penalty`` and ``num_active``.
 
     **Cost**: that of :func:`solve` or :func:`solve_to_tolerance`, plus ``dictionaries.step_size``
     once if no step is given and the solver needs one.
@@ -145,8 +155,18 @@ def sparse_encode(
       >>> codes = sc.sparse_encode(problem.signals, problem.dictionary, 0.02, tolerance=1e-5)
       >>> bool(sc.metrics.mcc(problem.codes, codes) > 0.95)
       True
+      >>> few = sc.sparse_encode(problem.signals, problem.dictionary, num_active=3)
+      >>> int((few != 0).sum(axis=-1).max())
+      3
     """
     name = "sparse_encode"
+    if num_active is not None:
+        penalty, solver = _pursuing(name, penalty, num_active, solver)
+        num_steps = num_active if num_steps is None and tolerance is None else num_steps
+    elif penalty is None:
+        raise ValueError(
+            f"{name}: neither a penalty nor num_active is given; exactly one of them is expected."
+        )
     _checks.steps_or_tolerance(name, num_steps, tolerance)
     signals, dictionary = _checks.floating(name, signals, dictionary)
     _checks.dictionary_matrix(name, dictionary)
@@ -156,6 +176,7 @@ def sparse_encode(
     elif solver is None:
         solver, options = default_solver(dictionary)
     _checks.solver(name, solver)
+    assert isinstance(solver, Solver)
     if step_size is None:
         choose = dictionaries.step_size if solver.step_size is None else solver.step_size
         step_size = _step_size(choose, dictionary)
@@ -176,6 +197,21 @@ def sparse_encode(
     _checks.count(name, "num_steps", num_steps, minimum=0)
     codes0, layout = spread(name, solver, problem, codes0)
     return _solve(solver, problem, codes0, num_steps, layout)
+
+
+def _pursuing(name: str, penalty: Any, num_active: int, solver: Any) -> tuple[float, Solver]:
+    """Return no penalty, and the solver for K active codes."""
+    if penalty is not None:
+        raise ValueError(
+            f"{name}: both a penalty and num_active are given; exactly one of them is expected."
+        )
+    if isinstance(solver, Solver):
+        raise TypeError(
+            f"{name}: num_active is {num_active} and the solver is built already, with a K of its "
+            "own; what builds it is expected, such as solver=orthogonal_matching_pursuit."
+        )
+    _checks.count(name, "num_active", num_active)
+    return 0.0, (orthogonal_least_squares if solver is None else solver)(num_active)
 
 
 def default_solver(

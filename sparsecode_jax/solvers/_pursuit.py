@@ -66,6 +66,7 @@ def pursuit(
         Bound(_step, num_active, signed, scale),
         Bound(_codes, num_active, signed),
         gap=Bound(_gap, num_active, signed),
+        takes_codes0=False,
     )
 
 
