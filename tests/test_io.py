@@ -323,11 +323,46 @@ def test_missing_results_are_named(tmp_path, missing):
         load_results(tmp_path / "r")
 
 
-def test_results_hold_no_pickles(tmp_path):
-    np.savez(tmp_path / "r.npz", a=np.array([{}], dtype=object))
-    (tmp_path / "r.json").write_text(json.dumps({}))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
-        load_results(tmp_path / "r")
+def bomb(name, claim=None):
+    """Return an archive of one entry that inflates from a few kilobytes to 300 MB."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file, file.open(name, "w") as entry:
+        header = {"descr": "<f8", "fortran_order": False, "shape": claim or (37_500_000,)}
+        np.lib.format.write_array_header_1_0(entry, header)
+        for _ in range(1 if claim else 300):
+            entry.write(bytes(10**6))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("npz", "manifest", "said"),
+    [
+        (None, "{", "cannot be read"),
+        (None, "[1]", "the manifest is a list"),
+        (None, "3", "the manifest is a int"),
+        (None, "[" * 10_000, "cannot be read"),
+        (b"PK text", "{}", "cannot be read"),
+        (bomb("a.npy"), "{}", "a.npy inflates from"),
+        (bomb("a.npy", claim=(10**12,)), "{}", "a.npy does not have the size that it claims"),
+        (bomb("a.npy", claim=(-125_000,)), "{}", "a.npy does not have the size that it claims"),
+        ("pickle", "{}", "a.npy holds Python objects"),
+    ],
+)
+def test_damaged_and_malicious_results_are_one_line(tmp_path, monkeypatch, npz, manifest, said):
+    monkeypatch.chdir(tmp_path)
+    save_results("r", {"a": np.arange(3)}, {})
+    if npz == "pickle":
+        np.savez("r.npz", a=np.array([Opens()], dtype=object))
+    elif npz is not None:
+        (tmp_path / "r.npz").write_bytes(npz)
+    (tmp_path / "r.json").write_text(manifest)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="load_results: ") as caught:
+        load_results("r")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert peak < 2**24 and sorted(p.name for p in tmp_path.iterdir()) == ["r.json", "r.npz"]
 
 
 # --- atomicity -------------------------------------------------------------------------------

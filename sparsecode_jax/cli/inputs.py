@@ -13,6 +13,7 @@ import numpy as np
 
 from sparsecode_jax import _checks
 from sparsecode_jax.cli.errors import BadInputError, bad_input, one_line
+from sparsecode_jax.io._archives import check_archive
 
 __all__ = [
     "Atoms",
@@ -35,6 +36,8 @@ def _load(path: pathlib.Path, what: str, **options: Any) -> Any:
     if not path.exists():
         raise BadInputError(f"{path}: no such file; {what} is expected.")
     try:
+        if zipfile.is_zipfile(path):
+            check_archive(path)
         return np.load(path, allow_pickle=False, **options)
     except _UNREADABLE as error:
         raise _unreadable(path, what, error) from None

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sparsecode_jax.io._archives import check_archive
 from sparsecode_jax.io._atomic import replacing, write_bytes
 
 __all__ = ["load_results", "save_results"]
@@ -83,6 +84,7 @@ def load_results(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
 
     Raises:
       FileNotFoundError: no such results.
+      ValueError: the files are damaged, hold Python objects, or inflate beyond reason.
     """
     path = pathlib.Path(path)
     npz, manifest = path.with_name(path.name + ".npz"), path.with_name(path.name + ".json")
@@ -90,8 +92,19 @@ def load_results(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[s
         raise FileNotFoundError(
             f"load_results: {npz} and {manifest} are expected; run the experiment that writes them."
         )
-    with np.load(npz, allow_pickle=False) as file:
-        return dict(file), json.loads(manifest.read_text())
+    try:
+        check_archive(npz)
+        with np.load(npz, allow_pickle=False) as file:
+            arrays, held = dict(file), json.loads(manifest.read_text())
+        if not isinstance(held, dict):
+            raise ValueError(f"the manifest is a {type(held).__name__}, not an object")
+    except Exception as error:  # a damaged file can fail in any way
+        raise ValueError(
+            f"load_results: {npz} and {manifest} cannot be read "
+            f"({' '.join(str(error).split())[:200]}); what save_results writes is expected. Run "
+            "again what wrote them."
+        ) from None
+    return arrays, held
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,38 @@
+"""Archives of arrays, looked at before anything in them is made in memory."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+
+import numpy as np
+
+__all__ = ["check_archive"]
+
+_LARGE, _RATIO = 2**28, 200  # bytes that inflate to this and by more than so many times
+
+
+def check_archive(path: str | os.PathLike) -> None:
+    """Raise unless every array of an .npz is as large as its entry, which inflates within reason.
+
+    Raises:
+      ValueError: an entry is no array of plain numbers or texts, claims another size than it has,
+        or is a small file that inflates to a very large one.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.file_size > max(_LARGE, _RATIO * info.compress_size):
+                raise ValueError(
+                    f"{info.filename} inflates from {info.compress_size:,} to {info.file_size:,} "
+                    "bytes"
+                )
+            with archive.open(info) as entry:
+                version = np.lib.format.read_magic(entry)
+                read = np.lib.format.read_array_header_1_0
+                read = read if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(entry)
+                size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+                if dtype.hasobject:
+                    raise ValueError(f"{info.filename} holds Python objects in its dtype")
+                if min(shape, default=0) < 0 or size != info.file_size - entry.tell():
+                    raise ValueError(f"{info.filename} does not have the size that it claims")
