@@ -19,6 +19,7 @@ from sparsecode_jax.solvers.log_adam import LogAdamState, log_adam
 from sparsecode_jax.solvers.matching_pursuit import MatchingPursuitState, matching_pursuit
 from sparsecode_jax.solvers.orthogonal_least_squares import orthogonal_least_squares
 from sparsecode_jax.solvers.orthogonal_matching_pursuit import orthogonal_matching_pursuit
+from sparsecode_jax.solvers.penalty_for import penalty_for
 from sparsecode_jax.solvers.refit import refit
 from sparsecode_jax.solvers.sparsa import SparsaState, sparsa
 from sparsecode_jax.solvers.subspace_pursuit import subspace_pursuit
@@ -46,6 +47,7 @@ __all__ = [
     "matching_pursuit",
     "orthogonal_least_squares",
     "orthogonal_matching_pursuit",
+    "penalty_for",
     "refit",
     "solve",
     "solve_to_tolerance",
