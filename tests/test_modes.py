@@ -29,6 +29,10 @@ MODES = {
     "x64": lambda: jax.enable_x64(True),
 }
 each_mode = pytest.mark.parametrize("mode", MODES)
+SLOW = ("checks", "x64", "rank_promotion")  # of training: two are enough for every day
+in_training = pytest.mark.parametrize(
+    "mode", [pytest.param(m, marks=pytest.mark.slow) if m in SLOW else m for m in MODES]
+)
 
 
 def agree(mode, run, rtol=2e-5):
@@ -122,7 +126,7 @@ TRAININGS = {
 }  # fmt: skip
 
 
-@each_mode
+@in_training
 @pytest.mark.parametrize("name", TRAININGS)
 def test_training(mode, name):
     encoder, recipe = TRAININGS[name]
@@ -147,7 +151,7 @@ UPDATES = {
 }
 
 
-@each_mode
+@in_training
 @pytest.mark.parametrize("name", UPDATES)
 def test_dictionary_learning(mode, name):
     with MODES[mode]():
