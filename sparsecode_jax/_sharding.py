@@ -301,6 +301,15 @@ def to_host(x: Any) -> np.ndarray:
     return np.asarray(x)
 
 
+def agreed(number: float) -> float:
+    """Return a number that processes measured each for itself, as the first of them has it."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return float(multihost_utils.broadcast_one_to_all(np.float32(number)))
+
+
 @functools.lru_cache(maxsize=64)
 def _gather(sharding: NamedSharding) -> Callable:
     return jax.jit(lambda x: x, out_shardings=sharding)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sparsecode_jax._sharding import agreed
 from sparsecode_jax.io import checkpoints
 from sparsecode_jax.types import PyTree
 
@@ -162,7 +163,10 @@ class Run:
 
 
 class Pace:
-    """How many steps to stay on the device before looking up: as take about so many seconds."""
+    """How many steps to stay on the device before looking up: as take about so many seconds.
+
+    All processes of a run take the same: what communicates has to be launched alike everywhere.
+    """
 
     def __init__(self, seconds: float):
         self.seconds, self.length, self._began = seconds, 1, 0.0
@@ -175,7 +179,7 @@ class Pace:
     def took(self, steps: int) -> None:
         """Learn from how long they took."""
         if steps == self.length:
-            elapsed = max(time.monotonic() - self._began, 1e-9)
+            elapsed = agreed(max(time.monotonic() - self._began, 1e-9))
             self.length = max(1, min(10 * steps, int(steps * self.seconds / elapsed)))
 
 

@@ -120,6 +120,8 @@ def step(eqn, values):
     if name == "cond":
         which = min(max(int(values[0]), 0), len(params["branches"]) - 1)
         return call(params["branches"][which], values[1:])
+    if name == "bitcast_convert_type":  # the bits of a float are an integer, and back
+        values = [unwrap(value) for value in values]
     floats = [v for v in values if is_float(v)]
     if not floats:
         outs = by_jax(eqn, values)
