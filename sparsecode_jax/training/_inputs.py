@@ -308,7 +308,8 @@ def _start(
     elif model.bias is not None:
         like = jax.ShapeDtypeStruct((*key.shape, 1), float)
         params = params._replace(bias=take(model.bias, like))
-    _check_decoder(params, num_atoms, data.signals.shape[-1], runs)
+    if given or model.bias is not None:
+        _check_decoder(params, num_atoms, data.signals.shape[-1], runs)
     return params
 
 
