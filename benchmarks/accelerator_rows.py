@@ -13,7 +13,7 @@ import numpy as np
 import sparsecode_jax as sc
 from benchmarks import torch_peers
 from benchmarks.problems import Problem, Scale, draw, worst_gap
-from sparsecode_jax.dictionary_learning.search import (
+from sparsecode_jax.dictionary_learning._stages import (
     JUDGING,
     MOMENTUM,
     POLISHING,

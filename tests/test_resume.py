@@ -18,7 +18,7 @@ import pytest
 import sparsecode_jax as sc
 from sparsecode_jax import encoders
 from sparsecode_jax.io import _identity
-from sparsecode_jax.training import losses
+from sparsecode_jax.training import _programs, losses
 
 from .contracts import M, N
 from .training_settings import (
@@ -107,8 +107,8 @@ def test_an_interrupted_run_continues_bit_by_bit(stop, tmp_path, monkeypatch):
         trained.append(length)
         return original(state, curve, data, done, length, every, **static)
 
-    original = fit_module._run
-    monkeypatch.setattr(fit_module, "_run", run)
+    original = _programs.run
+    monkeypatch.setattr(_programs, "run", run)
     monkeypatch.setattr(fit_module, "_CHUNK_SECONDS", 0.0)  # single steps
     with pytest.raises(Interrupted):
         fit(checkpoint=tmp_path / "c", **kwargs)

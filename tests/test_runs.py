@@ -95,6 +95,15 @@ def test_a_link_and_what_it_links_to_are_one_run(tmp_path):
         Run(tmp_path / "real", {}, name="other").__enter__()
 
 
+def test_a_run_over_processes_says_that_it_keeps_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"fit: .*c is given in a run of 2 processes, which can"):
+        Run(tmp_path / "c", {}, name="fit").__enter__()
+    assert not list(tmp_path.iterdir())
+    with Run(None, {}, name="fit"):
+        pass
+
+
 def test_without_a_path_nothing_is_kept():
     with Run(None, {}, name="none") as run:
         run.save({"a": 1})
@@ -183,6 +192,15 @@ def test_a_search_tells_what_it_has_and_may_be_stopped(tmp_path):
     again = sc.dictionary_learning.learn_dictionary(jax.random.key(1), problem.signals, **options)
     np.testing.assert_array_equal(whole.dictionary, again.dictionary)
     assert told[-1].round == told[-1].num_rounds
+    told.clear()
+    stopped = {"callback": lambda news: told.append(news.round) or news.round >= 4, **options}
+    sc.dictionary_learning.learn_dictionary(
+        jax.random.key(1), problem.signals, checkpoint=tmp_path / "stopped", **stopped
+    )
+    resumed = sc.dictionary_learning.learn_dictionary(
+        jax.random.key(1), problem.signals, checkpoint=tmp_path / "stopped", **options
+    )  # goes on where it was stopped
+    np.testing.assert_array_equal(resumed.dictionary, whole.dictionary)
 
     def traced(signals):
         return sc.dictionary_learning.learn_dictionary(

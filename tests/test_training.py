@@ -148,40 +148,50 @@ def test_a_tied_weight_is_the_dictionary_and_both_uses_move_it():
 
 
 @pytest.mark.parametrize(
-    ("encoder", "loss"),
-    [
-        (LINEAR, losses.lasso),
-        (TOP_K, losses.aux_k(num_aux=2)),
-        (encoders.gated(M, N), losses.gated),
-        (encoders.centered(encoders.tied(LINEAR), M), losses.lasso),
-    ],
+    "encoder",
+    [LINEAR, TOP_K, encoders.gated(M, N), encoders.centered(encoders.tied(LINEAR), M)],
     ids=["linear", "top_k", "gated", "centered"],
 )
-def test_a_normalized_encoder_trains_as_on_normalized_signals(encoder, loss):
-    scale = 4.0
-    options = {
-        "loss": loss,
-        "bias": "mean",
-        "optimizer": optax.sgd,
-        "num_steps": 1,
-        "dead_after": 2,
-    }
-    plain = fit(signals=SIGNALS, encoder=encoder, **options)
-    raw = encoders.normalized(encoder, scale)
-    codes, aux = (encoder.aux or (lambda p, x: (encoder.apply(p, x), None)))(
-        plain.params.encoder, SIGNALS
-    )
+def test_a_normalized_encoder_gives_scaled_codes_and_latents(encoder):
+    params = fit(encoder=encoder, bias="mean").params.encoder
+    raw, scale = encoders.normalized(encoder, 4.0), 4.0
     np.testing.assert_allclose(
-        raw.apply(plain.params.encoder, scale * SIGNALS), scale * codes, rtol=1e-5, atol=1e-6
+        raw.apply(params, scale * SIGNALS), scale * encoder.apply(params, SIGNALS), rtol=1e-6
     )
-    if raw.aux is not None:
-        scaled = raw.aux(plain.params.encoder, scale * SIGNALS)[1]
-        for name in ("latents", "gate_latents"):
-            if getattr(aux, name) is not None:
-                expected = scale * getattr(aux, name)
-                np.testing.assert_allclose(getattr(scaled, name), expected, rtol=1e-5, atol=1e-6)
-    got = fit(signals=scale * SIGNALS, encoder=raw, **options)
-    np.testing.assert_allclose(got.params.bias, scale * SIGNALS.mean(0), atol=0.2 * scale)
+    if encoder.aux is not None:
+        codes, aux = encoder.aux(params, SIGNALS)
+        got, scaled = raw.aux(params, scale * SIGNALS)
+        np.testing.assert_allclose(got, scale * codes, rtol=1e-6)
+        expected = aux._replace(
+            latents=scale * aux.latents if aux.latents is not None else None,
+            active=aux.active and (scale * aux.active[0], aux.active[1]),
+            gate_latents=scale * aux.gate_latents if aux.gate_latents is not None else None,
+        )
+        chex.assert_trees_all_close(scaled, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", [LINEAR, encoders.tied(LINEAR)], ids=["linear", "tied"])
+def test_a_normalized_encoder_trains_as_on_normalized_signals(encoder):
+    """The lasso of scaled signals, at the scaled penalty, is c^2 times as large."""
+    scale, rate = 4.0, 0.3
+    options = {"optimizer": optax.sgd, "loss": losses.lasso, "num_steps": 12}
+    plain = fit(encoder=encoder, learning_rate=rate, penalty=0.05, **options)
+    raw = fit(
+        encoder=encoders.normalized(encoder, scale), signals=scale * SIGNALS,
+        learning_rate=rate / scale**2, penalty=0.05 * scale, **options,
+    )  # fmt: skip
+    chex.assert_trees_all_close(raw.params, plain.params, atol=1e-5)
+    assert float(jnp.abs(plain.params.dictionary - start().dictionary).max()) > 0.05
+
+
+def test_a_part_without_a_run_axis_is_where_all_runs_begin():
+    keys, begun = jax.random.split(KEY, 3), start()._replace(bias=jnp.ones(M))
+    many = fit(keys, params0=begun, batch_size=7)
+    each = [fit(key, params0=begun, batch_size=7).params for key in keys]
+    chex.assert_trees_all_close(
+        many.params, jax.tree.map(lambda *x: jnp.stack(x), *each), atol=1e-5
+    )
+    assert float(jnp.abs(many.params.dictionary[0] - many.params.dictionary[1]).max()) > 1e-4
 
 
 # --- numbers -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 import sparsecode_jax as sc
 from sparsecode_jax import encoders, training
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.training import TrainData, losses
+from sparsecode_jax.training import TrainData, _curve, losses
 
 from .contracts import M, N
 from .fitting import (
@@ -26,7 +26,6 @@ from .fitting import (
     fit,
     start,
 )
-from .training_settings import fit_module
 
 # --- streams -------------------------------------------------------------------------------------
 
@@ -172,7 +171,7 @@ def test_a_curve_of_losses_is_kept_without_being_asked_for():
 @pytest.mark.parametrize("num_steps", [40, 41, 81, 160, 163])
 def test_a_long_curve_has_no_more_points_than_it_may(num_steps, monkeypatch, tmp_path):
     full = fit(num_steps=num_steps).losses
-    monkeypatch.setattr(fit_module, "_POINTS", 40)
+    monkeypatch.setattr(_curve, "_POINTS", 40)
     got = fit(num_steps=num_steps)
     every = got.loss_steps[0]
     assert len(got.losses) == num_steps // every <= 40 and every == 2 ** int(np.log2(every))

@@ -2,8 +2,7 @@
 
 Exit codes: 0 done, 1 the run failed, 2 the command or its input is wrong (nothing was computed),
 130 interrupted, 143 by SIGTERM (what was computed is kept, and the same command goes on from
-there). Results go to
-files and a summary to stdout; progress, warnings and errors go to stderr.
+there). Results go to files and a summary to stdout; progress, warnings and errors go to stderr.
 """
 
 from __future__ import annotations

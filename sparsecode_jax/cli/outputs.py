@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -57,7 +58,7 @@ class Output:
         self.folder = self.path.with_name(self.path.name + ".partial")
         self._text, self._suffixes, self._inputs = text, suffixes, tuple(map(pathlib.Path, inputs))
         self._run = Run(self.folder, {}, name=name)
-        self._mark = ""
+        self._mark, self._dropped = "", list[pathlib.Path]()
 
     def __enter__(self) -> Output:
         try:
@@ -79,8 +80,11 @@ class Output:
 
     def __exit__(self, kind: Any, *_: object) -> None:
         kept = self.kept("all parts")
-        if self.folder.exists() and not self._parts() and not self._others():
-            shutil.rmtree(self.folder)
+        if self._mark and not self._parts():
+            for file in self.folder.glob(f"{self._mark}-*"):
+                file.unlink()
+        with contextlib.suppress(OSError):  # it is not there, or holds something
+            self.folder.rmdir()
         self._run.__exit__(None, None, None)
         if kind is KeyboardInterrupt:  # while the result was put together
             raise InterruptedRunError(kept) from None
@@ -111,6 +115,7 @@ class Output:
                 "expected, which then goes on. Choose another --output, or pass --overwrite to "
                 "replace it."
             )
+        self._dropped = others if overwrite else []
         self._run.save({}, f"{self._mark}-run")
 
     def checkpoint(self) -> pathlib.Path:
@@ -150,11 +155,16 @@ class Output:
         return self.folder / f"{self._mark}-result{suffix}"
 
     def publish(self) -> list[pathlib.Path]:
-        """Put the staged files in their places, the manifest last, and drop everything else."""
+        """Put the staged files in their places, the manifest last, and then drop the parts.
+
+        What other runs left goes with them only if this one was told to overwrite it.
+        """
         ready = [suffix for suffix in _SUFFIXES if self.staged(suffix).exists()]
         stale = [file.suffix for file in self._stale if file.suffix not in ready]
         names = {suffix: self.staged(suffix).name for suffix in ready}
-        journal = json.dumps({"ready": names, "drop": stale})
+        over = [*self.folder.glob(f"{self._mark}-*"), *self._dropped]
+        parts = [file.name for file in over if file.is_file()]
+        journal = json.dumps({"ready": names, "drop": stale, "parts": parts})
         write_bytes(self.folder / _JOURNAL, journal.encode())
         self._finish()
         return [pathlib.Path(f"{self.path}{suffix}") for suffix in ready]
@@ -173,11 +183,11 @@ class Output:
                 self._place(suffix).unlink(missing_ok=True)
         for suffix in sorted(left, key=lambda suffix: suffix == ".json"):
             _move(left[suffix], self._place(suffix))
-        for file in self.folder.iterdir():
-            if file != journal:
-                file.unlink()
+        for name in said["parts"]:
+            (self.folder / name).unlink(missing_ok=True)
         journal.unlink()
-        self.folder.rmdir()
+        with contextlib.suppress(OSError):  # another run has parts in it
+            self.folder.rmdir()
 
     def _parts(self) -> list[pathlib.Path]:
         """Return the files of this run that it can go on from."""

@@ -29,8 +29,8 @@ def digest_of(tree: PyTree) -> str:
 def program_of(fn: Callable, *args: Any) -> str:
     """Return the checksum of what a JAX function computes of arguments of these shapes.
 
-    It is that of its jaxpr, with every array that the function holds: names, files and addresses do
-    not matter, and what a global name stands for does.
+    It is that of its jaxpr, with every array that the function holds: where it is written does not
+    matter, and what a global name stands for does. Functions under ``jax.jit`` count by name, too.
     """
     closed = jax.make_jaxpr(fn)(*args)
     # Subprograms that JAX calls later (rules of derivatives) show as addresses of functions.

@@ -43,6 +43,7 @@ class Run:
 
     Raises:
       BusyError: on entering, if another process, or another run of this one, has the lock.
+      ValueError: on entering with a path, if the run spans processes.
 
     Example:
       >>> import tempfile, numpy as np, sparsecode_jax as sc
@@ -66,6 +67,11 @@ class Run:
 
     def __enter__(self) -> Run:
         if self.path is not None:
+            if jax.process_count() > 1:
+                raise ValueError(
+                    f"{self.name}: {self.path} is given in a run of {jax.process_count()} "
+                    "processes, which can keep nothing yet; no path is expected. Leave it out."
+                )
             lock = _lock_path(self.path)
             self._made = [folder for folder in lock.parents if not folder.exists()]
             self._lock = _acquire(lock, self.path, self.name)
@@ -220,11 +226,12 @@ def _acquire(lock: pathlib.Path, path: pathlib.Path, name: str) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            return descriptor
-        os.close(descriptor)  # the one before deleted it in between
+        with contextlib.suppress(FileNotFoundError):  # the one before deletes it at its end
+            if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                return descriptor
+        os.close(descriptor)
 
 
 def _holder(descriptor: int) -> str:

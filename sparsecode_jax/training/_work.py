@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,9 +10,8 @@ import numpy as np
 
 from sparsecode_jax.flops import FlopCountError, eval_flops
 from sparsecode_jax.training._inputs import Axes
-from sparsecode_jax.training.resampling import resample
-from sparsecode_jax.training.step import Recipe, Source, TrainData, TrainState, train_step
-from sparsecode_jax.types import Encoder
+from sparsecode_jax.training._programs import Program
+from sparsecode_jax.training.step import TrainData, TrainState
 
 __all__ = ["ENDLESS", "MaxFlops", "Work", "count_work", "number_of_steps", "shapes_of_one_run"]
 
@@ -44,26 +42,16 @@ class Work(NamedTuple):
         return np.asarray([self.total(int(step)) for step in steps], dtype=np.float64)
 
 
-def count_work(
-    state: TrainState,
-    data: TrainData,
-    encoder: Encoder,
-    recipe: Recipe,
-    source: Source,
-    axes: Axes,
-) -> Work:
+def count_work(state: TrainState, data: TrainData, program: Program) -> Work:
     """Count one step, and one resampling, of one run from shapes alone."""
-    arguments = shapes_of_one_run(state, data, axes)
+    arguments = shapes_of_one_run(state, data, program.axes)
 
     def count(fn: Callable) -> int:
         return int(eval_flops(fn, *arguments).total())
 
     try:
-        static: dict[str, Any] = {"encoder": encoder, "recipe": recipe, "source": source}
-        step = count(functools.partial(train_step, **static))
-        if recipe.resample_every is None:
-            return Work(step, 0, None)
-        return Work(step, count(functools.partial(resample, **static)), recipe.resample_every)
+        step, every = count(program.step()), program.recipe.resample_every
+        return Work(step, 0 if every is None else count(program.resampling()), every)
     except FlopCountError:
         return Work(None, 0, None)
 

@@ -11,25 +11,22 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 from tqdm import tqdm
 
 from sparsecode_jax import _checks
 from sparsecode_jax._sharding import (
     Layout,
-    by_signal,
     layout_of,
     names_of,
     on_automatic_axes,
-    over_devices,
     to_host,
 )
 from sparsecode_jax.io._identity import digest_of, program_of
 from sparsecode_jax.io.runs import Pace, Run, wait
+from sparsecode_jax.training import _programs
+from sparsecode_jax.training._curve import Curve
 from sparsecode_jax.training._inputs import (
-    Axes,
     Batches,
     check_recipe,
     check_record_steps,
@@ -38,6 +35,7 @@ from sparsecode_jax.training._inputs import (
     prepare_key,
     read,
 )
+from sparsecode_jax.training._programs import Program, returned
 from sparsecode_jax.training._work import (
     ENDLESS,
     MaxFlops,
@@ -45,7 +43,7 @@ from sparsecode_jax.training._work import (
     number_of_steps,
     shapes_of_one_run,
 )
-from sparsecode_jax.training.resampling import check_resampling, resample
+from sparsecode_jax.training.resampling import check_resampling
 from sparsecode_jax.training.step import (
     Autoencoder,
     Model,
@@ -53,16 +51,11 @@ from sparsecode_jax.training.step import (
     Source,
     TrainData,
     TrainState,
-    bound,
-    init_state,
-    project,
-    train_step,
 )
-from sparsecode_jax.types import Array, ArrayLike, Encoder, Key, PyTree
+from sparsecode_jax.types import ArrayLike, Encoder, Key, PyTree
 
 __all__ = ["Fit", "Progress", "fit"]
 
-_POINTS = 1000  # of a curve of losses
 _CHUNK_SECONDS = 0.5  # how long to stay on the device between looks at the loss
 
 
@@ -193,22 +186,19 @@ def fit(
     if recipe.resample_every is not None:
         check_resampling(params)
     source = Source(given.sampler, _batch_layout(data, params, recipe.batch_size))
+    program = Program(encoder, recipe, source, axes)
     counts = num_latents if recipe.dead_after is not None else None
-    state = _init(keys, params, data, recipe=recipe, num_latents=counts, axes=axes)
-    work = count_work(state, data, encoder, recipe, source, axes)
+    state = _programs.begin(keys, params, data, program=program, num_latents=counts)
+    work = count_work(state, data, program)
     total = number_of_steps(num_steps, work, given.stream)
     steps = check_record_steps(record, record_steps, total)
-    static: dict[str, Any] = {"encoder": encoder, "recipe": recipe, "source": source, "axes": axes}
-    complete = functools.partial(_complete, encoder=encoder, recipe=recipe, axes=axes)
-    take = record and functools.partial(
-        _record, record=record, encoder=encoder, recipe=recipe, axes=axes
-    )
+    complete = functools.partial(_programs.complete, program=program)
+    take = record and functools.partial(_programs.record_of, record=record, program=program)
     records = _empty_records(take, state, data, len(steps))
     curve = Curve(state.loss)
     identity: dict[str, Any] = {}
     if checkpoint is not None:
-        identity = _identity(state, data, encoder, recipe, source, axes, record)
-        identity["record_steps"] = steps
+        identity = {**_identity(state, data, program, record), "record_steps": steps}
     done, digest, pace = 0, np.zeros(32, np.uint8), Pace(_CHUNK_SECONDS)
     with Run(checkpoint, identity, name="fit") as kept:
         if kept.has():
@@ -251,14 +241,16 @@ def fit(
                     target = min(target, (done // every + 1) * every)
                     if done and done % every == 0:
                         here = data if batches is None else batches.upcoming(data)
-                        state = _resample(state, here, **static)
+                        state = _programs.revive(state, here, program=program)
                 length = pace.next(target - done)
                 pieces = [(data, length)]
                 if batches is not None:
                     pieces = [(batch, 1) for batch in batches.take(length, data)]
                 for number, (piece, count) in enumerate(pieces):
                     where = done + number, count, curve.every
-                    state, curve.values = _run(state, curve.values, piece, *where, **static)
+                    state, curve.values = _programs.run(
+                        state, curve.values, piece, *where, program=program
+                    )
                 state = wait(state, bar.refresh)
                 pace.took(length)  # a new length costs no compilation
                 ran = int(np.max(to_host(state.step))) - done
@@ -295,67 +287,22 @@ def fit(
     )
 
 
-class Curve:
-    """The losses of a run at no more than 1,000 steps, as far apart as its length so far asks for.
-
-    ``values`` lie on the device, (1000,) of each run; entry i is the loss of step (i + 1) * every,
-    before its update.
-    """
-
-    def __init__(self, loss: Array):
-        self.values = jnp.repeat(jnp.zeros_like(loss)[..., None], _POINTS, axis=-1)  # lies as it
-        self.every = 1
-
-    def room(self, done: int) -> int:
-        """Return the step up to which there is room, after making some if need be."""
-        while _POINTS * self.every <= done:
-            if _POINTS * self.every == done:  # full: every second stays
-                odd = self.values[..., 1::2]
-                self.values = jnp.concatenate([odd, jnp.zeros_like(odd)], axis=-1)
-            self.every *= 2
-        return _POINTS * self.every
-
-    def points(self, done: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the steps (T,) and the losses there, (T,) and the run axis."""
-        steps = np.arange(1, done // self.every + 1) * self.every
-        values = to_host(self.values)[..., : len(steps)]
-        return steps, np.moveaxis(values, -1, 0)
-
-
 def _identity(
-    state: TrainState,
-    data: TrainData,
-    encoder: Encoder,
-    recipe: Recipe,
-    source: Source,
-    axes: Axes,
-    record: Callable | None,
+    state: TrainState, data: TrainData, program: Program, record: Callable | None
 ) -> dict[str, Any]:
     """Return what decides a run; how its arrays lie on devices does not."""
-    one = shapes_of_one_run(state, data, axes)
+    one = shapes_of_one_run(state, data, program.axes)
+    program = program._replace(source=program.source._replace(layout=None))
     given = {k: digest_of(v) for k, v in data._asdict().items() if v is not None}
-    source = source._replace(layout=None)
-    step = functools.partial(train_step, encoder=encoder, recipe=recipe, source=source)
-    plain = {k: v for k, v in recipe._asdict().items() if isinstance(v, int | float)}
+    plain = {k: v for k, v in program.recipe._asdict().items() if isinstance(v, int | float)}
     return {
         "key": digest_of(state.key),
         **given,
         "initial parameters": digest_of(state.params),
         **plain,
-        "training step": program_of(step, *one),
-        "record": record and program_of(lambda s, d: record(_full(s, d, encoder, recipe)), *one),
+        "training step": program_of(program.step(), *one),
+        "record": record and program_of(lambda s, d: record(returned(program, s, d)), *one),
     }
-
-
-def _over_runs(fn: Callable, axes: Axes, *leading: int | None) -> Callable:
-    """Map a function of (..., data) over runs, if there are several, on the devices they lie on."""
-    if axes.runs is None:
-        return fn
-    mapped = jax.vmap(fn, in_axes=(*leading, axes.data))
-    runs, whole = by_signal(axes.layout), PartitionSpec()
-    data = type(axes.data)(*(whole if axis is None else runs for axis in axes.data))
-    specs = (*(whole if axis is None else runs for axis in leading), data)
-    return over_devices(mapped, axes.layout, specs, runs, check=False)
 
 
 def _batch_layout(data: TrainData, params: Autoencoder, batch_size: int | None) -> Layout | None:
@@ -372,98 +319,6 @@ def _batch_layout(data: TrainData, params: Autoencoder, batch_size: int | None) 
             f"batch_size={-(-batch_size // devices) * devices}."
         )
     return layout
-
-
-@functools.partial(jax.jit, static_argnames=("recipe", "num_latents", "axes"))
-def _init(
-    key: Key,
-    params: Autoencoder,
-    data: TrainData,
-    *,
-    recipe: Recipe,
-    num_latents: int | None,
-    axes: Axes,
-) -> TrainState:
-    start = functools.partial(init_state, recipe=recipe, num_latents=num_latents)
-    return _over_runs(start, axes, 0, 0)(key, params, data)
-
-
-@functools.partial(jax.jit, static_argnames=("encoder", "recipe", "source", "axes"))
-def _run(
-    state: TrainState,
-    curve: Array,
-    data: TrainData,
-    start: Array,
-    num_steps: Array,
-    every: Array,
-    *,
-    encoder: Encoder,
-    recipe: Recipe,
-    source: Source,
-    axes: Axes,
-) -> tuple[TrainState, Array]:
-    one = functools.partial(train_step, encoder=encoder, recipe=recipe, source=source)
-    step = _over_runs(one, axes, 0)
-
-    def advance(number: Array, carried: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-        state, curve = step(carried[0], data), carried[1]
-        return state, curve.at[..., number // every].set(state.loss)
-
-    # The trip count is traced: one program for every chunk length, so that where a run was cut
-    # into chunks cannot change its bits.
-    return jax.lax.fori_loop(start, start + num_steps, advance, (state, curve))
-
-
-@functools.partial(jax.jit, static_argnames=("encoder", "recipe", "source", "axes"))
-def _resample(
-    state: TrainState,
-    data: TrainData,
-    *,
-    encoder: Encoder,
-    recipe: Recipe,
-    source: Source,
-    axes: Axes,
-) -> TrainState:
-    one = functools.partial(resample, encoder=encoder, recipe=recipe, source=source)
-    return _over_runs(one, axes, 0)(state, data)
-
-
-@functools.partial(jax.jit, static_argnames=("encoder", "recipe", "axes"))
-def _complete(
-    state: TrainState, data: TrainData, *, encoder: Encoder, recipe: Recipe, axes: Axes
-) -> Autoencoder:
-    return _over_runs(functools.partial(_full, encoder=encoder, recipe=recipe), axes, 0)(
-        state, data
-    )
-
-
-def _full(state: TrainState, data: TrainData, encoder: Encoder, recipe: Recipe) -> Autoencoder:
-    """Return the parameters for use: averaged, projected, shared parts put in."""
-    params = state.params
-    if state.average is not None and recipe.average_decay is not None:
-        steps = jnp.maximum(state.step, 1).astype(state.loss.dtype)
-        weight = 1 - recipe.average_decay**steps
-        mean = jax.tree.map(lambda x: (x / weight).astype(x.dtype), state.average)
-        params = jax.tree.map(lambda p, a: jnp.where(state.step > 0, a, p), params, mean)
-    if params.dictionary is None:
-        params = params._replace(dictionary=data.dictionary)
-    elif recipe.unit_atoms:
-        params = project(params)
-    return params._replace(encoder=bound(encoder, params))
-
-
-@functools.partial(jax.jit, static_argnames=("record", "encoder", "recipe", "axes"))
-def _record(
-    state: TrainState,
-    data: TrainData,
-    *,
-    record: Callable,
-    encoder: Encoder,
-    recipe: Recipe,
-    axes: Axes,
-) -> PyTree:
-    full = functools.partial(_full, encoder=encoder, recipe=recipe)
-    return _over_runs(lambda s, d: record(full(s, d)), axes, 0)(state, data)
 
 
 def _empty_records(take: Callable | None, state: TrainState, data: TrainData, count: int) -> PyTree:

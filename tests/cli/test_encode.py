@@ -230,8 +230,28 @@ def test_an_overwriting_run_is_beside_what_another_left_until_it_ends(files, mon
     interrupted(monkeypatch, "--penalty", 0.1, "--overwrite")
     after = {p.name: p.read_bytes() for p in pathlib.Path("codes.partial").iterdir()}
     assert before.items() < after.items() and len(after) == 2 * len(before)
-    assert run_encode() == 0  # the first goes on, and the other's parts are dropped at its end
+    assert run_encode() == 0  # the first goes on; what the other has stays
     assert contents("codes.*")["codes.npz"] == contents("whole.*")["whole.npz"]
+    own = {name: data for name, data in after.items() if name not in before}
+    assert {p.name: p.read_bytes() for p in pathlib.Path("codes.partial").iterdir()} == own
+    assert run_encode("--penalty", 0.3, "--output", "codes") == 2
+    assert "there already" in capsys.readouterr().err
+    assert run_encode("--penalty", 0.1, "--overwrite") == 0
+    assert not pathlib.Path("codes.partial").exists()
+
+
+def test_a_run_that_fails_at_once_leaves_no_trace_beside_anothers_parts(files, monkeypatch):
+    interrupted(monkeypatch)
+    before = {p.name: p.read_bytes() for p in pathlib.Path("codes.partial").iterdir()}
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "_save", fail)
+        assert run_encode("--penalty", 0.1, "--overwrite") == 1
+    assert {p.name: p.read_bytes() for p in pathlib.Path("codes.partial").iterdir()} == before
+    assert run_encode("--penalty", 0.2, "--overwrite") == 0
     assert not pathlib.Path("codes.partial").exists()
 
 

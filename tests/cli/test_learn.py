@@ -10,7 +10,7 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax.cli import learn
-from sparsecode_jax.dictionary_learning import search
+from sparsecode_jax.dictionary_learning import _stages, search
 
 from .shell import HOPS, ROUNDS, SMALL_LEARN, M, N, S, run
 
@@ -58,7 +58,7 @@ def test_learn_is_learn_dictionary_and_encode_takes_it(files, capsys):
 def test_an_interrupted_learn_goes_on_to_the_same_result(files, monkeypatch, capsys):
     command = ["learn", "signals.npy", *SMALL_LEARN, "--no-figure"]
     assert run(*command, "--output", "whole") == 0
-    advance, ran = search._advance_some, []
+    advance, ran = _stages.advance_some, []
 
     def stop(keys, signals, schedule, ahead, start, stop, **method):
         if len(ran) in (3, 9, 25):
@@ -67,7 +67,7 @@ def test_an_interrupted_learn_goes_on_to_the_same_result(files, monkeypatch, cap
         ran.append(stop - start)
         return advance(keys, signals, schedule, ahead, start, stop, **method)
 
-    monkeypatch.setattr(search, "_advance_some", stop)
+    monkeypatch.setattr(_stages, "advance_some", stop)
     monkeypatch.setattr(search, "_CHUNK_SECONDS", 0.02)
     total = ROUNDS + HOPS * 36 + 3 * ROUNDS
     for _ in range(3):
