@@ -2,6 +2,7 @@
 
 import html
 import importlib.util
+import inspect
 import pathlib
 import re
 import subprocess
@@ -80,4 +81,5 @@ def test_sections_become_headings_and_lists(pages):
     assert arguments[:3] == ["signals", "dictionary", "penalty"] and "step_size" in arguments
     assert "signals: ArrayLike" in plain(part) and "ArrayLike | None = None" in plain(part)
     assert '<a href="#solve_to_tolerance">' in part
-    assert plain(part).count(">>> ") == 4 and "... " in plain(part)
+    prompts = inspect.getdoc(sparsecode_jax.solvers.sparse_encode).count(">>> ")
+    assert plain(part).count(">>> ") == prompts and "... " in plain(part)

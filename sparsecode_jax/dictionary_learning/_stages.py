@@ -23,13 +23,13 @@ from sparsecode_jax.flops import FlopCount, eval_flops
 from sparsecode_jax.types import Array, ArrayLike, Key
 
 __all__ = [
+    "Data",
+    "Found",
     "JUDGING",
     "MOMENTUM",
     "POLISHING",
-    "SETTLE_ROUNDS",
-    "Data",
-    "Found",
     "Plan",
+    "SETTLE_ROUNDS",
     "Searched",
     "advance_some",
     "annealing",
