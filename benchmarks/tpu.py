@@ -151,12 +151,20 @@ def all_encoders(sizes: Sizes) -> dict[str, sc.Encoder]:
     e, m, n, k = sc.encoders, sizes.m, sizes.n, sizes.k
     counted = {
         factory.__name__: factory(m, n, num_active=k)
-        for factory in (
-            e.top_k, e.abs_top_k, e.batch_top_k,
-            e.variable_top_k, e.variable_abs_top_k, e.variable_batch_top_k,
-            e.matching_pursuit, e.orthogonal_matching_pursuit,
-        )
-    }  # fmt: skip
+        for factory in (e.top_k, e.abs_top_k, e.batch_top_k)
+    }
+    traced = {
+        f"{factory.__name__}, traced K": factory(m, n, num_active=None)
+        for factory in (e.top_k, e.abs_top_k, e.batch_top_k)
+    }
+    pursuits = {
+        "matching_pursuit": sc.solvers.matching_pursuit(),
+        "orthogonal_matching_pursuit": sc.solvers.orthogonal_matching_pursuit(k),
+    }
+    pursuing = {
+        f"unrolled {name}": e.unrolled(solver, m, n, num_steps=k)
+        for name, solver in pursuits.items()
+    }
     layered = {
         factory.__name__: factory(m, n, num_layers=4) for factory in (e.lista, e.lista_cp, e.alista)
     }
@@ -172,6 +180,8 @@ def all_encoders(sizes: Sizes) -> dict[str, sc.Encoder]:
         "from_flax": e.from_flax(dense, num_measurements=m),
         "free_codes": e.free_codes(sizes.b, n),
         **counted,
+        **traced,
+        **pursuing,
         **layered,
         "unrolled": e.unrolled(sc.solvers.fista(), m, n, num_steps=8),
     }
@@ -192,10 +202,10 @@ def training_programs(sizes: Sizes) -> Iterator[Program]:
         "gated": losses.gated,
         "top_k": losses.squared_error,
         "batch_top_k": losses.squared_error,
-        "variable_top_k": losses.squared_error,
+        "top_k, traced K": losses.squared_error,
     }
     plain = ("linear", "mlp", "residual_mlp", "lista", "lista_cp", "alista", "unrolled",
-             "orthogonal_matching_pursuit", "free_codes")  # fmt: skip
+             "unrolled orthogonal_matching_pursuit", "free_codes")  # fmt: skip
     for name, loss in {**special, **dict.fromkeys(plain, losses.lasso)}.items():
         yield training(sizes, name, encoders[name], loss)
     again = losses.aux_k(num_aux=sizes.m // 2)

@@ -18,6 +18,7 @@ from sparsecode_jax import (
     synthetic,
     training,
 )
+from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.solvers import sparse_encode
 from sparsecode_jax.sweep import sweep, sweep_chunked
 from sparsecode_jax.types import Encoder, Lasso, Solver
@@ -28,6 +29,7 @@ __all__ = [
     "Encoder",
     "Lasso",
     "Solver",
+    "SparseCodes",
     "dictionaries",
     "dictionary_learning",
     "encoders",

@@ -129,7 +129,7 @@ def matrix(name: str, label: str, array: Any, minimum: int = 1) -> None:
 
 def samples(name: str, label: str, array: Any, minimum: int = 1) -> None:
     """Raise unless an array is (..., S, N), not empty, with S >= ``minimum``."""
-    shape = jnp.shape(array)
+    shape = np.shape(array)
     if len(shape) < 2 or 0 in shape or shape[-2] < minimum:
         raise ValueError(
             f"{name}: the {label} have shape {shape}; a non-empty (..., samples, entries) array "
@@ -140,7 +140,8 @@ def samples(name: str, label: str, array: Any, minimum: int = 1) -> None:
 def objective(name: str, signals: Any, dictionary: Any, codes: Any, penalty: Any) -> None:
     """Check the arguments of an objective: shapes, and the penalty's values."""
     real(name, signals, dictionary, codes, penalty)
-    signals, dictionary, codes = (jnp.asarray(x) for x in (signals, dictionary, codes))
+    signals, dictionary = jnp.asarray(signals), jnp.asarray(dictionary)
+    codes = codes if hasattr(codes, "shape") else jnp.asarray(codes)
     signals_shape(name, signals)
     matrix(name, "dictionary", dictionary)
     same_measurements(name, signals, dictionary)

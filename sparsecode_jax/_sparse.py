@@ -1,19 +1,181 @@
-"""Products with few rows of a matrix a signal, and their gradients, without (B, K, M) arrays.
+"""Codes by value and place, and products with few rows of a matrix without (B, K, M) arrays.
 
-Each is a loop over K of gathers or scatters of one row a signal: on two CPU cores 4 to 8 times
-faster than gathering all K rows first, and its gradient keeps nothing from step to step.
+Each product is a loop over K of gathers or scatters of one row per signal: on two CPU cores 4 to 8
+times faster than gathering all K rows first, and its gradient keeps nothing from step to step.
 Reverse mode only.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from sparsecode_jax._sharding import varying_like
-from sparsecode_jax.types import Array
+from sparsecode_jax import _checks
+from sparsecode_jax._sharding import to_host, varying_like
+from sparsecode_jax.types import Array, ArrayLike
 
-__all__ = ["combine_rows", "dot_rows"]
+__all__ = ["SparseCodes", "combine_rows", "dense", "dot_rows"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class SparseCodes:
+    """Codes (..., N) of which at most K per signal are not zero, by value and place: a pytree.
+
+    ``dictionaries.reconstruct``, ``objectives.reconstruction_error`` and ``relative_error``,
+    ``metrics.l0`` and ``metrics.dead_fraction`` work on the K alone; other objectives and metrics
+    make the codes dense first.
+
+    Attributes:
+      values: (..., K). A slot that is not in use has the value 0. **Traced**.
+      indices: of the atoms, integers from 0 to N - 1, (..., K); slots in use have different ones.
+        **Traced**.
+      num_atoms: N. **Static**.
+
+    Example:
+      >>> import jax.numpy as jnp, sparsecode_jax as sc
+      >>> codes = sc.SparseCodes(jnp.array([[2.0, 0.0]]), jnp.array([[3, 0]]), 5)
+      >>> codes.dense()
+      Array([[0., 0., 0., 2., 0.]], dtype=float32)
+      >>> sc.SparseCodes.from_scipy(codes.to_scipy()).indices
+      Array([[3]], dtype=int32)
+    """
+
+    values: Array
+    indices: Array
+    num_atoms: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the dense codes, (..., N)."""
+        return (*np.shape(self.values)[:-1], self.num_atoms)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes of the dense codes."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """That of the values."""
+        return self.values.dtype
+
+    def dense(self) -> Array:
+        """Return the codes as an array (..., N).
+
+        Raises:
+          ValueError: values and indices of different shapes.
+          TypeError: indices that are not integers.
+        """
+        values, indices = self.checked()
+
+        def row(values: Array, indices: Array) -> Array:
+            return jnp.zeros(self.num_atoms, values.dtype).at[indices].add(values)
+
+        # Mapped over rows, so that the compiler sees that no row touches another one's codes.
+        flat = (x.reshape(-1, x.shape[-1]) for x in (values, indices))
+        return jax.vmap(row)(*flat).reshape(self.shape)
+
+    def to_scipy(self) -> Any:
+        """Return a ``scipy.sparse.csr_array`` (S, N) of the codes of S signals, without zeros.
+
+        Leading axes are taken as one. What is returned is on the host.
+        """
+        import scipy.sparse  # on use: it is slow to load
+
+        values, indices = (x.reshape(-1, x.shape[-1]) for x in map(to_host, self.checked()))
+        used = values != 0
+        starts = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
+        return scipy.sparse.csr_array(
+            (values[used], indices[used], starts), shape=(len(values), self.num_atoms)
+        )
+
+    @classmethod
+    def from_scipy(cls, matrix: Any) -> SparseCodes:
+        """Take the codes of S signals from a SciPy sparse matrix or array, (S, N).
+
+        Args:
+          matrix: of any of SciPy's formats, such as what ``scipy.sparse.load_npz`` reads.
+
+        Returns:
+          Codes (S, N) with K the most entries of any row, and 1 at least.
+
+        Raises:
+          TypeError: it is not sparse.
+        """
+        import scipy.sparse
+
+        if not scipy.sparse.issparse(matrix):
+            raise TypeError(
+                f"from_scipy: a {type(matrix).__name__} is given; a sparse matrix of SciPy is "
+                "expected. Of an array take SparseCodes.from_dense(array)."
+            )
+        rows = scipy.sparse.csr_array(matrix, copy=True)
+        rows.sum_duplicates()
+        rows.eliminate_zeros()
+        counts = np.diff(rows.indptr)
+        used = np.arange(max(counts.max(initial=0), 1)) < counts[:, None]
+        values, indices = np.zeros(used.shape, rows.dtype), np.zeros(used.shape, np.int32)
+        values[used], indices[used] = rows.data, rows.indices
+        return cls(jnp.asarray(values), jnp.asarray(indices), rows.shape[1])
+
+    @classmethod
+    def from_dense(cls, codes: ArrayLike, *, num_active: int | None = None) -> SparseCodes:
+        """Take codes (..., N) by their largest magnitudes.
+
+        Args:
+          codes: such as those of a pursuit or of an encoder with K active latents. **Traced**.
+          num_active: K, of the codes that are kept, at most N; None keeps all that are not zero,
+            which has to be known: it does not work under jit. **Static**.
+
+        Raises:
+          ValueError: codes of no atom, or a K that is not an integer from 1 to N.
+          TypeError: None under jit.
+        """
+        codes = jnp.asarray(codes)
+        if codes.ndim == 0 or codes.shape[-1] == 0:
+            raise ValueError(
+                f"from_dense: codes of shape {codes.shape}; (..., N) with N >= 1 is expected."
+            )
+        if num_active is None:
+            if isinstance(codes, jax.core.Tracer):
+                raise TypeError(
+                    "from_dense: how many codes are not zero is not known under jit; num_active is "
+                    "expected there, such as the K of the pursuit."
+                )
+            counts = to_host(jnp.sum(codes != 0, axis=-1))
+            num_active = max(int(counts.max(initial=0)), 1)
+        _checks.num_active("from_dense", num_active, codes.shape[-1])
+        indices = jax.lax.top_k(jnp.abs(codes), num_active)[1]
+        return cls(jnp.take_along_axis(codes, indices, axis=-1), indices, codes.shape[-1])
+
+    def checked(self) -> tuple[Array, Array]:
+        """Return values and indices as arrays, or raise if they are not what they should be."""
+        values, indices = jnp.asarray(self.values), jnp.asarray(self.indices)
+        if values.shape != indices.shape or not values.ndim:
+            raise ValueError(
+                f"SparseCodes: values of shape {values.shape} and indices of {indices.shape}; one "
+                "shape (..., K) is expected."
+            )
+        if not jnp.issubdtype(indices.dtype, jnp.integer):
+            raise TypeError(f"SparseCodes: indices are {indices.dtype}; integers are expected.")
+        if _checks.concrete(indices) and indices.size:
+            least, most = int(jnp.min(indices)), int(jnp.max(indices))
+            if least < 0 or most >= self.num_atoms:
+                raise ValueError(
+                    f"SparseCodes: indices from {least} to {most} of {self.num_atoms} atoms; from "
+                    f"0 to {self.num_atoms - 1} is expected."
+                )
+        return values, indices
+
+
+def dense(codes: Any) -> Array:
+    """Return codes as an array, if they are :class:`SparseCodes`; anything else as it is."""
+    return codes.dense() if isinstance(codes, SparseCodes) else codes
 
 
 def combine_rows(values: Array, indices: Array, matrix: Array) -> Array:

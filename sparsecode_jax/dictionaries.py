@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from sparsecode_jax import _checks
 from sparsecode_jax._scaling import in_units
 from sparsecode_jax._sharding import automatic
+from sparsecode_jax._sparse import SparseCodes, combine_rows
 from sparsecode_jax.types import Array, ArrayLike, Key
 
 __all__ = [
@@ -63,8 +64,13 @@ def normalize(dictionary: ArrayLike) -> Array:
     return dictionary / jnp.sqrt(jnp.where(squares == 0, 1, squares))
 
 
-def reconstruct(codes: Array, dictionary: Array) -> Array:
-    """Multiply codes (..., N) by a dictionary (N, M): signals (..., M) at full precision."""
+def reconstruct(codes: Array | SparseCodes, dictionary: Array) -> Array:
+    """Multiply codes (..., N) by a dictionary (N, M): signals (..., M) at full precision.
+
+    **Cost**: 2MN arithmetic operations per signal; of :class:`~sparsecode_jax.SparseCodes` 2KM.
+    """
+    if isinstance(codes, SparseCodes):
+        return combine_rows(*codes.checked(), dictionary)
     return jnp.matmul(codes, dictionary, precision=_HIGHEST)
 
 

@@ -3,7 +3,7 @@
 "MCC" means several things in the literature; each variant here has its own name, and
 :func:`mcc_chance` and :func:`dictionary_mcc_chance` give the score of an unrelated answer, which is
 far from zero when the dimension is small (0.67 for random dictionaries of 16 atoms in 8
-dimensions).
+dimensions). Codes may be :class:`~sparsecode_jax.SparseCodes` in all of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import optax
 from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax._scaling import in_units, unit_of
 from sparsecode_jax._sharding import automatic, to_host
+from sparsecode_jax._sparse import SparseCodes, dense
 from sparsecode_jax.types import Array, ArrayLike, Key
 
 __all__ = [
@@ -34,11 +35,13 @@ __all__ = [
     "r2",
 ]
 
+Codes = ArrayLike | SparseCodes
+
 _MIN_VARIANCE = 1e-12  # below it, in units of its largest value, a latent counts as constant
 
 
 @automatic
-def mcc(true_codes: ArrayLike, codes: ArrayLike) -> Array:
+def mcc(true_codes: Codes, codes: Codes) -> Array:
     r"""Return the latent MCC: correlate every pair of latents, match them, average.
 
     .. math:: \frac1N \max_{\pi} \sum_{i} |\mathrm{corr}(z^*_i, z_{\pi(i)})|
@@ -65,14 +68,14 @@ def mcc(true_codes: ArrayLike, codes: ArrayLike) -> Array:
       >>> float(sc.metrics.mcc(codes, -2 * codes[:, ::-1]).round(4))
       1.0
     """
-    true_codes, codes = _checks.floating("mcc", true_codes, codes)
+    true_codes, codes = _checks.floating("mcc", dense(true_codes), dense(codes))
     _check_samples("mcc", true_codes, codes)
     _checks.finite("mcc", true_codes=true_codes, codes=codes)
     return _matched_mean(_absolute_correlations(true_codes, codes))
 
 
 @automatic
-def latent_correlation(true_codes: ArrayLike, codes: ArrayLike) -> Array:
+def latent_correlation(true_codes: Codes, codes: Codes) -> Array:
     """Return the mean signed Pearson correlation of latent i with true latent i: no matching.
 
     The paper's metric where codes are known in training (0 where a latent does not vary, as in
@@ -85,7 +88,7 @@ def latent_correlation(true_codes: ArrayLike, codes: ArrayLike) -> Array:
     Returns:
       (...,), from -1 to 1.
     """
-    true_codes, codes = _checks.floating("latent_correlation", true_codes, codes)
+    true_codes, codes = _checks.floating("latent_correlation", dense(true_codes), dense(codes))
     _check_samples("latent_correlation", true_codes, codes)
     _checks.finite("latent_correlation", true_codes=true_codes, codes=codes)
     if true_codes.shape != codes.shape:
@@ -130,7 +133,7 @@ def pearson_dictionary_mcc(true_dictionary: ArrayLike, dictionary: ArrayLike) ->
 
 
 def mcc_chance(
-    key: Key, true_codes: ArrayLike, codes: ArrayLike, *, num_draws: int = 20
+    key: Key, true_codes: Codes, codes: Codes, *, num_draws: int = 20
 ) -> tuple[Array, Array]:
     """Return the latent MCC of codes whose samples are shuffled: the chance level.
 
@@ -143,7 +146,7 @@ def mcc_chance(
     Returns:
       Mean and standard deviation over the shuffles.
     """
-    true_codes, codes = _checks.floating("mcc_chance", true_codes, codes)
+    true_codes, codes = _checks.floating("mcc_chance", dense(true_codes), dense(codes))
     scores = [
         mcc(true_codes, jax.random.permutation(k, codes, axis=0))
         for k in jax.random.split(key, _checks.count("mcc_chance", "num_draws", num_draws))
@@ -232,7 +235,7 @@ def r2(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
 
 
 @automatic
-def l0(codes: ArrayLike, *, threshold: ArrayLike = 0.0) -> Array:
+def l0(codes: Codes, *, threshold: ArrayLike = 0.0) -> Array:
     """Return the mean number of latents a sample with ``|code| > threshold``.
 
     Args:
@@ -244,14 +247,14 @@ def l0(codes: ArrayLike, *, threshold: ArrayLike = 0.0) -> Array:
       (...,), from 0 to N; NaN if a code or the threshold is.
     """
     _checks.samples("l0", "codes", codes)
-    codes, threshold = _checks.floating("l0", codes, threshold)
+    codes, threshold = _checks.floating("l0", _values(codes), threshold)
     active = jnp.abs(codes) > threshold
     mean = jnp.mean(jnp.sum(active, axis=-1, dtype=jnp.result_type(float)), axis=-1)
     return _known(mean, codes, threshold)
 
 
 @automatic
-def dead_fraction(codes: ArrayLike, *, threshold: ArrayLike = 0.0) -> Array:
+def dead_fraction(codes: Codes, *, threshold: ArrayLike = 0.0) -> Array:
     """Return the fraction of latents that no sample activates.
 
     Args:
@@ -262,9 +265,15 @@ def dead_fraction(codes: ArrayLike, *, threshold: ArrayLike = 0.0) -> Array:
       (...,), from 0 to 1; NaN if a code or the threshold is.
     """
     _checks.samples("dead_fraction", "codes", codes)
-    codes, threshold = _checks.floating("dead_fraction", codes, threshold)
-    active = jnp.any(jnp.abs(codes) > threshold, axis=-2)
-    return _known(jnp.mean(~active, axis=-1, dtype=jnp.result_type(float)), codes, threshold)
+    values, threshold = _checks.floating("dead_fraction", _values(codes), threshold)
+    active = jnp.abs(values) > threshold
+    if isinstance(codes, SparseCodes):
+        flat = (*codes.shape[:-2], -1)
+        counts, places = active.astype(jnp.int32).reshape(flat), codes.indices.reshape(flat)
+        used = SparseCodes(counts, places, codes.num_atoms).dense() > 0
+    else:
+        used = jnp.any(active, axis=-2)
+    return _known(jnp.mean(~used, axis=-1, dtype=jnp.result_type(float)), values, threshold)
 
 
 @automatic
@@ -283,6 +292,10 @@ def nearest_neighbor_cosine(dictionary: ArrayLike) -> Array:
     cosines = dictionaries.correlate(atoms, atoms)
     others = jnp.where(jnp.eye(cosines.shape[0], dtype=bool), -jnp.inf, cosines)
     return jnp.mean(jnp.max(others, axis=-1))
+
+
+def _values(codes: Codes) -> ArrayLike:
+    return codes.checked()[0] if isinstance(codes, SparseCodes) else codes
 
 
 def _known(value: Array, codes: Array, threshold: Array) -> Array:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from sparsecode_jax import _checks
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
+from sparsecode_jax._sparse import SparseCodes, dense
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.prox import dual_norm, nonnegative_soft_threshold, ridge, value
 from sparsecode_jax.types import Array, ArrayLike
@@ -30,14 +31,16 @@ __all__ = [
     "residual_gap",
 ]
 
+Codes = Array | SparseCodes
 
-def reconstruction_error(signals: Array, dictionary: Array, codes: Array) -> Array:
+
+def reconstruction_error(signals: Array, dictionary: Array, codes: Codes) -> Array:
     """Return half the squared error of each signal.
 
     Args:
       signals: (..., M). **Traced**.
       dictionary: (N, M). **Traced**.
-      codes: (..., N). **Traced**.
+      codes: (..., N), or :class:`~sparsecode_jax.SparseCodes`. **Traced**.
 
     Returns:
       (...,).
@@ -47,13 +50,13 @@ def reconstruction_error(signals: Array, dictionary: Array, codes: Array) -> Arr
     return 0.5 * jnp.sum(residual * residual, axis=-1)
 
 
-def relative_error(signals: Array, dictionary: Array, codes: Array) -> Array:
+def relative_error(signals: Array, dictionary: Array, codes: Codes) -> Array:
     """Return the squared error of each signal as a fraction of its squared norm.
 
     Args:
       signals: (..., M). **Traced**.
       dictionary: (N, M). **Traced**.
-      codes: (..., N). **Traced**.
+      codes: (..., N), or :class:`~sparsecode_jax.SparseCodes`. **Traced**.
 
     Returns:
       (...,): 1 for zero codes; of a zero signal the squared error itself.
@@ -64,24 +67,25 @@ def relative_error(signals: Array, dictionary: Array, codes: Array) -> Array:
     return jnp.sum(residual * residual, axis=-1) / jnp.where(norm > 0, norm, 1)
 
 
-def lasso(signals: Array, dictionary: Array, codes: Array, penalty: ArrayLike) -> Array:
+def lasso(signals: Array, dictionary: Array, codes: Codes, penalty: ArrayLike) -> Array:
     """Return the lasso objective of each signal.
 
     Args:
       signals: (..., M). **Traced**.
       dictionary: (N, M). **Traced**.
-      codes: (..., N). **Traced**.
+      codes: (..., N), or :class:`~sparsecode_jax.SparseCodes`. **Traced**.
       penalty: () or (N,). **Traced**.
 
     Returns:
       (...,).
     """
+    codes = dense(codes)
     _checks.objective("lasso", signals, dictionary, codes, penalty)
     error = reconstruction_error(signals, dictionary, codes)
     return error + jnp.sum(as_row(penalty, codes) * jnp.abs(codes), axis=-1)
 
 
-def paper_loss(signals: Array, dictionary: Array, codes: Array, penalty: ArrayLike) -> Array:
+def paper_loss(signals: Array, dictionary: Array, codes: Codes, penalty: ArrayLike) -> Array:
     """Return the paper's loss, one scalar for all signals.
 
     Mean squared error over signals and measurements plus ``penalty`` times the mean absolute code
@@ -90,12 +94,13 @@ def paper_loss(signals: Array, dictionary: Array, codes: Array, penalty: ArrayLi
     Args:
       signals: (..., M). **Traced**.
       dictionary: (N, M). **Traced**.
-      codes: (..., N). **Traced**.
+      codes: (..., N), or :class:`~sparsecode_jax.SparseCodes`. **Traced**.
       penalty: the paper's weight; as a lasso it is ``penalty_from_paper``. **Traced**.
 
     Returns:
       A scalar.
     """
+    codes = dense(codes)
     _checks.objective("paper_loss", signals, dictionary, codes, penalty)
     residual = codes @ dictionary - signals
     return jnp.mean(residual * residual) + penalty * jnp.mean(jnp.abs(codes))
@@ -109,7 +114,7 @@ def penalty_from_paper(penalty: ArrayLike, *, num_measurements: int, num_atoms: 
 def duality_gap(
     signals: Array,
     dictionary: Array,
-    codes: Array,
+    codes: Codes,
     penalty: ArrayLike,
     *,
     prox: Callable = nonnegative_soft_threshold,
@@ -129,7 +134,7 @@ def duality_gap(
     Args:
       signals: (..., M). **Traced**.
       dictionary: (N, M). **Traced**.
-      codes: (..., N). **Traced**.
+      codes: (..., N), or :class:`~sparsecode_jax.SparseCodes`. **Traced**.
       penalty: () or (N,), > 0. **Traced**.
       prox: the proximal operator of the penalty: by its sign, the lasso of non-negative or of
         signed codes; an elastic net or a group lasso. **Static**.
@@ -140,6 +145,7 @@ def duality_gap(
 
     **Cost**: 4MN a signal in matrix products, and 2MN once.
     """
+    codes = dense(codes)
     _checks.objective("duality_gap", signals, dictionary, codes, penalty)
     residual = signals - reconstruct(codes, dictionary)
     correlations = correlate(residual, dictionary)
@@ -266,7 +272,7 @@ def _root(squares: Array) -> Array:
 def kkt_residual(
     signals: Array,
     dictionary: Array,
-    codes: Array,
+    codes: Codes,
     penalty: ArrayLike,
     *,
     prox: Callable = nonnegative_soft_threshold,
@@ -278,13 +284,14 @@ def kkt_residual(
     Args:
       signals: (..., M). **Traced**.
       dictionary: (N, M). **Traced**.
-      codes: (..., N). **Traced**.
+      codes: (..., N), or :class:`~sparsecode_jax.SparseCodes`. **Traced**.
       penalty: () or (N,). **Traced**.
       prox: the proximal operator of the penalty. **Static**.
 
     Returns:
       (...,), 0 exactly at the optimum.
     """
+    codes = dense(codes)
     _checks.objective("kkt_residual", signals, dictionary, codes, penalty)
     descent = correlate(signals - reconstruct(codes, dictionary), dictionary)
     return jnp.max(jnp.abs(codes - prox(codes + descent, penalty)), axis=-1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 from jax.typing import ArrayLike
 
-__all__ = ["Array", "ArrayLike", "Aux", "Encoder", "Key", "Lasso", "PyTree", "Solver"]
+__all__ = ["Array", "ArrayLike", "Aux", "Encoder", "Key", "Lasso", "PyTree", "Role", "Solver"]
 
 Array = jax.Array
 Key = jax.Array
@@ -71,16 +72,36 @@ class Aux(NamedTuple):
 
     Attributes:
       latents: before the non-linearity, (..., N).
-      active: the codes that are not zero as ``(values, indices)``, (..., K) each, so that a loss
-        can decode K atoms a signal and not all N.
+      active: the codes as :class:`~sparsecode_jax.SparseCodes`, so that a loss can decode K atoms
+        per signal and not all N.
       gates: whether each latent is active, (..., N): 0 or 1 with a straight-through gradient.
       gate_latents: the rectified latents of gates, (..., N).
     """
 
     latents: Array | None = None
-    active: tuple[Array, Array] | None = None
+    active: Any = None
     gates: Array | None = None
     gate_latents: Array | None = None
+
+
+class Role(enum.Enum):
+    """What an array of an encoder's parameters is to training.
+
+    Attributes:
+      SHARED: trained; of all latents together.
+      WEIGHT: trained; (N, M), the direction of each latent. A new start is a direction of signals.
+      BIAS: trained; (N,), added to each latent. A new start is 0.
+      SCALE: trained; (N,), any other number of each latent. A new start is the mean of the others.
+      TIED: not trained; the decoder's, or made of what is, which ``tie`` puts in.
+      FROZEN: not trained.
+    """
+
+    SHARED = "shared"
+    WEIGHT = "weight"
+    BIAS = "bias"
+    SCALE = "scale"
+    TIED = "tied"
+    FROZEN = "frozen"
 
 
 class Encoder(NamedTuple):
@@ -94,9 +115,13 @@ class Encoder(NamedTuple):
       tie: ``(params, dictionary, bias) -> params``: the params with the decoder's dictionary (N, M)
         and bias (M,) or None in the places that the encoder shares with the decoder; None if it
         shares nothing.
+      roles: the params with a :class:`Role` in the place of each array, so that it is known which
+        are trained and which have a row per latent; None if all are trained, and dead latents
+        cannot be given a new start.
     """
 
     init: Callable[[Key], PyTree]
     apply: Callable[[PyTree, Array], Array]
     aux: Callable[[PyTree, Array], tuple[Array, Aux]] | None = None
     tie: Callable[[PyTree, Array, Array | None], PyTree] | None = None
+    roles: PyTree = None

@@ -115,20 +115,24 @@ def _keep(latents, magnitudes, num_active):
     return kept
 
 
+def _count(p):
+    return int(p.num_active) if isinstance(p, sc.encoders.TopKParams) else K
+
+
 def _top_k(p, x):
     latents = _affine(p, x)
-    return np.maximum(_keep(latents, latents, K), 0)
+    return np.maximum(_keep(latents, latents, _count(p)), 0)
 
 
 def _abs_top_k(p, x):
     latents = _affine(p, x)
-    return _keep(latents, np.abs(latents), K)
+    return _keep(latents, np.abs(latents), _count(p))
 
 
 def _batch_top_k(p, x):
     latents = np.maximum(_affine(p, x), 0)
     flat = latents.reshape(1, -1)
-    return _keep(flat, flat, K * max(1, int(np.prod(x.shape[:-1])))).reshape(latents.shape)
+    return _keep(flat, flat, _count(p) * max(1, int(np.prod(x.shape[:-1])))).reshape(latents.shape)
 
 
 def _jump_relu(p, x):
@@ -242,10 +246,6 @@ def _cases():
     yield "free_codes", free_codes
     yield "from_flax", EncoderCase(lambda s, m, n: _flax_dense(m, n), _numpy_flax_dense)
     yield (
-        "variable_top_k",
-        _weights(e.variable_top_k, _top_k, num_active=K, fixed=("num_active",)),
-    )
-    yield (
         "abs_top_k",
         _weights(
             e.abs_top_k, _abs_top_k, num_active=K, signed=True,
@@ -255,11 +255,11 @@ def _cases():
     )  # fmt: skip
     yield "batch_top_k", _weights(e.batch_top_k, _batch_top_k, num_active=K)
     for factory, forward in (
-        (e.variable_abs_top_k, _abs_top_k), (e.variable_batch_top_k, _batch_top_k),
+        (e.top_k, _top_k), (e.abs_top_k, _abs_top_k), (e.batch_top_k, _batch_top_k),
     ):  # fmt: skip
-        signed = factory is e.variable_abs_top_k
-        case = _weights(factory, forward, num_active=K, fixed=("num_active",), signed=signed)
-        yield factory.__name__, case
+        signed = factory is e.abs_top_k
+        case = _weights(factory, forward, num_active=None, fixed=("num_active",), signed=signed)
+        yield f"{factory.__name__}-traced", case
     yield "jump_relu", _weights(e.jump_relu, _jump_relu, threshold0=0.3, bandwidth=0.5)
     yield (
         "gated",
@@ -302,17 +302,15 @@ def _cases():
             text="T(4MN + M + 4N) arithmetic operations a signal",
         ),
     )  # fmt: skip
-    yield (
-        "matching_pursuit",
-        _weights(e.matching_pursuit, _matching_pursuit, num_active=K, fixed=("log_penalty",)),
-    )
-    yield (
-        "orthogonal_matching_pursuit",
-        _weights(
-            e.orthogonal_matching_pursuit, _orthogonal_matching_pursuit, num_active=K,
-            fixed=("log_penalty",), atol=2e-5,
-        ),
-    )  # fmt: skip
+    for solver, forward, atol in (
+        (sc.solvers.matching_pursuit(), _matching_pursuit, 2e-6),
+        (sc.solvers.orthogonal_matching_pursuit(K), _orthogonal_matching_pursuit, 2e-5),
+    ):
+        factory = functools.partial(e.unrolled, solver)
+        yield (
+            f"unrolled-{forward.__name__}",
+            _weights(factory, forward, num_steps=K, fixed=("log_penalty",), atol=atol),
+        )
     ista = sc.solvers.ista()
     yield (
         "unrolled-ista",

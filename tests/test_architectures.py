@@ -22,11 +22,13 @@ from .fitting import (
     fit,
 )
 
+TRACED = encoders.top_k(M, N, num_active=None)
+HELD = TRACED._replace(init=lambda key: TRACED.init(key)._replace(num_active=jnp.float32(3)))
 ARCHITECTURES = {
     "linear": (LINEAR, losses.lasso),
     "tied": (encoders.tied(LINEAR), losses.lasso),
     "top_k": (TOP_K, losses.squared_error),
-    "variable_top_k": (encoders.variable_top_k(M, N, num_active=3), losses.squared_error),
+    "top_k, traced": (HELD, losses.squared_error),
     "batch_top_k": (encoders.batch_top_k(M, N, num_active=3), losses.squared_error),
     "matryoshka": (
         encoders.batch_top_k(M, N, num_active=3), losses.matryoshka((4, 8, N), losses.squared_error)
@@ -38,9 +40,12 @@ ARCHITECTURES = {
     "lista": (encoders.lista(M, N, num_layers=3), losses.lasso),
     "lista_cp": (encoders.lista_cp(M, N, num_layers=3), losses.lasso),
     "alista": (encoders.alista(M, N, num_layers=3), losses.lasso),
-    "matching_pursuit": (encoders.matching_pursuit(M, N, num_active=3), losses.squared_error),
+    "matching_pursuit": (
+        encoders.unrolled(sc.solvers.matching_pursuit(), M, N, num_steps=3), losses.squared_error
+    ),
     "orthogonal_matching_pursuit": (
-        encoders.orthogonal_matching_pursuit(M, N, num_active=3), losses.squared_error
+        encoders.unrolled(sc.solvers.orthogonal_matching_pursuit(3), M, N, num_steps=3),
+        losses.squared_error,
     ),
 }  # fmt: skip
 
@@ -87,7 +92,7 @@ def test_a_trained_lista_beats_ista_of_the_same_depth():
     "encoder",
     [
         encoders.top_k(64, 256, num_active=8),
-        encoders.variable_top_k(64, 256, num_active=8),
+        encoders.top_k(64, 256, num_active=None),
         encoders.abs_top_k(64, 256, num_active=8),
         encoders.batch_top_k(64, 256, num_active=8),
     ],

@@ -1,5 +1,7 @@
 """Dead latents: counted, restarted, brought back by AuxK."""
 
+from typing import NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,9 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax import encoders
+from sparsecode_jax.encoders import LinearParams
 from sparsecode_jax.training import Autoencoder, losses
+from sparsecode_jax.types import Role
 
 from .contracts import M, N, sparse_problem
 from .fitting import DICTIONARY, KEY, LINEAR, SIGNALS, TOP_K, fit
@@ -151,3 +155,40 @@ def test_aux_k_brings_dead_latents_back():
         return float(sc.metrics.dead_fraction(TOP_K.apply(trained.encoder, signals)))
 
     assert dead(losses.aux_k(num_aux=8, weight=1.0)) < dead(losses.squared_error)
+
+
+def test_what_belongs_to_a_latent_is_declared_not_named():
+    """Parameters called anything train, and get the new start that their roles say."""
+
+    class Renamed(NamedTuple):
+        num_active: jax.Array  # the weight
+        weight: jax.Array  # the bias
+        bias: jax.Array  # shared by all latents
+
+    def init(key):
+        weight, bias = LINEAR.init(key)
+        return Renamed(weight, bias, jnp.full((N,), 0.5))
+
+    def apply(params, signals):
+        return 2 * params.bias * LINEAR.apply(LinearParams(*params[:2]), signals)
+
+    roles = Renamed(Role.WEIGHT, Role.BIAS, Role.SHARED)
+    encoder = sc.Encoder(init, apply, roles=roles)
+    usual = LINEAR.init(KEY)
+    dead = usual.bias.at[:4].set(-1e3)
+    start = Autoencoder(init(KEY)._replace(weight=dead), jnp.asarray(DICTIONARY))
+    options = {"dead_after": 3, "resample_every": 6, "num_steps": 7, "learning_rate": 1e-12}
+    got = fit(encoder=encoder, params0=start, **options).params.encoder
+    expected = fit(params0=Autoencoder(usual._replace(bias=dead), start.dictionary), **options)
+    np.testing.assert_allclose(got.num_active, expected.params.encoder.weight, atol=1e-6)
+    np.testing.assert_allclose(got.weight, expected.params.encoder.bias, atol=1e-6)
+    np.testing.assert_allclose(got.bias, 0.5, atol=1e-6)
+    moved = fit(encoder=encoder, params0=start, num_steps=3, learning_rate=0.1).params.encoder
+    for name in Renamed._fields:
+        assert float(jnp.abs(getattr(moved, name) - getattr(start.encoder, name)).max()) > 1e-3
+    frozen = encoder._replace(roles=roles._replace(bias=Role.FROZEN))
+    kept = fit(encoder=frozen, params0=start, num_steps=3, learning_rate=0.1).params.encoder
+    np.testing.assert_array_equal(kept.bias, start.encoder.bias)
+    undeclared = encoder._replace(roles=None)
+    with pytest.raises(ValueError, match="roles say where the direction of each latent is"):
+        fit(encoder=undeclared, params0=start, **options)

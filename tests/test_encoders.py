@@ -57,10 +57,11 @@ def test_aux_has_the_same_codes(case):
     chex.assert_trees_all_close(codes, encoder.apply(params, signals), atol=1e-6)
     assert aux.latents.shape == codes.shape
     if aux.active is not None:
-        values, indices = aux.active
+        values, indices = np.asarray(aux.active.values), np.asarray(aux.active.indices)
         dense = np.zeros(codes.shape, np.float32)
-        np.put_along_axis(dense, np.asarray(indices), np.asarray(values), -1)
+        np.put_along_axis(dense, indices, values, -1)
         np.testing.assert_allclose(dense, codes, atol=1e-6)
+        np.testing.assert_array_equal(aux.active.dense(), dense)
     if aux.gates is not None:
         np.testing.assert_array_equal(np.asarray(aux.gates), np.asarray(codes) > 0)
     if aux.gate_latents is not None:
@@ -255,27 +256,20 @@ def test_alista_weights_have_the_least_coherence():
         assert abs(slope) < 1e-9 * size
 
 
-@pytest.mark.parametrize(
-    ("variable", "static"),
-    [
-        (encoders.variable_top_k, encoders.top_k),
-        (encoders.variable_abs_top_k, encoders.abs_top_k),
-        (encoders.variable_batch_top_k, encoders.batch_top_k),
-    ],
-)
-def test_one_program_sweeps_k(variable, static):
-    encoder = variable(M, N)
+@pytest.mark.parametrize("factory", [encoders.top_k, encoders.abs_top_k, encoders.batch_top_k])
+def test_one_program_sweeps_k(factory):
+    encoder = factory(M, N, num_active=None)
     params, signals = encoder.init(jax.random.key(0)), signals_of((S,))
     counts = jnp.arange(1.0, 6.0)
     swept = jax.vmap(lambda k: encoder.apply(params._replace(num_active=k), signals))(counts)
     for k, codes in zip(range(1, 6), swept, strict=True):
-        alone = static(M, N, num_active=k)
+        alone = factory(M, N, num_active=k)
         same = encoders.LinearParams(params.weight, params.bias)
         np.testing.assert_allclose(codes, alone.apply(same, signals), atol=1e-6)
 
 
 def test_a_batch_may_keep_a_mean_that_is_not_whole():
-    encoder = encoders.variable_batch_top_k(M, N)
+    encoder = encoders.batch_top_k(M, N, num_active=None)
     params, signals = encoder.init(jax.random.key(0)), signals_of((10,))
     codes = encoder.apply(params._replace(num_active=jnp.asarray(2.3)), signals)
     assert int(jnp.sum(codes != 0)) == 23
@@ -304,7 +298,8 @@ def test_the_threshold_of_batch_top_k_gives_the_same_codes_and_needs_no_batch():
 
 
 def test_the_threshold_takes_k_from_the_parameters_that_hold_it():
-    encoder, inference = encoders.variable_batch_top_k(M, N), encoders.jump_relu(M, N)
+    encoder = encoders.batch_top_k(M, N, num_active=None)
+    inference = encoders.jump_relu(M, N)
     params = encoder.init(jax.random.key(0))._replace(num_active=jnp.asarray(2.5))
     signals = signals_of((200,))
     frozen = jax.jit(encoders.batch_top_k_threshold)(params, signals)
@@ -398,7 +393,7 @@ def test_an_encoder_or_solver_trains_inside_a_flax_module(encoder):
         (lambda: encoders.batch_top_k(M, N, num_active=2.5), ValueError, "num_active is 2.5"),
         (lambda: encoders.jump_relu(M, N, bandwidth=0.0), ValueError, "bandwidth is 0.0"),
         (lambda: encoders.lista(M, N, num_layers=0), ValueError, "num_layers is 0"),
-        (lambda: encoders.tied(encoders.mlp(M, N)), TypeError, "no single weight to share"),
+        (lambda: encoders.tied(encoders.mlp(M, N)), TypeError, "has 0 weights to share"),
         (lambda: encoders.unrolled(sc.solvers.fista, M, N, num_steps=3), TypeError, "a Solver is"),
         (lambda: encoders.as_flax_module(encoders.top_k), TypeError, "not called"),
         (lambda: encoders.lista_cp_params(np.eye(3), np.ones(3), num_layers=2), ValueError,

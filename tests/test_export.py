@@ -87,7 +87,10 @@ TRAINED = {
     "batch_top_k": (sc.encoders.batch_top_k(M, N, num_active=K), losses.squared_error),
     "lista": (sc.encoders.lista(M, N, num_layers=2), losses.lasso),
     "unrolled": (sc.encoders.unrolled(solvers.fista(), M, N, num_steps=2), losses.lasso),
-    "pursuit": (sc.encoders.orthogonal_matching_pursuit(M, N, num_active=K), losses.lasso),
+    "pursuit": (
+        sc.encoders.unrolled(sc.solvers.orthogonal_matching_pursuit(K), M, N, num_steps=K),
+        losses.lasso,
+    ),
 }
 
 

@@ -122,7 +122,10 @@ TRAININGS = {
         Recipe(losses.elastic_net(0.3), tapered, penalty_schedule=training.schedules.warmup(3)),
     ),
     "unrolled": (encoders.unrolled(solvers.fista(), M, N, num_steps=3), Recipe()),
-    "pursuit": (encoders.matching_pursuit(M, N, num_active=3), Recipe(losses.squared_error)),
+    "pursuit": (
+        encoders.unrolled(solvers.matching_pursuit(), M, N, num_steps=3),
+        Recipe(losses.squared_error),
+    ),
 }  # fmt: skip
 
 

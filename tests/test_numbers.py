@@ -312,7 +312,11 @@ def test_encoders_of_a_signal_that_is_no_number(case):
 
 def test_more_atoms_than_an_encoder_has_is_refused():
     with pytest.raises(ValueError, match="num_active is 7 but there are 4 atoms"):
-        encoders.orthogonal_matching_pursuit(3, 4, num_active=7)
+        encoders.top_k(3, 4, num_active=7)
+    solver = solvers.orthogonal_matching_pursuit(7)
+    encoder = encoders.unrolled(solver, 3, 4, num_steps=7)
+    with pytest.raises(ValueError, match="num_active is 7 but there are 4 atoms"):
+        encoder.apply(encoder.init(jax.random.key(0)), jnp.ones(3))
 
 
 # --- masks and imaginary parts -------------------------------------------------------------------

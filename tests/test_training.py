@@ -1,5 +1,6 @@
 """What training can do besides plain steps: schedules, averages, decoders, normalization."""
 
+import dataclasses
 import functools
 import re
 
@@ -164,7 +165,7 @@ def test_a_normalized_encoder_gives_scaled_codes_and_latents(encoder):
         np.testing.assert_allclose(got, scale * codes, rtol=1e-6)
         expected = aux._replace(
             latents=scale * aux.latents if aux.latents is not None else None,
-            active=aux.active and (scale * aux.active[0], aux.active[1]),
+            active=aux.active and dataclasses.replace(aux.active, values=scale * aux.active.values),
             gate_latents=scale * aux.gate_latents if aux.gate_latents is not None else None,
         )
         chex.assert_trees_all_close(scaled, expected, rtol=1e-6)
@@ -198,9 +199,11 @@ def test_a_part_without_a_run_axis_is_where_all_runs_begin():
 
 
 def test_k_is_neither_averaged_away_nor_decayed():
-    encoder = encoders.variable_top_k(M, N, num_active=3)
+    encoder = encoders.top_k(M, N, num_active=None)
+    params = encoder.init(KEY)._replace(num_active=jnp.float32(3))
     decaying = functools.partial(optax.adamw, weight_decay=0.5)
-    got = fit(encoder=encoder, average_decay=0.999, num_steps=40, optimizer=decaying)
+    start = Autoencoder(params, jnp.asarray(DICTIONARY))
+    got = fit(encoder=encoder, params0=start, average_decay=0.999, num_steps=40, optimizer=decaying)
     codes = encoder.apply(got.params.encoder, SIGNALS)
     assert int(jnp.max(jnp.sum(codes != 0, axis=1))) == 3
 

@@ -5,9 +5,7 @@ with every encoder, and an encoder's codes are any solver's warm start (``codes0
 that uses the dictionary itself (``tied``, the unrolled ones) keeps a copy, which training puts in.
 """
 
-from sparsecode_jax.encoders.abs_top_k import abs_top_k
 from sparsecode_jax.encoders.alista import AlistaParams, alista, alista_params, alista_weight
-from sparsecode_jax.encoders.batch_top_k import batch_top_k, batch_top_k_threshold
 from sparsecode_jax.encoders.flax_adapter import as_flax_module, from_flax
 from sparsecode_jax.encoders.free_codes import FreeCodesParams, free_codes
 from sparsecode_jax.encoders.gated import GatedParams, gated
@@ -17,20 +15,15 @@ from sparsecode_jax.encoders.lista import ListaParams, lista, lista_params
 from sparsecode_jax.encoders.lista_cp import ListaCpParams, lista_cp, lista_cp_params
 from sparsecode_jax.encoders.mlp import MlpParams, mlp
 from sparsecode_jax.encoders.residual_mlp import ResidualMlpParams, residual_mlp
-from sparsecode_jax.encoders.shared import CenteredParams, centered, normalized, tied
-from sparsecode_jax.encoders.top_k import top_k
-from sparsecode_jax.encoders.unrolled import (
-    UnrolledParams,
-    matching_pursuit,
-    orthogonal_matching_pursuit,
-    unrolled,
+from sparsecode_jax.encoders.top_k import (
+    TopKParams,
+    abs_top_k,
+    batch_top_k,
+    batch_top_k_threshold,
+    top_k,
 )
-from sparsecode_jax.encoders.variable_top_k import (
-    VariableTopKParams,
-    variable_abs_top_k,
-    variable_batch_top_k,
-    variable_top_k,
-)
+from sparsecode_jax.encoders.unrolled import UnrolledParams, unrolled
+from sparsecode_jax.encoders.wrappers import CenteredParams, centered, normalized, tied
 
 __all__ = [
     "AlistaParams",
@@ -43,8 +36,8 @@ __all__ = [
     "ListaParams",
     "MlpParams",
     "ResidualMlpParams",
+    "TopKParams",
     "UnrolledParams",
-    "VariableTopKParams",
     "abs_top_k",
     "alista",
     "alista_params",
@@ -62,15 +55,10 @@ __all__ = [
     "lista_cp",
     "lista_cp_params",
     "lista_params",
-    "matching_pursuit",
     "mlp",
     "normalized",
-    "orthogonal_matching_pursuit",
     "residual_mlp",
     "tied",
     "top_k",
     "unrolled",
-    "variable_abs_top_k",
-    "variable_batch_top_k",
-    "variable_top_k",
 ]

@@ -15,7 +15,7 @@ from sparsecode_jax._sharding import (
     over_devices,
     varying_like,
 )
-from sparsecode_jax._sparse import dot_rows
+from sparsecode_jax._sparse import SparseCodes, dot_rows
 from sparsecode_jax.encoders.linear import LinearParams
 from sparsecode_jax.types import Array
 
@@ -87,15 +87,16 @@ def is_kept(magnitudes: Array, rank: Array, axis: int | tuple[int, ...] = -1) ->
     return ~((magnitudes < least) | (magnitudes == 0))
 
 
-def scatter(values: Array, indices: Array, num_atoms: int) -> Array:
-    """Return codes (..., N) from the values (..., K) at the indices."""
+def scatter(codes: SparseCodes) -> Array:
+    """Return codes (..., N) of which each signal's indices are all different."""
+    num_atoms = codes.num_atoms
 
     def row(values: Array, indices: Array) -> Array:
         return jnp.zeros(num_atoms, values.dtype).at[indices].set(values)
 
     # Mapped over rows, so that the compiler sees that no row touches another one's codes.
-    flat = (x.reshape(-1, x.shape[-1]) for x in (values, indices))
-    return jax.vmap(row)(*flat).reshape(*values.shape[:-1], num_atoms)
+    flat = (x.reshape(-1, x.shape[-1]) for x in (codes.values, codes.indices))
+    return jax.vmap(row)(*flat).reshape(codes.shape)
 
 
 def take(params: LinearParams, signals: Array, latents: Array, indices: Array) -> Array:

@@ -18,7 +18,7 @@ from sparsecode_jax.encoders._layers import (
     unrolled_init,
 )
 from sparsecode_jax.prox import nonnegative_soft_threshold
-from sparsecode_jax.types import Array, ArrayLike, Encoder
+from sparsecode_jax.types import Array, ArrayLike, Encoder, Role
 
 __all__ = ["AlistaParams", "alista", "alista_params", "alista_weight"]
 
@@ -65,7 +65,8 @@ def alista(
     """
     init = unrolled_init("alista", num_measurements, num_atoms, num_layers, alista_params)
 
-    return Encoder(init, Bound(_apply, prox), tie=_tie)
+    roles = AlistaParams(*[Role.TIED] * 2, *[Role.SHARED] * 2)  # type: ignore[arg-type]
+    return Encoder(init, Bound(_apply, prox), tie=_tie, roles=roles)
 
 
 def _apply(prox: Prox, params: AlistaParams, signals: Array) -> Array:

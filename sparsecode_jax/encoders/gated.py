@@ -13,7 +13,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound
 from sparsecode_jax._rows import as_row
 from sparsecode_jax.encoders.linear import LinearParams, linear_init
-from sparsecode_jax.types import Array, Aux, Encoder, Key
+from sparsecode_jax.types import Array, Aux, Encoder, Key, Role
 
 __all__ = ["GatedParams", "gated"]
 
@@ -52,7 +52,8 @@ def gated(num_measurements: int, num_atoms: int) -> Encoder:
     """
     draw = linear_init("gated", num_measurements, num_atoms, True)
 
-    return Encoder(Bound(_init, draw), _apply, _aux)
+    roles = GatedParams(Role.WEIGHT, Role.BIAS, Role.BIAS, Role.SCALE)  # type: ignore[arg-type]
+    return Encoder(Bound(_init, draw), _apply, _aux, roles=roles)
 
 
 def _init(draw: Callable[[Key], LinearParams], key: Key) -> GatedParams:

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound
 from sparsecode_jax._rows import as_row
-from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init
-from sparsecode_jax.types import Array, Aux, Encoder, Key
+from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init, linear_roles
+from sparsecode_jax.types import Array, Aux, Encoder, Key, Role
 
 __all__ = ["JumpReluParams", "jump_relu"]
 
@@ -64,7 +64,8 @@ def jump_relu(
 
     init = Bound(_init, draw, threshold0)
     apply, aux = Bound(_apply, bandwidth), Bound(_aux, bandwidth)
-    return Encoder(init, apply, aux)
+    roles = JumpReluParams(*linear_roles(use_bias), Role.SCALE)  # type: ignore[call-arg]
+    return Encoder(init, apply, aux, roles=roles)
 
 
 def _init(draw: Callable[[Key], LinearParams], threshold0: float, key: Key) -> JumpReluParams:

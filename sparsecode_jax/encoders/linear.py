@@ -12,7 +12,7 @@ import jax
 from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound
 from sparsecode_jax._rows import as_row
-from sparsecode_jax.types import Array, Aux, Encoder, Key
+from sparsecode_jax.types import Array, Aux, Encoder, Key, Role
 
 __all__ = ["LinearParams", "linear"]
 
@@ -44,7 +44,7 @@ def linear(num_measurements: int, num_atoms: int, *, use_bias: bool = True) -> E
     **Cost**: 2MN + 2N arithmetic operations a signal, 2MN + N without bias.
     """
     init = linear_init("linear", num_measurements, num_atoms, use_bias)
-    return Encoder(init, _apply, _aux)
+    return Encoder(init, _apply, _aux, roles=linear_roles(use_bias))
 
 
 def linear_init(
@@ -54,6 +54,11 @@ def linear_init(
     _checks.count(name, "num_measurements", num_measurements)
     _checks.count(name, "num_atoms", num_atoms)
     return Bound(_init, num_measurements, num_atoms, use_bias)
+
+
+def linear_roles(use_bias: bool) -> Any:
+    """Return what the parameters are to training."""
+    return LinearParams(Role.WEIGHT, Role.BIAS if use_bias else None)  # type: ignore[arg-type]
 
 
 def _init(num_measurements: int, num_atoms: int, use_bias: bool, key: Key) -> LinearParams:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from sparsecode_jax import _checks, dictionaries, solvers
 from sparsecode_jax._bound import Bound
 from sparsecode_jax.encoders._layers import PENALTY0, put_dictionary
-from sparsecode_jax.types import Array, Encoder, Key, Lasso, Solver
+from sparsecode_jax.types import Array, Encoder, Key, Lasso, Role, Solver
 
-__all__ = ["UnrolledParams", "matching_pursuit", "orthogonal_matching_pursuit", "unrolled"]
+__all__ = ["UnrolledParams", "unrolled"]
 
 
 class UnrolledParams(NamedTuple):
@@ -36,6 +36,7 @@ def unrolled(
 
     Its only weights are the dictionary, which :func:`~sparsecode_jax.training.fit` ties to the
     decoder's, and the penalty. The step size follows the dictionary and is not differentiated.
+    Of ``solvers.matching_pursuit()`` it is the encoder of matching pursuit autoencoders.
 
     Args:
       solver: such as ``fista()``. **Static**.
@@ -48,6 +49,10 @@ def unrolled(
       An :class:`~sparsecode_jax.types.Encoder` with :class:`UnrolledParams`.
 
     **Cost**: that of ``solve`` and of the solver's step size.
+
+    References:
+      Costa et al., 2025, "From Flat to Hierarchical: Extracting Sparse Representations with
+      Matching Pursuit".
     """
     _checks.solver("unrolled", solver)
     _checks.count("unrolled", "num_measurements", num_measurements)
@@ -55,7 +60,8 @@ def unrolled(
     _checks.count("unrolled", "num_steps", num_steps)
     _checks.positive("unrolled", penalty=penalty)
     init = Bound(_init, num_measurements, num_atoms, penalty)
-    return Encoder(init, Bound(_apply, solver, num_steps), tie=put_dictionary)
+    roles = UnrolledParams(Role.TIED, Role.SHARED)  # type: ignore[arg-type]
+    return Encoder(init, Bound(_apply, solver, num_steps), tie=put_dictionary, roles=roles)
 
 
 def _init(num_measurements: int, num_atoms: int, penalty: float, key: Key) -> UnrolledParams:
@@ -69,40 +75,3 @@ def _apply(solver: Solver, num_steps: int, params: UnrolledParams, signals: Arra
     step = choose(jax.lax.stop_gradient(params.dictionary))
     problem = Lasso(signals, params.dictionary, jnp.exp(params.log_penalty), step)
     return solvers.solve(solver, problem, num_steps=num_steps)
-
-
-def matching_pursuit(num_measurements: int, num_atoms: int, *, num_active: int) -> Encoder:
-    """Build an encoder of matching pursuit steps: the atoms are its only weights.
-
-    Args:
-      num_measurements: M. **Static**.
-      num_atoms: N. **Static**.
-      num_active: steps, so at most as many active codes. **Static**.
-
-    Returns:
-      ``unrolled(solvers.matching_pursuit(), M, N, num_steps=num_active)``.
-
-    References:
-      Costa et al., 2025, "From Flat to Hierarchical: Extracting Sparse Representations with
-      Matching Pursuit".
-    """
-    return unrolled(solvers.matching_pursuit(), num_measurements, num_atoms, num_steps=num_active)
-
-
-def orthogonal_matching_pursuit(
-    num_measurements: int, num_atoms: int, *, num_active: int
-) -> Encoder:
-    """Build an encoder of orthogonal matching pursuit steps: the atoms are its only weights.
-
-    Args:
-      num_measurements: M. **Static**.
-      num_atoms: N. **Static**.
-      num_active: active codes a signal. **Static**.
-
-    Returns:
-      ``unrolled(solvers.orthogonal_matching_pursuit(num_active=...), M, N,
-      num_steps=num_active)``.
-    """
-    _checks.static_active("orthogonal_matching_pursuit", num_active, num_atoms)
-    solver = solvers.orthogonal_matching_pursuit(num_active=num_active)
-    return unrolled(solver, num_measurements, num_atoms, num_steps=num_active)

@@ -184,7 +184,7 @@ def fit(
     )
     check_recipe(recipe, params)
     if recipe.resample_every is not None:
-        check_resampling(params)
+        check_resampling(encoder)
     source = Source(given.sampler, _batch_layout(data, params, recipe.batch_size))
     program = Program(encoder, recipe, source, axes)
     counts = num_latents if recipe.dead_after is not None else None

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound
 from sparsecode_jax._rows import as_row
-from sparsecode_jax._sparse import combine_rows
+from sparsecode_jax._sparse import SparseCodes, combine_rows
 from sparsecode_jax.types import Array, Aux
 
 __all__ = [
@@ -252,7 +252,8 @@ def _residual(name: str, codes: Array, batch: Batch) -> Array:
     """Return x - zD - b, decoding only the active codes where the encoder says which they are."""
     dictionary = _dictionary(name, batch)
     if batch.aux is not None and batch.aux.active is not None:
-        decoded = combine_rows(*batch.aux.active, dictionary)
+        active = batch.aux.active
+        decoded = combine_rows(active.values, active.indices, dictionary)
     else:
         decoded = codes @ dictionary
     residual = batch.signals - decoded
@@ -269,8 +270,8 @@ def _prefix(batch: Batch, size: int) -> Batch:
     if aux is not None:
         active = aux.active
         if active is not None:
-            values, indices = active
-            active = jnp.where(indices < size, values, 0), jnp.minimum(indices, size - 1)
+            kept = jnp.where(active.indices < size, active.values, 0)
+            active = SparseCodes(kept, jnp.minimum(active.indices, size - 1), size)
         aux = Aux(cut(aux.latents), active, cut(aux.gates), cut(aux.gate_latents))
     return batch._replace(
         dictionary=_dictionary("matryoshka", batch)[:size],

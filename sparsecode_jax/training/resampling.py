@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,11 +18,12 @@ from sparsecode_jax.training.step import (
     encode,
     project,
 )
-from sparsecode_jax.types import Array, Encoder
+from sparsecode_jax.types import Array, Encoder, Role
 
 __all__ = ["check_resampling", "resample"]
 
 _START = 0.2  # of the mean norm of the other latents' weights
+_PER_LATENT = (Role.WEIGHT, Role.BIAS, Role.SCALE)
 
 
 def resample(
@@ -34,9 +33,8 @@ def resample(
 
     Signals are drawn without replacement, with probability proportional to the square of their
     squared error, from those that the next step would train on; each dead latent's atom becomes one
-    of them, scaled to unit norm, its encoder weight a fifth of the
-    others' mean norm in that direction, its biases 0 and any other parameter of its own the mean
-    of the others'.
+    of them, scaled to unit norm, its encoder weight a fifth of the others' mean norm in that
+    direction, and what else is its own as the encoder's roles say.
 
     References:
       Bricken et al., 2023, "Towards Monosemanticity", appendix "Neuron Resampling".
@@ -58,14 +56,14 @@ def resample(
     dead = dead & (nth < count)  # the rest wait for the next time
     fresh = dictionaries.normalize(centered[rows[jnp.minimum(nth, count - 1)]])
     dead = dead & (jnp.sum(fresh * fresh, axis=-1) > 0)  # a zero signal has no direction
-    replaced = jax.tree_util.tree_map_with_path(
-        lambda path, x: _replace(path, x, dead, fresh), params.encoder
+    replaced = jax.tree.map(
+        lambda role, x: _replace(role, x, dead, fresh), encoder.roles, params.encoder
     )
     new = params._replace(encoder=replaced)
     if params.dictionary is not None:
         atoms = jnp.where(dead[:, None], fresh, params.dictionary)
         new = new._replace(dictionary=atoms)
-    mask = jax.tree_util.tree_map_with_path(lambda p, x: _mask(p, x, dead), params.encoder)
+    mask = jax.tree.map(lambda role, x: _mask(role, x, dead), encoder.roles, params.encoder)
     masks = Autoencoder(
         mask,
         None if params.dictionary is None else dead[:, None],
@@ -88,44 +86,32 @@ def resample(
     return state._replace(params=new, optimizer=optimizer, average=average, idle=idle)
 
 
-def check_resampling(params: Any) -> None:
-    """Raise unless the encoder has one weight row a latent."""
-    own = params.encoder
-    while hasattr(own, "encoder"):
-        own = own.encoder
-    if getattr(own, "weight", None) is None:
+def check_resampling(encoder: Encoder) -> None:
+    """Raise unless the encoder says where its latents' directions are: its own or the decoder's."""
+    if not {Role.WEIGHT, Role.TIED} & set(jax.tree.leaves(encoder.roles)):
+        params = jax.eval_shape(encoder.init, jax.random.key(0))
         raise ValueError(
-            f"fit: resample_every with an encoder of parameters {type(own).__name__}; one with a "
-            "weight row for each latent is expected, such as linear, top_k, jump_relu or gated."
+            f"fit: resample_every with an encoder of parameters {type(params).__name__}; one whose "
+            "roles say where the direction of each latent is is expected, such as linear, top_k, "
+            "jump_relu, gated or unrolled."
         )
 
 
-def _mask(path: Any, leaf: Array, dead: Array) -> Array:
+def _mask(role: Role, leaf: Array, dead: Array) -> Array:
     """Say which entries of a leaf belong to dead latents."""
-    if leaf.shape[:1] != dead.shape or not _per_latent(path):
+    if role not in _PER_LATENT:
         return jnp.asarray(False)
     return dead.reshape(-1, *[1] * (leaf.ndim - 1))
 
 
-def _replace(path: Any, leaf: Array, dead: Array, fresh: Array) -> Array:
-    name = _name(path)
+def _replace(role: Role, leaf: Array, dead: Array, fresh: Array) -> Array:
+    """Give the dead latents' entries of a leaf a new start."""
     alive = jnp.maximum(jnp.sum(~dead), 1)
-    if leaf.ndim == 2 and name == "weight":
+    if role is Role.WEIGHT:
         norms = jnp.sqrt(jnp.sum(leaf * leaf, axis=-1))
         others = jnp.sum(jnp.where(dead, 0, norms)) / alive
         length = _START * jnp.where(jnp.all(dead), 1, others)
         return jnp.where(dead[:, None], length * fresh, leaf)
-    if leaf.shape == dead.shape and _per_latent(path):
-        mean = jnp.sum(jnp.where(dead, 0, leaf)) / alive
-        return jnp.where(dead, 0 if "bias" in name else mean, leaf)
-    return leaf
-
-
-def _per_latent(path: Any) -> bool:
-    """Say whether a leaf has one row a latent, by its name: shapes alone can agree by chance."""
-    name = _name(path)
-    return name in ("weight", "dictionary") or "bias" in name or name.startswith("log_")
-
-
-def _name(path: Any) -> str:
-    return getattr(path[-1], "name", "") if path else ""
+    if role is Role.SCALE:
+        return jnp.where(dead, jnp.sum(jnp.where(dead, 0, leaf)) / alive, leaf)
+    return jnp.where(dead, 0, leaf) if role is Role.BIAS else leaf

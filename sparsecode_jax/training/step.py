@@ -13,7 +13,7 @@ from sparsecode_jax import dictionaries
 from sparsecode_jax._sharding import Layout, traced_layout
 from sparsecode_jax.training import losses
 from sparsecode_jax.training._draws import draw_batch
-from sparsecode_jax.types import Array, ArrayLike, Aux, Encoder, Key, PyTree
+from sparsecode_jax.types import Array, ArrayLike, Aux, Encoder, Key, PyTree, Role
 
 __all__ = [
     "Autoencoder",
@@ -235,7 +235,7 @@ def train_step(
         (value, codes), gradients = jax.value_and_grad(objective, has_aux=True)(params)
     optimizer = recipe.optimizer(data.learning_rate)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, params)
-    params = _keep_counts(params, optax.apply_updates(params, updates))
+    params = _keep_frozen(encoder, params, optax.apply_updates(params, updates))
     average, idle = state.average, state.idle
     if average is not None and average_decay is not None:
         average = jax.tree.map(
@@ -296,10 +296,13 @@ def project_gradients() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _keep_counts(before: Autoencoder, after: Autoencoder) -> Autoencoder:
-    """Put back what is counted, not trained, and which weight decay would move."""
+def _keep_frozen(encoder: Encoder, before: Autoencoder, after: Autoencoder) -> Autoencoder:
+    """Put back what is not trained, and which weight decay would move."""
+    if encoder.roles is None:
+        return after
 
-    def kept(path: Any, old: Array, new: Array) -> Array:
-        return old if getattr(path[-1], "name", "") == "num_active" else new
+    def kept(role: Role, old: Array, new: Array) -> Array:
+        return old if role in (Role.FROZEN, Role.TIED) else new
 
-    return jax.tree_util.tree_map_with_path(kept, before, after)
+    own = jax.tree.map(kept, encoder.roles, before.encoder, after.encoder)
+    return after._replace(encoder=own)

@@ -51,7 +51,7 @@ ENCODERS = {
     "mlp, deep": sc.encoders.mlp(M, N, hidden=(4, 3), use_bias=False),
     "free codes": sc.encoders.free_codes(S, N),
 }
-TRAINED = {  # the bisection of variable_top_k and batch_top_k is on bits, which scalars have not
+TRAINED = {  # the bisection of traced top_k and batch_top_k is on bits, which scalars have not
     "top_k": (sc.encoders.top_k(M, N, num_active=2), losses.squared_error),
     "abs_top_k, matryoshka": (
         sc.encoders.abs_top_k(M, N, num_active=2),
@@ -67,7 +67,7 @@ TRAINED = {  # the bisection of variable_top_k and batch_top_k is on bits, which
     "lista": (sc.encoders.lista(M, N, num_layers=3), losses.lasso),
     "lista_cp": (sc.encoders.lista_cp(M, N, num_layers=2), losses.lasso),
     "matching_pursuit": (
-        sc.encoders.matching_pursuit(M, N, num_active=2),
+        sc.encoders.unrolled(sc.solvers.matching_pursuit(), M, N, num_steps=2),
         losses.squared_error,
     ),
     "centered, tied": (

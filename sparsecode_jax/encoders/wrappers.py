@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ import numpy as np
 from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound
 from sparsecode_jax._rows import as_row
-from sparsecode_jax.types import Array, ArrayLike, Aux, Encoder, Key, PyTree
+from sparsecode_jax._sparse import SparseCodes
+from sparsecode_jax.types import Array, ArrayLike, Aux, Encoder, Key, PyTree, Role
 
 __all__ = ["CenteredParams", "centered", "normalized", "tied"]
 
@@ -25,28 +26,30 @@ def tied(encoder: Encoder) -> Encoder:
     both its uses move it. Encoders alone keep a copy, ``params.weight``.
 
     Args:
-      encoder: one whose parameters have a ``weight`` (N, M), such as :func:`linear`,
+      encoder: one with a weight (N, M), as its ``roles`` say, such as :func:`linear`,
         :func:`top_k`, :func:`jump_relu`, :func:`gated`. **Static**.
 
     Returns:
       An :class:`~sparsecode_jax.types.Encoder` with the same parameters.
 
     Raises:
-      TypeError: the encoder has no weight of its own.
+      TypeError: the encoder has no weight of its own, or shares something already.
     """
     _checks.encoder("tied", encoder)
-    params = jax.eval_shape(encoder.init, jax.random.key(0))
-    if getattr(params, "weight", None) is None:
+    weights = [role for role in jax.tree.leaves(encoder.roles) if role is Role.WEIGHT]
+    if len(weights) != 1 or encoder.tie is not None:
+        kind = type(jax.eval_shape(encoder.init, jax.random.key(0))).__name__
         raise TypeError(
-            f"tied: an encoder with parameters {type(params).__name__} has no single weight to "
-            "share with the dictionary; one such as linear(M, N) or top_k(M, N, num_active=K) is "
-            "expected. Write centered(tied(encoder)) for both."
+            f"tied: an encoder with parameters {kind} has {len(weights)} weights to share with the "
+            f"dictionary and shares {'nothing' if encoder.tie is None else 'something'} already; "
+            "one weight and nothing is expected, such as linear(M, N) or top_k(M, N, "
+            "num_active=K). Write centered(tied(encoder)) for both."
         )
-    return encoder._replace(tie=_tie_weight)
+    return encoder._replace(tie=Bound(_tie_weight, encoder.roles))
 
 
-def _tie_weight(params: Any, dictionary: Array, bias: Array | None) -> Any:
-    return params._replace(weight=dictionary)
+def _tie_weight(roles: PyTree, params: PyTree, dictionary: Array, bias: Array | None) -> PyTree:
+    return jax.tree.map(lambda role, x: dictionary if role is Role.WEIGHT else x, roles, params)
 
 
 class CenteredParams(NamedTuple):
@@ -81,6 +84,7 @@ def centered(encoder: Encoder, num_measurements: int, *, tie: bool = True) -> En
         Bound(_apply, encoder),
         None if encoder.aux is None else Bound(_aux, encoder),
         Bound(_put, encoder, tie) if tie or encoder.tie is not None else None,
+        None if encoder.roles is None else CenteredParams(Role.SHARED, encoder.roles),  # type: ignore[arg-type]
     )
 
 
@@ -141,7 +145,9 @@ def _normalized_aux(
         for name, value in aux._asdict().items()
         if name in ("latents", "gate_latents") and value is not None
     }
-    active = aux.active and (scale * aux.active[0], aux.active[1])
+    active = aux.active
+    if active is not None:
+        active = SparseCodes(scale * active.values, active.indices, active.num_atoms)
     return scale * codes, aux._replace(active=active, **scaled)
 
 
