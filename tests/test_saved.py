@@ -70,7 +70,10 @@ def test_a_decoder_that_does_not_fit_the_encoder_is_refused(tmp_path, change):
         ({"num_steps": None}, "num_steps is not given"),
         ({"num_steps": training.MaxFlops(10.0)}, "at least one step is expected to fit"),
         ({"resample_every": 5}, "resample_every without dead_after"),
-        ({"resample_every": 5, "dead_after": 3, "encoder": encoders.mlp(M, N)}, "roles say where the direction"),
+        (
+            {"resample_every": 5, "dead_after": 3, "encoder": encoders.mlp(M, N)},
+            "roles say where the direction",
+        ),
         ({"average_decay": 1.5}, "average_decay is 1.5"),
         ({"dead_after": 0}, "dead_after is 0"),
         ({"signals": iter([])}, "the stream of signals is empty"),

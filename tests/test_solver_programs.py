@@ -1,6 +1,7 @@
 """Solvers as programs: shapes, dtypes, transformations, trajectories, the front, compilations."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -410,3 +411,35 @@ def test_ista_obeys_its_convergence_bound():
         bound = jnp.sum(best**2, -1) / problem.step_size / 2
     steps = np.arange(1, 201)[:, None]
     assert np.all(np.asarray(excess) <= np.asarray(bound) / steps)
+
+
+@pytest.mark.full_effort  # where the compiler folds constants
+def test_a_dictionary_that_a_program_closes_over_is_not_folded():
+    """XLA would form the Gram matrix while it compiles: minutes for 2,304 atoms."""
+    dictionary = sc.dictionaries.random(jax.random.key(0), num_atoms=96, num_measurements=32)
+    signals = jnp.ones((4, 32))
+
+    def folded(program):
+        text = jax.jit(program).lower(signals).compile().as_text()
+        return re.search(r"f32\[96,96\]\S* constant\(", text) is not None
+
+    assert folded(lambda x: x @ dictionary.T @ (dictionary @ dictionary.T))  # it can be seen
+    pursuit = sc.solvers.matching_pursuit()
+    lasso = sc.Lasso(signals, dictionary, jnp.float32(0.1), jnp.float32(0.1))
+    for program in (
+        lambda x: sc.sparse_encode(x, dictionary, 0.1, num_steps=3, solver=pursuit),
+        lambda x: sc.sparse_encode(x, dictionary, num_active=2),
+        lambda x: sc.solvers.solve(pursuit, lasso._replace(signals=x), num_steps=3),
+        lambda x: sc.solvers.trajectory(
+            pursuit, lasso._replace(signals=x), num_steps=3, record=jnp.sum
+        ),
+        lambda x: sc.solvers.solve_to_tolerance(
+            sc.solvers.coordinate_descent(), lasso._replace(signals=x), tolerance=0.1, max_steps=3
+        ),
+    ):
+        assert not folded(program)
+        np.testing.assert_allclose(
+            jax.tree.leaves(jax.jit(program)(signals))[0],
+            jax.tree.leaves(program(signals))[0],
+            atol=1e-5,
+        )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax._sharding import Layout, automatic, on_automatic_axes, varying_like
 from sparsecode_jax.prox import nonnegative_soft_threshold, separable
-from sparsecode_jax.solvers._spread import over_signals, splits_atoms, spread
+from sparsecode_jax.solvers._spread import held, over_signals, splits_atoms, spread
 from sparsecode_jax.solvers._tolerance import solve_to_tolerance
 from sparsecode_jax.solvers.fista import fista
 from sparsecode_jax.solvers.orthogonal_least_squares import orthogonal_least_squares
@@ -51,6 +51,7 @@ def solve(
     problem, codes0 = _checks.prepared("solve", problem, codes0)
     _checks.count("solve", "num_steps", num_steps, minimum=0)
     codes0, layout = spread("solve", solver, problem, codes0)
+    problem = problem._replace(dictionary=held(problem.signals, problem.dictionary))
     return _solve(solver, problem, codes0, num_steps, layout)
 
 
@@ -92,6 +93,7 @@ def trajectory(
     _checks.count("trajectory", "num_steps", num_steps, minimum=0)
     _checks.count("trajectory", "record_every", record_every)
     codes0, layout = spread("trajectory", solver, problem, codes0)
+    problem = problem._replace(dictionary=held(problem.signals, problem.dictionary))
     return _trajectory(solver, problem, codes0, num_steps, record, record_every, layout)
 
 
@@ -179,7 +181,7 @@ def sparse_encode(
     assert isinstance(solver, Solver)
     if step_size is None:
         choose = dictionaries.step_size if solver.step_size is None else solver.step_size
-        step_size = _step_size(choose, dictionary)
+        step_size = _step_size(choose, held(signals, dictionary))
     _checks.real(name, penalty, step_size)
     problem = Lasso(signals, dictionary, jnp.asarray(penalty), jnp.asarray(step_size))
     if tolerance is not None:
@@ -196,6 +198,7 @@ def sparse_encode(
     problem, codes0 = _checks.prepared(name, problem, codes0)
     _checks.count(name, "num_steps", num_steps, minimum=0)
     codes0, layout = spread(name, solver, problem, codes0)
+    problem = problem._replace(dictionary=held(problem.signals, problem.dictionary))
     return _solve(solver, problem, codes0, num_steps, layout)
 
 
