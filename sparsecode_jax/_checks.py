@@ -427,6 +427,42 @@ def mean_active(name: str, value: Any, num_atoms: int) -> None:
         )
 
 
+def pursuit(name: str, penalty: Any, value: Any, build: Any) -> Any:
+    """Return the solver that is built for K active codes, which stand in the place of a penalty."""
+    if penalty is not None:
+        raise ValueError(
+            f"{name}: both a penalty and num_active are given; exactly one of them is expected."
+        )
+    count(name, "num_active", value)
+    if hasattr(build, "init"):
+        raise TypeError(
+            f"{name}: num_active is {value} and the solver is built already, with a K of its own; "
+            "what builds it is expected, such as solver=orthogonal_matching_pursuit."
+        )
+    return build(value)
+
+
+def offset(name: str, bias: Any, signals: Any) -> Any:
+    """Return a bias (M,) of signals (B, M) from what is given: None, "mean" or an array."""
+    if bias is None:
+        return None
+    if isinstance(bias, str):
+        if bias != "mean":
+            raise ValueError(
+                f'{name}: the bias is {bias!r}; "mean", or an array (M,), is expected.'
+            )
+        return jnp.mean(signals, axis=0)
+    real(name, bias)
+    bias = jnp.asarray(bias, signals.dtype)
+    if bias.shape != signals.shape[-1:]:
+        raise ValueError(
+            f"{name}: the bias has shape {bias.shape}; {signals.shape[-1:]} is expected, one "
+            "number for each measurement."
+        )
+    finite(name, bias=bias)
+    return bias
+
+
 def num_subsets(name: str, count: int, maximum: int = 200_000) -> None:
     """Raise if a search over subsets of atoms would not end."""
     if count > maximum:

@@ -100,8 +100,9 @@ def test_every_batch_is_charged(batches):
     state = online._State(
         jnp.ones((N, M)), updates.block_coordinate().init(jnp.ones((N, M))), jnp.ones((2, N))
     )
+    numbers = jnp.ones(M), jnp.ones(()), jnp.ones(())  # bias, scale, penalty
     costs = [
-        int(eval_flops(run, KEY, state, jnp.ones((size, M)), jnp.ones(()), jnp.ones(())).total())
+        int(eval_flops(run, KEY, state, jnp.ones((size, M)), *numbers).total())
         for size in (100, 30)
     ]
     assert learn([*batches[:3], batches[3][:30]]).flops == 3 * costs[0] + costs[1]

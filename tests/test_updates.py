@@ -352,7 +352,7 @@ COSTS = {  # the leading terms of the docstrings
     "k_svd": N * (2 * B * M**2 + 9 * M**3 + 28 * B * M),
     "approximate k_svd": N * 8 * B * M + 2 * B * M * N,
     "block coordinate": 2 * B * N * (N + M) + 2 * M * N**2 + 6 * M * N,
-    "projected gradient, rate": 2 * B * N * (N + M) + 2 * M * N**2,
+    "projected gradient, rate": 4 * B * M * N + B * M,
     "neural": 4 * B * M * N + B * M + 5 * M * N,
 }
 

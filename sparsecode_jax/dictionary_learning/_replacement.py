@@ -9,6 +9,7 @@ from sparsecode_jax import dictionaries
 from sparsecode_jax.types import Array, ArrayLike, Key
 
 __all__ = [
+    "WIDE",
     "average_moments",
     "code_moments",
     "renew_atoms",
@@ -16,6 +17,8 @@ __all__ = [
     "start_from_signals",
 ]
 
+WIDE = 8192  # atoms, above which nothing of N x N numbers is made (256 MiB in float32)
+_ROWS = 1024  # of atoms at a time, then
 _DEAD = 1e-3  # an atom of less than this fraction of the mean energy
 _FEW = 0.1  # an atom of few large codes: this fraction of the mean participation ratio
 _CLOSE = 0.98  # the cosine from which the weaker of two atoms is renewed
@@ -77,12 +80,19 @@ def renew_atoms(
     num_atoms = dictionary.shape[0]
     energy, fourth = code_moments(codes) if moments is None else moments
     shared = _participation(energy, fourth)
-    cosines = jnp.matmul(dictionary, dictionary.T, precision="highest")
-    cosines = jnp.where(jnp.any(codes < 0), jnp.abs(cosines), cosines)
-    place = jnp.arange(num_atoms)
-    ties = (energy[None] == energy[:, None]) & (place[None] < place[:, None])
-    stronger = (energy[None] > energy[:, None]) | ties
-    out = jnp.any((cosines > _CLOSE) & stronger, axis=1)
+    place, signed = jnp.arange(num_atoms), jnp.any(codes < 0)
+
+    def has_stronger_twin(atom: Array, mine: Array, here: Array) -> Array:
+        cosines = jnp.matmul(dictionary, atom, precision="highest")
+        cosines = jnp.where(signed, jnp.abs(cosines), cosines)
+        stronger = (energy > mine) | ((energy == mine) & (place < here))
+        return jnp.any((cosines > _CLOSE) & stronger)
+
+    each = dictionary, energy, place
+    if num_atoms > WIDE:
+        out = jax.lax.map(lambda one: has_stronger_twin(*one), each, batch_size=_ROWS)
+    else:
+        out = jax.vmap(has_stronger_twin)(*each)
     out |= (shared <= _FEW * jnp.mean(shared)) | (energy <= _DEAD * jnp.mean(energy))
     residual = signals - dictionaries.reconstruct(codes, dictionary)
     sizes = jnp.sum(residual * residual, axis=-1)

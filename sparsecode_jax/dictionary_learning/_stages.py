@@ -59,9 +59,16 @@ SETTLE_ROUNDS = 3  # times the rounds of a restart, for the one that is left aft
 _SETTLE_PENALTY = 0.3  # of the last penalty, for its atoms: penalties draw atoms together
 
 
-def penalties(signals: Array, penalty: ArrayLike | None) -> tuple[Array, Array, Array]:
-    """Return the signals' root mean square norm, and the first and last penalty in its units."""
+def penalties(
+    signals: Array, penalty: ArrayLike | None, *, pursues: bool = False
+) -> tuple[Array, Array, Array]:
+    """Return the signals' root mean square norm, and the first and last penalty in its units.
+
+    Where a pursuit of K active codes stands in the place of a penalty, both are 0.
+    """
     scale = rms_norm(signals)  # the learner works on signals of unit root mean square norm
+    if pursues:
+        return scale, jnp.zeros_like(scale), jnp.zeros_like(scale)
     last = jnp.asarray(_LAST if penalty is None else penalty / scale, signals.dtype)
     first = min(_FIRST, _FIRST_ROOT / signals.shape[1] ** 0.5)
     return scale, jnp.maximum(first, last), last
@@ -243,7 +250,8 @@ def _judged(
 ) -> Found:
     """Bring codes nearer their minimum, and take the objective there."""
     solver, penalty = plan.method.solver, factor * data.last
-    num_steps = times * plan.method.num_steps
+    # An orthogonal pursuit begins anew, and is done after its steps.
+    num_steps = (times if solver.takes_codes0 else 1) * plan.method.num_steps
     codes = encode(solver, data.signals, dictionary, penalty, num_steps, codes)
     value = jnp.mean(objectives.lasso(data.signals, dictionary, codes, penalty))
     return Found(dictionary, codes, value)
@@ -260,7 +268,8 @@ def annealing(
     """Return the penalty of a round, or of several, and whether it replaces atoms."""
     fraction = jnp.clip((number - begin) / jnp.maximum(end - begin, 1), 0, 1).astype(last.dtype)
     due = number % _REPLACE_EVERY == _REPLACE_EVERY - 1
-    return first * (last / first) ** fraction, due & (number >= _REPLACE_FROM) & (number < end)
+    ratio = last / jnp.where(first > 0, first, 1)
+    return first * ratio**fraction, due & (number >= _REPLACE_FROM) & (number < end)
 
 
 def search_at_once(plan: Plan, data: Data) -> Searched:

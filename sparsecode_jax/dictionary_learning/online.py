@@ -18,6 +18,7 @@ from tqdm import tqdm
 from sparsecode_jax import _checks, dictionaries, objectives
 from sparsecode_jax._sharding import on_automatic_axes, relabeled
 from sparsecode_jax.dictionary_learning._replacement import (
+    WIDE,
     average_moments,
     code_moments,
     renew_atoms,
@@ -25,16 +26,21 @@ from sparsecode_jax.dictionary_learning._replacement import (
     start_from_signals,
 )
 from sparsecode_jax.dictionary_learning.alternating import encode
-from sparsecode_jax.dictionary_learning.updates import DictionaryUpdate, block_coordinate
+from sparsecode_jax.dictionary_learning.updates import (
+    DictionaryUpdate,
+    block_coordinate,
+    projected_gradient,
+)
 from sparsecode_jax.flops import eval_flops
 from sparsecode_jax.io._identity import chained, digest_of, other_batches, program_of
 from sparsecode_jax.io.runs import Run
-from sparsecode_jax.solvers import fista
+from sparsecode_jax.solvers import fista, orthogonal_least_squares
 from sparsecode_jax.types import Array, ArrayLike, Key, PyTree, Solver
 
 __all__ = ["LearnedOnline", "learn_dictionary_online"]
 
 _PENALTY = 0.1  # as a fraction of the root mean square norm of the first signals
+_STEPS = 100  # of the solver of a lasso, per batch
 _MEMORY = 2.0  # signals an atom over which its codes' moments are averaged
 
 
@@ -43,10 +49,11 @@ class LearnedOnline(NamedTuple):
 
     Attributes:
       dictionary: unit atoms, (N, M).
-      penalty: the l1 weight, in the units of the signals.
+      penalty: the l1 weight, in the units of the signals; 0 with ``num_active``.
       objectives: the mean lasso objective of each batch when it came, before its update, (T,).
       num_signals: how many were seen.
       flops: arithmetic operations of all batches.
+      bias: (M,), so that signals are near ``codes @ dictionary + bias``; None where none was asked.
     """
 
     dictionary: Array
@@ -54,6 +61,7 @@ class LearnedOnline(NamedTuple):
     objectives: np.ndarray
     num_signals: int
     flops: int
+    bias: Array | None = None
 
 
 class _State(NamedTuple):
@@ -72,9 +80,11 @@ def learn_dictionary_online(
     *,
     num_atoms: int,
     penalty: ArrayLike | None = None,
-    num_steps: int = 100,
+    num_active: int | None = None,
+    bias: ArrayLike | str | None = None,
+    num_steps: int | None = None,
     num_epochs: int = 1,
-    solver: Solver | None = None,
+    solver: Solver | Callable[[int], Solver] | None = None,
     update: DictionaryUpdate | None = None,
     dictionary0: ArrayLike | None = None,
     checkpoint: str | os.PathLike | None = None,
@@ -98,11 +108,16 @@ def learn_dictionary_online(
       num_atoms: N. **Static**.
       penalty: the l1 weight, (); None takes .1 of the root mean square norm of the first signals,
         those the atoms are drawn from. **Traced**.
-      num_steps: solver steps a batch. **Static**.
+      num_active: K, the most active codes per signal, in the place of a penalty: codes are those of
+        a pursuit, and what is minimized is half the squared error. **Static**.
+      bias: b of ``x - b``, which is coded: "mean" of the first signals, or (M,). **Traced**.
+      num_steps: solver steps per batch; None takes 100, or K. **Static**.
       num_epochs: passes over the batches. **Static**.
-      solver: None takes ``fista()``, non-negative. **Static**.
+      solver: None takes ``fista()``, non-negative. With ``num_active`` it is what builds the
+        pursuit; None takes ``orthogonal_least_squares``. **Static**.
       update: from :mod:`~sparsecode_jax.dictionary_learning.updates`; None takes
-        ``block_coordinate()``, which remembers all batches in (N, N + M) numbers. **Static**.
+        ``block_coordinate()``, which remembers all batches in (N, N + M) numbers, and above 8,192
+        atoms ``projected_gradient()``, which remembers none. **Static**.
       dictionary0: atoms to begin with, (N, M), scaled to unit norm. **Traced**.
       checkpoint: a file. If it exists the run passes over the batches it has seen, and ends
         bit-identical to an uninterrupted one; it is rewritten every few seconds. **Static**.
@@ -113,11 +128,11 @@ def learn_dictionary_online(
 
     Raises:
       ValueError: a batch of another shape, or with non-finite numbers, fewer signals than atoms, a
-        generator with several epochs, a checkpoint of another run.
+        generator with several epochs, both a penalty and num_active, a checkpoint of another run.
       TypeError: half precision, or what is no solver or no update.
 
     **Cost**: a batch: ``num_steps`` solver steps and their start, one ``dictionaries.step_size``,
-    4BMN + 6BM + 2BN for objective and residuals, 4BN for moments, the update, 2MN^2 for cosines;
+    4BMN + 7BM + 2BN for objective and residuals, 4BN for moments, the update, 2MN^2 for cosines;
     ``flops`` has the count.
 
     References:
@@ -133,25 +148,36 @@ def learn_dictionary_online(
       ((12, 8), 2000)
     """
     name = "learn_dictionary_online"
-    for label, count in (
-        ("num_atoms", num_atoms),
-        ("num_steps", num_steps),
-        ("num_epochs", num_epochs),
-    ):
+    _checks.count(name, "num_atoms", num_atoms)
+    if num_active is not None:
+        build = orthogonal_least_squares if solver is None else solver
+        solver = _checks.pursuit(name, penalty, num_active, build)
+        _checks.num_active(name, num_active, num_atoms)
+    if num_steps is None:
+        num_steps = _STEPS if num_active is None else num_active
+    for label, count in (("num_steps", num_steps), ("num_epochs", num_epochs)):
         _checks.count(name, label, count)
     solver = fista() if solver is None else solver
     _checks.solver(name, solver)
-    update = block_coordinate() if update is None else update
+    assert isinstance(solver, Solver)
+    if update is None:
+        update = projected_gradient() if num_atoms > WIDE else block_coordinate()
     _checks.update(name, update)
     _checks.iterable_again(name, batches, num_epochs)
     stream = _epochs(batches, num_epochs)
     first, stream = _first_signals(name, stream, 1 if dictionary0 is not None else num_atoms)
-    scale = rms_norm(first)  # the learner works on signals of unit root mean square norm
-    relative = jnp.asarray(_PENALTY if penalty is None else penalty / scale, first.dtype)
-    _checks.scalar(name, "penalty", relative)
-    _checks.positive(name, penalty=relative if penalty is None else penalty)
+    offset = _checks.offset(name, bias, first)
+    shift = jnp.zeros_like(first[0]) if offset is None else offset
+    centered = first if offset is None else first - offset[None]
+    scale = rms_norm(centered)  # the learner works on signals of unit root mean square norm
+    if num_active is not None:
+        relative = jnp.zeros((), first.dtype)
+    else:
+        relative = jnp.asarray(_PENALTY if penalty is None else penalty / scale, first.dtype)
+        _checks.scalar(name, "penalty", relative)
+        _checks.positive(name, penalty=relative if penalty is None else penalty)
     if dictionary0 is None:
-        dictionary = start_from_signals(key, first / scale, num_atoms)
+        dictionary = start_from_signals(key, centered / scale, num_atoms)
     else:
         dictionary = _given(name, dictionary0, first, num_atoms)
     moments = jnp.ones((2, num_atoms), first.dtype)
@@ -164,10 +190,11 @@ def learn_dictionary_online(
             "key": digest_of(key),
             "first signals": digest_of(first),
             "penalty": float(relative),
+            "bias": digest_of(shift),
             "dictionary0": None if dictionary0 is None else digest_of(dictionary),
             "num_atoms": num_atoms,
             "num_steps": num_steps,
-            "learning step": program_of(run, key, state, first, scale, relative),
+            "learning step": program_of(run, key, state, first, shift, scale, relative),
         }
     values: list[float] = []
     digest = np.zeros(32, np.uint8)  # of the batches seen
@@ -193,7 +220,7 @@ def learn_dictionary_online(
                 if index >= done:
                     signals = _signals(name, f"batch {index}", batch, first)
                     draw = jax.random.fold_in(key, index)
-                    state, value = run(draw, state, signals, scale, relative)
+                    state, value = run(draw, state, signals, shift, scale, relative)
                     values.append(float(value))
                     _checks.finite_loss(name, f"batch {index}", values[-1])
                     kept.keep((state, np.asarray(values), digest), f"{index + 1} batches")
@@ -205,7 +232,7 @@ def learn_dictionary_online(
 
     def cost(size: int) -> int:
         signals = jax.ShapeDtypeStruct((size, first.shape[-1]), first.dtype)
-        return int(eval_flops(run, key, state, signals, scale, relative).total())
+        return int(eval_flops(run, key, state, signals, shift, scale, relative).total())
 
     return LearnedOnline(
         dictionary=jnp.asarray(state.dictionary),
@@ -213,6 +240,7 @@ def learn_dictionary_online(
         objectives=np.asarray(values),
         num_signals=sum(size * count for size, count in sizes.items()),
         flops=sum(cost(size) * count for size, count in sizes.items()),
+        bias=offset,
     )
 
 
@@ -221,6 +249,7 @@ def _step(
     key: Key,
     state: _State,
     signals: Array,
+    bias: Array,
     scale: Array,
     penalty: Array,
     *,
@@ -229,7 +258,7 @@ def _step(
     num_steps: int,
 ) -> tuple[_State, Array]:
     """Learn from one batch; the objective is that before the atoms are updated."""
-    signals = signals / scale
+    signals = (signals - bias[None]) / scale
     dictionary, update_state, moments = state
     codes = encode(solver, signals, dictionary, penalty, num_steps)
     value = scale**2 * jnp.mean(objectives.lasso(signals, dictionary, codes, penalty))

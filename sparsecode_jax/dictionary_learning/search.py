@@ -17,17 +17,19 @@ from tqdm import tqdm
 from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax._sharding import Layout, layout_of, on_automatic_axes
 from sparsecode_jax.dictionary_learning import _stages
+from sparsecode_jax.dictionary_learning._replacement import WIDE
 from sparsecode_jax.dictionary_learning._stages import Data, Plan, Searched
 from sparsecode_jax.dictionary_learning.alternating import Method, run_round
 from sparsecode_jax.dictionary_learning.updates import (
     DictionaryUpdate,
     method_of_optimal_directions,
+    projected_gradient,
 )
 from sparsecode_jax.flops import FlopCount
 from sparsecode_jax.io._identity import digest_of, program_of
 from sparsecode_jax.io.runs import Pace, Run, wait
 from sparsecode_jax.prox import soft_threshold
-from sparsecode_jax.solvers import sparsa
+from sparsecode_jax.solvers import orthogonal_least_squares, sparsa
 from sparsecode_jax.types import Array, ArrayLike, Key, Solver
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _NAME = "learn_dictionary"
+_STEPS = 8  # of the solver of a lasso, per round
 _CHUNK_SECONDS = 0.5  # how long to stay on the device between looks at the objective
 _MOST_COPIES, _MOST_ATOMS = 16, 1024  # copies at once, and copies times atoms, by default
 _HOPS = 6  # by default
@@ -52,11 +55,12 @@ class Learned(NamedTuple):
       codes: of the signals in it, (..., N).
       objective: their mean lasso objective, at ``penalty``; settling, which minimizes it at a
         smaller penalty, may raise it a little over the last of ``hops``.
-      penalty: the last penalty, which the codes are of.
+      penalty: the last penalty, which the codes are of; 0 with ``num_active``.
       objectives: of every restart, (R,), before any hop.
       dictionaries: of every restart, (R, N, M), before any hop.
       hops: the best objective after each hop, (H,).
       flops: arithmetic operations of all restarts, hops and settling.
+      bias: (M,), so that signals are near ``codes @ dictionary + bias``; None where none was asked.
     """
 
     dictionary: Array
@@ -67,6 +71,7 @@ class Learned(NamedTuple):
     dictionaries: Array
     hops: Array
     flops: int
+    bias: Array | None = None
 
 
 class LearningProgress(NamedTuple):
@@ -115,12 +120,14 @@ def learn_dictionary(
     *,
     num_atoms: int,
     penalty: ArrayLike | None = None,
+    num_active: int | None = None,
+    bias: ArrayLike | str | None = None,
     num_rounds: int = 100,
-    num_steps: int = 8,
+    num_steps: int | None = None,
     num_restarts: int | None = None,
     num_hops: int | None = None,
     num_settling: int | None = None,
-    solver: Solver | None = None,
+    solver: Solver | Callable[[int], Solver] | None = None,
     update: DictionaryUpdate | None = None,
     dictionary0: ArrayLike | None = None,
     callback: Callable[[LearningProgress], bool | None] | None = None,
@@ -151,8 +158,11 @@ def learn_dictionary(
       signals: (..., M), at least N of them, of any scale. **Traced**.
       num_atoms: N. **Static**.
       penalty: the last l1 weight, (); None takes .015 of the root mean square norm. **Traced**.
+      num_active: K, the most active codes per signal, in the place of a penalty: codes are those of
+        a pursuit, and what is minimized is half the squared error. **Static**.
+      bias: b of ``x - b``, which is coded: "mean" of the signals, or (M,). **Traced**.
       num_rounds: of a restart; a hop has six tenths of them. **Static**.
-      num_steps: solver steps a round. **Static**.
+      num_steps: solver steps a round; None takes 8, or K. **Static**.
       num_restarts: R, also the copies of a hop; None takes 16, fewer above 64 atoms (R * N is at
         most 1,024) and 1 from 513 atoms. **Static**.
       num_hops: H; None takes 6, none if R is 1. **Static**.
@@ -160,9 +170,11 @@ def learn_dictionary(
         ``num_rounds`` for a ``dictionary0`` without hops, and none after restarts alone.
         **Static**.
       solver: of the lasso, or a pursuit, whose codes then begin anew each round; None takes
-        ``sparsa()``, non-negative. **Static**.
+        ``sparsa()``, non-negative. With ``num_active`` it is what builds the pursuit, such as
+        ``orthogonal_matching_pursuit`` itself; None takes ``orthogonal_least_squares``. **Static**.
       update: of the atoms, from :mod:`~sparsecode_jax.dictionary_learning.updates`; None takes
-        ``method_of_optimal_directions()``. **Static**.
+        ``method_of_optimal_directions()``, and above 8,192 atoms, where its (N, N) numbers take too
+        much room, ``projected_gradient()``. **Static**.
       dictionary0: (N, M), to improve in the place of restarts: by hops, or by settling.
         **Traced**.
       callback: told a :class:`LearningProgress` every half a second or so; the search ends there
@@ -177,7 +189,7 @@ def learn_dictionary(
 
     Raises:
       ValueError: shapes that disagree, non-finite signals, a count that is not a positive integer,
-        fewer signals than atoms, a checkpoint of another run.
+        fewer signals than atoms, both a penalty and num_active, a checkpoint of another run.
       TypeError: half precision, or what is no solver or no update.
 
     **Cost**: a restart: ``num_rounds`` of :func:`~sparsecode_jax.dictionary_learning.alternate`,
@@ -206,6 +218,12 @@ def learn_dictionary(
     _checks.finite(name, signals=signals)
     _checks.count(name, "num_atoms", num_atoms)
     num_restarts, num_hops = default_counts(num_atoms, num_restarts, num_hops)
+    if num_active is not None:
+        build = orthogonal_least_squares if solver is None else solver
+        solver = _checks.pursuit(name, penalty, num_active, build)
+        _checks.num_active(name, num_active, num_atoms)
+    if num_steps is None:
+        num_steps = _STEPS if num_active is None else num_active
     if num_settling is None:
         without = 0 if dictionary0 is None else num_rounds
         num_settling = _stages.SETTLE_ROUNDS * num_rounds if num_hops else without
@@ -221,7 +239,9 @@ def learn_dictionary(
     _checks.enough_signals(name, flat.shape[0], num_atoms)
     solver = sparsa() if solver is None else solver
     _checks.solver(name, solver)
-    update = method_of_optimal_directions() if update is None else update
+    assert isinstance(solver, Solver)
+    if update is None:
+        update = projected_gradient() if num_atoms > WIDE else method_of_optimal_directions()
     _checks.update(name, update)
     if dictionary0 is not None:
         _checks.real(name, dictionary0)
@@ -233,7 +253,9 @@ def learn_dictionary(
     if penalty is not None:
         _checks.scalar(name, "penalty", penalty)
         _checks.positive(name, penalty=penalty)
-    scale, first, last = _stages.penalties(flat, penalty)
+    offset = _checks.offset(name, bias, flat)
+    flat = flat if offset is None else flat - offset[None]
+    scale, first, last = _stages.penalties(flat, penalty, pursues=num_active is not None)
     plan = Plan(
         Method(solver, update, num_steps, updated_codes=False), num_atoms, num_rounds, num_restarts,
         num_hops, num_settling, dictionary0 is not None, layout_of(name, flat),
@@ -260,6 +282,7 @@ def learn_dictionary(
         dictionaries=jnp.asarray(atoms),
         hops=scale**2 * jnp.asarray(found.hops),
         flops=sum(times * int(count.total()) for _, times, count in counts),
+        bias=offset,
     )
 
 

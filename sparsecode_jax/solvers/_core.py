@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -163,7 +162,8 @@ def sparse_encode(
     """
     name = "sparse_encode"
     if num_active is not None:
-        penalty, solver = _pursuing(name, penalty, num_active, solver)
+        build = orthogonal_least_squares if solver is None else solver
+        penalty, solver = 0.0, _checks.pursuit(name, penalty, num_active, build)
         num_steps = num_active if num_steps is None and tolerance is None else num_steps
     elif penalty is None:
         raise ValueError(
@@ -200,21 +200,6 @@ def sparse_encode(
     codes0, layout = spread(name, solver, problem, codes0)
     problem = problem._replace(dictionary=held(problem.signals, problem.dictionary))
     return _solve(solver, problem, codes0, num_steps, layout)
-
-
-def _pursuing(name: str, penalty: Any, num_active: int, solver: Any) -> tuple[float, Solver]:
-    """Return no penalty, and the solver for K active codes."""
-    if penalty is not None:
-        raise ValueError(
-            f"{name}: both a penalty and num_active are given; exactly one of them is expected."
-        )
-    if isinstance(solver, Solver):
-        raise TypeError(
-            f"{name}: num_active is {num_active} and the solver is built already, with a K of its "
-            "own; what builds it is expected, such as solver=orthogonal_matching_pursuit."
-        )
-    _checks.count(name, "num_active", num_active)
-    return 0.0, (orthogonal_least_squares if solver is None else solver)(num_active)
 
 
 def default_solver(

@@ -34,8 +34,7 @@ def projected_gradient(*, learning_rate: float | None = None) -> DictionaryUpdat
     Raises:
       ValueError: a learning rate that is not a finite number > 0.
 
-    **Cost**: 2BN(N + M) + 2MN^2 for the gradient; 1/L costs one ``dictionaries.spectral_norm`` of
-    an N by N matrix.
+    **Cost**: 4BMN + BM for the gradient; 1/L costs one ``dictionaries.spectral_norm`` of the codes.
 
     References:
       Olshausen, Field, 1997 (gradient steps on the atoms, then their norms).
@@ -51,10 +50,9 @@ def _init(learning_rate: float | None, dictionary: Array) -> Array | None:
 
 def _step(state: Array | None, signals: Array, dictionary: Array, codes: Array) -> tuple:
     count = signals.shape[0]
-    gram = matmul(codes.T, codes) / count
-    gradient = matmul(gram, dictionary) - matmul(codes.T, signals) / count
+    gradient = matmul(codes.T, matmul(codes, dictionary) - signals) / count
     if state is None:
-        largest = dictionaries.spectral_norm(gram)
+        largest = dictionaries.spectral_norm(codes) ** 2 / count
         rate = jnp.where(largest > 0, 1 / jnp.where(largest > 0, largest, 1), 0)
     else:
         rate = state
