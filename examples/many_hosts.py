@@ -1,4 +1,8 @@
-"""Encode a file and train an autoencoder on many hosts: the same program runs on each of them.
+"""
+Many hosts
+==========
+
+Encode a file and train an autoencoder on many hosts: the same program runs on each of them. ::
 
     srun python examples/many_hosts.py signals.npy    (under SLURM)
     python examples/many_hosts.py signals.npy         (one host alone)
