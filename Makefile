@@ -13,7 +13,7 @@ help:
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-all   the same with the slow tests"
 	@echo "make test-matrix  the tests on every Python found and every supported jax (an hour; resumes)"
-	@echo "make docs       the API reference, as web pages in site/"
+	@echo "make docs       the site: tutorials, gallery, guides, API, in site/ (about 3 minutes)"
 	@echo "make clean      remove the virtual environment and caches; results/ stays"
 
 # An environment is made once, for one interpreter; another one that is asked for is refused.
@@ -88,8 +88,8 @@ test-all: lint
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 docs: $(VENV)/docs.stamp
-	$(BIN)/python docs/build_api.py site
+	$(BIN)/python -m sphinx -W --keep-going -b html docs site
 	@echo "open site/index.html"
 
 clean:
-	rm -rf $(VENV) .matrix site .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .matrix site docs/generated .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

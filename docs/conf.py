@@ -1,10 +1,17 @@
-"""The site: ``make docs`` builds it into ``site/``; neither building nor reading needs a network."""
+"""The site: ``make docs`` builds it into ``site/``, without a network to build or to read it."""
 
 import os
 import re
+import sys
 
 # The tutorial on many devices simulates eight; JAX reads this when the first array is made.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Compiling takes most of the time and no page reports seconds: optimize as little as can be.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true " + os.environ.get("XLA_FLAGS", "")
+)
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -26,22 +33,26 @@ source_suffix = {".md": "markdown", ".rst": "restructuredtext", ".txt": "table"}
 exclude_patterns = ["templates", "tutorials"]
 templates_path = ["templates"]
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r"(?!sparsecode_jax).*")]  # other packages' names are not links
+nitpick_ignore_regex = [  # names of other packages and of private parts are no links
+    (r"py:.*", r"(?!sparsecode_jax).*|sparsecode_jax\.(.+\.)?(_\w+|flops\.table)\..*"),
+]
 
 html_theme = "furo"
 html_title = f"sparsecode_jax {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_copyright = False
+html_copy_source = False
 html_math_renderer = "mathml"
 myst_heading_anchors = 3
 toc_object_entries_show_parents = "hide"
 
-autodoc_member_order = "groupwise"
+autodoc_preserve_defaults = True
 autodoc_type_aliases = {"ArrayLike": "ArrayLike"}
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 80
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 napoleon_use_rtype = False
 
 sphinx_gallery_conf = {
@@ -55,6 +66,15 @@ sphinx_gallery_conf = {
     "min_reported_time": 600,
     "show_signature": False,
     "reset_modules": ("matplotlib",),
+}
+
+
+HOMES = {  # where a public class or function is defined, and where it is documented
+    f"{vars(module)[name].__module__}.{name}": f"{home}.{name}"
+    for home, module in list(sys.modules.items())
+    if re.fullmatch(r"sparsecode_jax(\.[a-z]\w*)*", home)
+    for name in getattr(module, "__all__", ())
+    if home != getattr(vars(module)[name], "__module__", home)
 }
 
 
@@ -88,8 +108,9 @@ class Table(Parser):
 
     def parse(self, inputstring, document):
         """Fill the document."""
-        self.env.metadata[self.env.docname]["orphan"] = True  # docs/results/README.md links to all
-        name = os.path.basename(self.env.docname) + ".txt"
+        env = document.settings.env
+        env.metadata[env.docname]["orphan"] = True  # docs/results/README.md links to all
+        name = os.path.basename(env.docname) + ".txt"
         page = nodes.section("", nodes.title(name, name), ids=[nodes.make_id(name)])
         page += nodes.literal_block(inputstring, inputstring, language="none")
         document += page
@@ -100,8 +121,24 @@ def skip(app, what, name, obj, skipped, options):
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
+def shorten(app, what, name, obj, options, signature, returned):
+    """Write type aliases by their names; Sphinx 9.0 leaves its own mark on them in unions."""
+    return signature and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature), returned
+
+
+def resolve(app, env, node, content):
+    """Link what is named by the file that defines it to the public module that documents it."""
+    name = HOMES.get(node.get("reftarget"))
+    if name is None or node.get("refdomain") != "py":
+        return None
+    python = env.get_domain("py")
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, content)
+
+
 def setup(app):
     """Register what is above."""
+    app.connect("autodoc-process-signature", shorten)
+    app.connect("missing-reference", resolve)
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
     app.add_source_parser(Table)
     app.connect("autodoc-skip-member", skip)

@@ -116,7 +116,7 @@ def dictionary_mcc(true_dictionary: ArrayLike, dictionary: ArrayLike) -> Array:
 
 @automatic
 def pearson_dictionary_mcc(true_dictionary: ArrayLike, dictionary: ArrayLike) -> Array:
-    """Return the paper's dictionary MCC: |Pearson| across the M coordinates of matched atoms.
+    """Return the paper's dictionary MCC: absolute Pearson correlation of matched atoms' entries.
 
     Atoms are centered over their coordinates before the cosine is taken, and matched optimally
     (this reproduces the published values to six digits).

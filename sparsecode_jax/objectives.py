@@ -1,8 +1,8 @@
 """Objectives and optimality measures, one number per signal.
 
 The objective everywhere is the lasso, half the squared error plus the l1 penalty. Others convert:
-the paper's loss (mean squared error + penalty * mean |code|) is this lasso times 2/M with
-:func:`penalty_from_paper`; scikit-learn's ``sparse_encode(alpha)`` has penalty = alpha, its
+the paper's loss (mean squared error + penalty * mean ``|code|``) is this lasso times 2/M
+with :func:`penalty_from_paper`; scikit-learn's ``sparse_encode(alpha)`` has penalty = alpha, its
 ``Lasso(alpha)`` has penalty = alpha * M.
 """
 

@@ -144,7 +144,8 @@ def code() -> str:
         return f"changed at {time.time()}"  # never the same again
     tested = ("sparsecode_jax", "tests", "experiments", "benchmarks", "examples", "pyproject.toml",
               "constraints.txt", "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")  # fmt: skip
-    pages = [line for line in git("ls-tree", "-r", "HEAD", "docs").splitlines() if ".md" in line]
+    listed = git("ls-tree", "-r", "HEAD", "docs").splitlines()
+    pages = [line for line in listed if line.endswith((".md", ".py"))]
     return "\n".join([git("rev-parse", *(f"HEAD:{path}" for path in tested)), *pages])
 
 

@@ -2,8 +2,8 @@
 Getting started
 ===============
 
-Signals that are sparse combinations of dictionary atoms go in, and codes come out. This page encodes
-synthetic signals, scores the codes against the truth and counts what they cost.
+Signals that are sparse combinations of dictionary atoms go in, and codes come out. This page
+encodes synthetic signals, scores the codes against the truth and counts what they cost.
 """
 
 # %%
@@ -28,15 +28,17 @@ print("codes     ", problem.codes.shape, "(samples, N)")
 # Encode
 # ------
 #
-# ``sparse_encode`` minimizes :math:`\tfrac12\|x - zD\|^2 + \lambda\|z\|_1` over :math:`z \ge 0`. A tolerance
-# bounds how far each signal's objective is above its minimum; no reference solution is needed for it.
+# ``sparse_encode`` minimizes :math:`\tfrac12\|x - zD\|^2 + \lambda\|z\|_1` over :math:`z \ge 0`.
+# A tolerance bounds how far each signal's objective is above its minimum; no reference solution
+# is needed for it.
 
 penalty = 0.02
 codes = sc.sparse_encode(problem.signals, problem.dictionary, penalty, tolerance=1e-5)
 gap = sc.objectives.duality_gap(problem.signals, problem.dictionary, codes, penalty)
 print(f"largest relative duality gap  {gap.max():.1e}")
 print(f"correlation with true codes   {sc.metrics.mcc(problem.codes, codes):.4f}  (MCC)")
-print(f"variance explained            {sc.metrics.r2(problem.signals, codes @ problem.dictionary):.4f}")
+explained = sc.metrics.r2(problem.signals, codes @ problem.dictionary)
+print(f"variance explained            {explained:.4f}")
 print(f"active codes per signal       {sc.metrics.l0(codes, threshold=1e-3):.2f}")
 
 # %%
@@ -52,25 +54,14 @@ axes.legend()
 # Count
 # -----
 #
-# Each signal stops when it is done, so the work depends on the data. The FLOP transform counts what the
-# program really spends.
+# Each signal stops when it is done, so the work depends on the data. The FLOP transform counts
+# what the program really spends.
 
 encode = lambda x: sc.sparse_encode(x, problem.dictionary, penalty, tolerance=1e-5)
 _, count = sc.flops.value_and_flops(encode)(problem.signals)
 print(f"{count.total() / len(codes):,.0f} FLOPs per signal")
 
 # %%
-# Everything is a pure function
-# -----------------------------
-#
-# So ``jit``, ``vmap`` and ``grad`` apply. Here is the derivative of the codes' sum with respect to the
-# penalty, by implicit differentiation of the exact solution.
-
-total = lambda penalty: sc.sparse_encode(
-    problem.signals, problem.dictionary, penalty, tolerance=1e-5
-).sum(axis=-1).mean()
-print(f"derivative {jax.grad(total)(penalty):.3f}")
-
-# %%
-# If the dictionary is not known, it can be learned: see
-# :doc:`dictionary learning </generated/tutorials/6_dictionary_learning>`.
+# Everything here is a pure function, so ``jit``, ``vmap`` and ``grad`` apply: :doc:`/embedding`.
+# If the dictionary is not known, it can be learned:
+# :doc:`/generated/tutorials/6_dictionary_learning`.

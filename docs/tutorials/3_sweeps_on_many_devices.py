@@ -2,8 +2,8 @@
 Sweeps on many devices
 ======================
 
-``sc.sweep`` evaluates a function on a grid of named axes as one program. An axis that is split over
-devices is swept where it lies. This page simulates eight devices on a CPU.
+``sc.sweep`` evaluates a function on a grid of named axes as one program. An axis that is split
+over devices is swept where it lies. This page simulates eight devices on a CPU.
 """
 
 # %%
@@ -26,7 +26,8 @@ print(len(jax.devices()), "devices")
 # One point of the grid
 # ---------------------
 #
-# A problem is drawn, encoded and scored. The seed, the number of active atoms and the penalty are traced.
+# A problem is drawn, encoded and scored. The seed, the number of active atoms and the penalty are
+# traced.
 
 
 def score(seed, num_active, penalty):
@@ -41,7 +42,8 @@ def score(seed, num_active, penalty):
 # The whole grid
 # --------------
 #
-# Eight seeds are split over eight devices, and nothing is communicated. The result stays where it was made.
+# Eight seeds are split over eight devices, and nothing is communicated. The result stays where it
+# was made.
 
 mesh = jax.make_mesh((8,), ("runs",))
 seeds = jax.random.split(jax.random.key(0), 8)
@@ -67,5 +69,6 @@ axes.set_xticks(range(5), [f"{p:.3f}" for p in jnp.geomspace(0.003, 0.3, 5)])
 figure.colorbar(image, label="MCC")
 
 # %%
-# Signals, atoms and training data are split in the same way, also over many hosts: :doc:`/devices`. A sweep
-# that is too large for memory goes piece by piece and can be resumed with ``sc.sweep_chunked``.
+# Signals, atoms and training data are split in the same way, also over many hosts:
+# :doc:`/devices`. A sweep that is too large for memory goes piece by piece and can be resumed
+# with ``sc.sweep_chunked``.

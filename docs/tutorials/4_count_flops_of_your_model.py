@@ -2,8 +2,8 @@
 Count the FLOPs of your model
 =============================
 
-``sparsecode_jax.flops`` counts the operations of any JAX function exactly. It knows nothing of sparse
-coding, and loops that stop by a tolerance are counted as they ran.
+``sparsecode_jax.flops`` counts the operations of any JAX function exactly. It knows nothing of
+sparse coding, and loops that stop by a tolerance are counted as they ran.
 """
 
 # %%
@@ -38,8 +38,8 @@ for scope, operations in count.by("scope").items():
 # A training step
 # ---------------
 #
-# Count the derivative and not the function. Each product of the forward pass has two of the same size in
-# its derivative, one for the weights and one for the inputs.
+# Count the derivative and not the function. Each product of the forward pass has two of the same
+# size in its derivative, one for the weights and one for the inputs.
 
 
 def loss(params, x, labels):
@@ -55,8 +55,8 @@ print(f"{step.total('matmul') / count.total('matmul'):.2f} times the forward pas
 # Loops that depend on the data
 # -----------------------------
 #
-# Newton's method for a square root stops when it is accurate enough. ``value_and_flops`` runs the function
-# and counts, and a count is a pytree: ``vmap`` gives one for each lane.
+# Newton's method for a square root stops when it is accurate enough. ``value_and_flops`` runs the
+# function and counts, and a count is a pytree: ``vmap`` gives one for each lane.
 
 
 def square_root(a):

@@ -2,16 +2,16 @@
 From an autoencoder's weights to better codes
 =============================================
 
-The encoder of a sparse autoencoder makes codes in one pass. Its decoder is a dictionary, in which an
-iterative solver finds better codes, with nothing trained anew. All this needs is four arrays.
+The encoder of a sparse autoencoder makes codes in one pass. Its decoder is a dictionary, in which
+an iterative solver finds better codes, with nothing trained anew. All this needs is four arrays.
 """
 
 # %%
 # Four arrays
 # -----------
 #
-# Most checkpoints hold ``W_enc`` (M, N), ``b_enc`` (N,), ``W_dec`` (N, M) and ``b_dec`` (M,). Here they come
-# from a short training run; with your own, load them and go on from there.
+# Most checkpoints hold ``W_enc`` (M, N), ``b_enc`` (N,), ``W_dec`` (N, M) and ``b_dec`` (M,).
+# Here they come from a short training run; with your own, load them and go on from there.
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +54,8 @@ num_active = float(sc.metrics.l0(start, threshold=1e-6))
 # Better codes, as sparse
 # -----------------------
 #
-# The solver works on the signals less the decoder's bias. ``penalty_for`` finds the penalty at which codes
-# are as sparse as the encoder's, and ``codes0`` begins at them.
+# The solver works on the signals less the decoder's bias. ``penalty_for`` finds the penalty at
+# which codes are as sparse as the encoder's, and ``codes0`` begins at them.
 
 centered = signals - b_dec
 penalty = sc.solvers.penalty_for(centered, dictionary, num_active=num_active)
@@ -63,8 +63,8 @@ exact = sc.sparse_encode(centered, dictionary, penalty, tolerance=1e-5, codes0=s
 report("lasso", exact)
 
 # %%
-# The penalty shrinks codes. ``refit`` keeps the atoms in use and fits their codes anew; a pursuit chooses
-# atoms for the squared error from the beginning. Both are told a number of atoms.
+# The penalty shrinks codes. ``refit`` keeps the atoms in use and fits their codes anew; a pursuit
+# chooses atoms for the squared error from the beginning. Both are told a number of atoms.
 
 count = round(num_active)
 refit = sc.solvers.refit(start, centered, dictionary, num_active=count)

@@ -228,7 +228,7 @@ def _matryoshka(sizes: tuple[int, ...], loss: Loss, codes: Array, batch: Batch) 
 
 
 def paper(codes: Array, batch: Batch) -> Array:
-    """Return the paper's loss: mean squared error + penalty * mean |code|."""
+    """Return the paper's loss: mean squared error + penalty * mean ``|code|``."""
     error = jnp.mean(jnp.square(_residual("paper", codes, batch)))
     return error + batch.penalty * jnp.mean(jnp.abs(codes))
 
