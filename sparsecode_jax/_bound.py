@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-__all__ = ["Bound"]
+__all__ = ["Bound", "cached"]
+
+Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 class Bound(functools.partial):
@@ -23,3 +26,21 @@ class Bound(functools.partial):
 
     def __hash__(self) -> int:
         return hash(self._parts())
+
+
+def cached(build: Factory) -> Factory:
+    """Let a factory give the same program for the same arguments.
+
+    Arguments that cannot be kept, such as lists, go to the factory, which says what is wrong.
+    """
+    kept = functools.lru_cache(maxsize=None, typed=True)(build)
+
+    @functools.wraps(build)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            hash((args, tuple(kwargs.values())))
+        except TypeError:
+            return build(*args, **kwargs)
+        return kept(*args, **kwargs)
+
+    return run  # type: ignore[return-value]

@@ -24,27 +24,57 @@ def concrete(x: Any) -> bool:
     return x is not None and not isinstance(x, jax.core.Tracer)
 
 
-def real(name: str, *arrays: Any) -> None:
-    """Raise if an array holds complex numbers, or if entries of it are masked."""
-    for array in arrays:
-        if np.ma.is_masked(array):  # JAX would read what lies under the mask
-            raise TypeError(
-                f"{name}: got a masked array (shape {array.shape}) with "
-                f"{np.ma.count_masked(array)} masked entries; numbers in every place are expected. "
-                "Drop those rows, or fill them: array.filled(value)."
-            )
-        dtype = array.dtype if hasattr(array, "dtype") else jnp.asarray(array).dtype
-        if jnp.issubdtype(dtype, jnp.complexfloating):
-            raise TypeError(
-                f"{name}: got {dtype} numbers; real numbers are expected. "
-                "Stack real and imaginary parts as separate measurements."
-            )
+def real(name: str, *arrays: Any) -> tuple[Any, ...]:
+    """Return arrays of real numbers that JAX can read, or raise."""
+    return tuple(_real(name, array) for array in arrays)
+
+
+def _real(name: str, array: Any) -> Any:
+    if np.ma.is_masked(array):  # JAX would read what lies under the mask
+        raise TypeError(
+            f"{name}: got a masked array (shape {array.shape}) with "
+            f"{np.ma.count_masked(array)} masked entries; numbers in every place are expected. "
+            "Drop those rows, or fill them: array.filled(value)."
+        )
+    value = array if isinstance(array, jax.Array) else _on_host(array)
+    dtype = None if value is None else value.dtype
+    if dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{name}: got {dtype} numbers; real numbers are expected. "
+            "Stack real and imaginary parts as separate measurements."
+        )
+    numbers = jnp.bool_, jnp.integer, jnp.floating
+    is_number = dtype is not None and any(jnp.issubdtype(dtype, kind) for kind in numbers)
+    if not is_number or np.issubdtype(dtype, np.timedelta64):  # an integer, says NumPy
+        what = type(array).__name__ if value is None else f"{dtype} of shape {value.shape}"
+        raise TypeError(
+            f"{name}: got {what}; an array of real numbers is expected. Convert it first: "
+            "numpy.asarray(x, 'float32')."
+        )
+    return value.item() if type(array) in (bool, int, float) else value  # their dtypes are weak
+
+
+def _on_host(array: Any) -> Any:
+    """Return what is no JAX array as NumPy's, in a form that JAX can read; None if it is none."""
+    try:
+        value = np.asarray(array)
+    except Exception:  # of whatever kind: ragged lists, objects with an __array__ of their own
+        try:
+            return jnp.asarray(array)  # a list of traced numbers
+        except Exception:
+            return None
+    dtype = value.dtype
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        return value.astype(np.float64)
+    long = dtype.kind in "iu" and dtype.itemsize == 8 and jnp.result_type(int).itemsize == 4
+    if long and value.size and not -(2**31) <= value.min() <= value.max() < 2**31:
+        return value.astype(np.float64)  # JAX would keep the lower 32 bits
+    return value if dtype.isnative else value.astype(dtype.newbyteorder("="))
 
 
 def floating(name: str, *arrays: Any) -> tuple[jax.Array, ...]:
     """Cast arrays to one common floating dtype (integers become the default float)."""
-    real(name, *arrays)
-    arrays = tuple(jnp.asarray(a) for a in arrays)
+    arrays = tuple(jnp.asarray(a) for a in real(name, *arrays))
     dtype = jnp.result_type(*arrays)
     if not jnp.issubdtype(dtype, jnp.floating):
         dtype = jnp.result_type(float)
@@ -119,12 +149,54 @@ def dictionary_matrix(name: str, dictionary: Any) -> None:
 
 def matrix(name: str, label: str, array: Any, minimum: int = 1) -> None:
     """Raise unless an array is (N, M) with at least ``minimum`` rows and one column."""
-    shape = jnp.shape(array)
+    shape = array.shape
     if len(shape) != 2 or shape[0] < minimum or shape[1] < 1:
         raise ValueError(
             f"{name}: the {label} has shape {shape}; (N, M) with N >= {minimum} atoms as rows is "
             "expected. For a stack of dictionaries use jax.vmap."
         )
+
+
+def product(
+    name: str, label: str, array: Any, dictionary: Any, axis: int
+) -> tuple[jax.Array, jax.Array]:
+    """Return arrays whose last axis agrees with one axis of a dictionary (N, M), or raise."""
+    array, dictionary = (jnp.asarray(x) for x in real(name, array, dictionary))
+    if not array.ndim or dictionary.ndim != 2 or array.shape[-1] != dictionary.shape[axis]:
+        raise ValueError(
+            f"{name}: {label} have shape {array.shape} and the dictionary {dictionary.shape}; "
+            f"(..., {'NM'[axis]}) and (N, M), one atom per row, are expected. {_PASS_TRANSPOSE}"
+        )
+    return array, dictionary
+
+
+def shrinking(
+    name: str, x: Any, threshold: Any, of_atoms: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """Return an array, (..., N) if it must be, and thresholds that broadcast to it, or raise."""
+    x, threshold = floating(name, x, threshold)
+    if of_atoms and not (x.ndim and x.shape[-1]):
+        raise ValueError(
+            f"{name}: got an array of shape {x.shape}; (..., N), one entry for each of N >= 1 "
+            "atoms, is expected."
+        )
+    try:
+        fits = np.broadcast_shapes(x.shape, threshold.shape) == x.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name}: the thresholds have shape {threshold.shape}, which does not broadcast to "
+            f"{x.shape}; one number, or one for each atom, is expected."
+        )
+    return x, threshold
+
+
+def sizes(name: str, label: str, values: Any, minimum: int = 1) -> tuple[int, ...]:
+    """Return a tuple of static integers, or raise."""
+    if not isinstance(values, tuple):
+        raise TypeError(f"{name}: {label} is {values!r}; a tuple of integers is expected.")
+    return tuple(count(name, f"an entry of {label}", value, minimum) for value in values)
 
 
 def samples(name: str, label: str, array: Any, minimum: int = 1) -> None:
@@ -137,18 +209,29 @@ def samples(name: str, label: str, array: Any, minimum: int = 1) -> None:
         )
 
 
-def objective(name: str, signals: Any, dictionary: Any, codes: Any, penalty: Any) -> None:
-    """Check the arguments of an objective: shapes, and the penalty's values."""
-    real(name, signals, dictionary, codes, penalty)
-    signals, dictionary = jnp.asarray(signals), jnp.asarray(dictionary)
-    codes = codes if hasattr(codes, "shape") else jnp.asarray(codes)
+def objective(
+    name: str,
+    signals: Any,
+    dictionary: Any,
+    codes: Any,
+    penalty: Any,
+    shape: tuple[int, ...] | None = None,
+) -> tuple[jax.Array, ...]:
+    """Return the arguments of an objective as arrays, or raise: shapes, the penalty's values.
+
+    The shape is that of the codes, where only some of their values are given.
+    """
+    signals, dictionary, codes = floating(name, signals, dictionary, codes)
+    penalty = jnp.asarray(*real(name, penalty))
     signals_shape(name, signals)
     matrix(name, "dictionary", dictionary)
     same_measurements(name, signals, dictionary)
     expected = signals.shape[:-1] + dictionary.shape[:1]
-    if codes.shape[-len(expected) :] != expected:  # several codes a signal may be in front
-        codes_shape(name, "the codes", codes, expected)
-    penalty_values(name, jnp.asarray(penalty), dictionary.shape[0])
+    shape = codes.shape if shape is None else shape
+    if shape[-len(expected) :] != expected:  # several codes a signal may be in front
+        codes_shape(name, "the codes", jax.ShapeDtypeStruct(shape, codes.dtype), expected)
+    penalty_values(name, penalty, dictionary.shape[0])
+    return signals, dictionary, codes, penalty
 
 
 def same_measurements(name: str, signals: Any, dictionary: Any) -> None:
@@ -161,13 +244,15 @@ def same_measurements(name: str, signals: Any, dictionary: Any) -> None:
         )
 
 
-def takes(name: str, signals: Any, num_measurements: int) -> None:
-    """Raise unless signals are (..., M) for an encoder of M measurements."""
+def takes(name: str, signals: Any, num_measurements: int) -> jax.Array:
+    """Return signals (..., M) for an encoder of M measurements, or raise."""
+    signals = jnp.asarray(*real(name, signals))
     if jnp.ndim(signals) == 0 or jnp.shape(signals)[-1] != num_measurements:
         raise ValueError(
             f"{name}: the signals have shape {jnp.shape(signals)}; (..., {num_measurements}) is "
             "expected, as the encoder was built. Build it for their number of measurements."
         )
+    return signals
 
 
 def penalty_values(name: str, penalty: Any, num_atoms: int) -> None:
@@ -188,6 +273,7 @@ def penalty_values(name: str, penalty: Any, num_atoms: int) -> None:
 def positive(name: str, **values: Any) -> None:
     """Raise unless each concrete number is finite and > 0."""
     for label, value in values.items():
+        (value,) = real(name, value)
         if concrete(value):
             value = np.asarray(value, dtype=np.float64)
             if not np.all(np.isfinite(value) & (value > 0)):
@@ -199,12 +285,14 @@ def positive(name: str, **values: Any) -> None:
 def nonnegative(name: str, **values: Any) -> None:
     """Raise unless each concrete number is finite and >= 0."""
     for label, value in values.items():
+        scalar(name, label, *real(name, value))
         if concrete(value) and not (np.isfinite(value) and value >= 0):
             raise ValueError(f"{name}: {label} is {value}; a finite number >= 0 is expected.")
 
 
 def fraction(name: str, label: str, value: Any, inside: bool = False) -> None:
     """Raise unless a number is from 0 to 1; strictly between them if it must be inside."""
+    scalar(name, label, *real(name, value))
     if not (0 < value < 1 if inside else 0 <= value <= 1):
         expected = "between 0 and 1, both excluded," if inside else "from 0 to 1"
         raise ValueError(f"{name}: {label} is {value}; a number {expected} is expected.")
@@ -219,6 +307,51 @@ def full_precision(name: str, label: str, array: Any) -> None:
         )
 
 
+def function(name: str, label: str, value: Any) -> None:
+    """Raise unless a value can be called."""
+    if not callable(value):
+        raise TypeError(
+            f"{name}: {label} is {value!r}; a function is expected, without parentheses after it."
+        )
+
+
+def static(name: str, label: str, value: Any) -> float:
+    """Return a number that a program is built from, or raise."""
+    (value,) = real(name, value)
+    scalar(name, label, value)
+    if not concrete(value):
+        raise TypeError(
+            f"{name}: {label} is traced, but a program is built from it; a number is expected. "
+            "Call it outside of jit, vmap and grad."
+        )
+    return float(value)
+
+
+def flag(name: str, label: str, value: Any) -> None:
+    """Raise unless a value is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: {label} is {value!r}; True or False is expected.")
+
+
+def key(name: str, value: Any) -> None:
+    """Raise unless a value is one PRNG key, of the new kind or the old."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (shape == () if typed else _is_key_data(value)):
+        what = type(value).__name__ if dtype is None else f"{dtype} of shape {shape}"
+        raise TypeError(
+            f"{name}: the key is {what}; one PRNG key, such as jax.random.key(0), is expected. For "
+            "several use jax.vmap."
+        )
+
+
+def _is_key_data(value: Any) -> bool:
+    try:
+        return jax.random.wrap_key_data(value).shape == ()
+    except (TypeError, ValueError, AttributeError):
+        return False
+
+
 def groups(name: str, shape: tuple[int, ...], group_size: int) -> None:
     """Raise unless groups of equal size divide the last axis."""
     if not shape or shape[-1] % group_size:
@@ -228,7 +361,7 @@ def groups(name: str, shape: tuple[int, ...], group_size: int) -> None:
         )
 
 
-def count(name: str, label: str, value: Any, minimum: int = 1) -> int:
+def count(name: str, label: str, value: Any, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
     """Return a static integer of at least ``minimum``, or raise."""
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
@@ -238,6 +371,8 @@ def count(name: str, label: str, value: Any, minimum: int = 1) -> int:
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not is_integer or value < minimum:
         raise ValueError(f"{name}: {label} is {value!r}; an integer >= {minimum} is expected.")
+    if value > maximum:
+        raise ValueError(f"{name}: {label} is {value}; at most {maximum} is expected.")
     return int(value)
 
 
@@ -273,11 +408,11 @@ def lasso(name: str, problem: Any, codes0: Any = None) -> None:
 def prepared(name: str, problem: Any, codes0: Any) -> tuple[Any, Any]:
     """Return a Lasso and a warm start in the signals' dtype, or raise."""
     signals, dictionary = floating(name, problem.signals, problem.dictionary)
-    start = () if codes0 is None else (codes0,)
-    real(name, problem.penalty, problem.step_size, *start)
-    numbers = (jnp.asarray(x, signals.dtype) for x in (problem.penalty, problem.step_size))
-    problem = type(problem)(signals, dictionary, *numbers)
-    codes0 = None if codes0 is None else jnp.asarray(codes0, signals.dtype)
+    start = [] if codes0 is None else [codes0]
+    given = real(name, problem.penalty, problem.step_size, *start)
+    penalty, step_size, *start = (jnp.asarray(x, signals.dtype) for x in given)
+    problem = type(problem)(signals, dictionary, penalty, step_size)
+    codes0 = start[0] if start else None
     lasso(name, problem, codes0)
     return problem, codes0
 
@@ -312,6 +447,7 @@ def optimizer(name: str, value: Any) -> None:
 
 def to_tolerance(name: str, problem: Any, tolerance: Any, with_penalty: bool) -> None:
     """Raise unless a gap can certify a tolerance on these signals, where values are concrete."""
+    (tolerance,) = real(name, tolerance)
     if jnp.shape(tolerance) != ():
         raise ValueError(
             f"{name}: the tolerance has shape {jnp.shape(tolerance)}; one number for all signals "
@@ -367,11 +503,12 @@ def measurable(name: str, solver: Any) -> None:
         )
 
 
-def has_penalty(prox: Any, known: bool) -> None:
+def has_penalty(name: str, prox: Any, known: bool) -> None:
     """Raise unless a proximal operator says what its penalty is."""
+    function(name, "the proximal operator", prox)
     if not known:
         raise ValueError(
-            f"the proximal operator {prox} does not say what its penalty is; one of "
+            f"{name}: the proximal operator {prox} does not say what its penalty is; one of "
             "sparsecode_jax.prox, or a callable with value and dual_norm (see prox.ElasticNet), is "
             "expected. Without them run solve for a number of steps."
         )
@@ -399,6 +536,7 @@ def steps_or_tolerance(name: str, num_steps: Any, tolerance: Any) -> None:
 
 def num_active(name: str, value: Any, num_atoms: int) -> None:
     """Raise unless K is one integer, and from 0 to N where it is concrete."""
+    (value,) = real(name, value)
     if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
         raise ValueError(
             f"{name}: num_active is {value}; one integer from 0 to {num_atoms} is expected. To try "
@@ -413,12 +551,14 @@ def num_active(name: str, value: Any, num_atoms: int) -> None:
 
 def static_active(name: str, value: Any, num_atoms: int) -> None:
     """Raise unless K is a static integer from 1 to N."""
+    count(name, "num_atoms", num_atoms)
     count(name, "num_active", value)
     num_active(name, value, num_atoms)
 
 
 def mean_active(name: str, value: Any, num_atoms: int) -> None:
     """Raise unless a mean number of codes is one number, above 0 and at most N if concrete."""
+    (value,) = real(name, value)
     scalar(name, "num_active", value)
     if concrete(value) and not 0 < float(value) <= num_atoms:
         raise ValueError(
@@ -439,6 +579,7 @@ def pursuit(name: str, penalty: Any, value: Any, build: Any) -> Any:
             f"{name}: num_active is {value} and the solver is built already, with a K of its own; "
             "what builds it is expected, such as solver=orthogonal_matching_pursuit."
         )
+    function(name, "solver", build)
     return build(value)
 
 

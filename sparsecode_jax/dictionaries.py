@@ -41,25 +41,34 @@ def random(key: Key, *, num_atoms: int, num_measurements: int) -> Array:
     Returns:
       (N, M), each row of unit l2 norm.
     """
+    _checks.key("random", key)
     _checks.count("random", "num_atoms", num_atoms)
     _checks.count("random", "num_measurements", num_measurements)
-    return normalize(jax.random.normal(key, (num_atoms, num_measurements)))
+    return unit_rows(jax.random.normal(key, (num_atoms, num_measurements)))
 
 
 def normalize(dictionary: ArrayLike) -> Array:
     """Divide each atom by its l2 norm.
 
     Args:
-      dictionary: (..., N, M), norms from 1e-15 to 1e15 in float32. **Traced**. A zero atom stays
-        zero.
+      dictionary: (..., N, M), of any norms. **Traced**. A zero atom stays zero.
 
     Returns:
       The same shape with rows of unit (or zero) norm.
 
-    **Cost**: 3MN - N arithmetic operations (square, sum, divide) and N square roots.
+    **Cost**: 5MN - 2N arithmetic operations (scale, square, sum, divide) and N square roots.
     """
-    _checks.real("normalize", dictionary)
-    dictionary = jnp.asarray(dictionary)
+    (dictionary,) = _checks.floating("normalize", dictionary)
+    if not dictionary.ndim or not dictionary.shape[-1]:
+        raise ValueError(
+            f"normalize: the dictionary has shape {dictionary.shape}; (..., N, M) with M >= 1 is "
+            "expected."
+        )
+    return unit_rows(in_units(dictionary))
+
+
+def unit_rows(dictionary: Array) -> Array:
+    """Divide each atom by its norm, from 1e-15 to 1e15 in float32, in 3MN - N operations."""
     squares = jnp.sum(dictionary * dictionary, axis=-1, keepdims=True)
     return dictionary / jnp.sqrt(jnp.where(squares == 0, 1, squares))
 
@@ -70,12 +79,16 @@ def reconstruct(codes: Array | SparseCodes, dictionary: Array) -> Array:
     **Cost**: 2MN arithmetic operations per signal; of :class:`~sparsecode_jax.SparseCodes` 2KM.
     """
     if isinstance(codes, SparseCodes):
-        return combine_rows(*codes.checked(), dictionary)
+        values, indices = codes.checked()
+        _checks.num_rows("reconstruct", "the dictionary", dictionary, codes.num_atoms)
+        return combine_rows(values, indices, dictionary)
+    codes, dictionary = _checks.product("reconstruct", "codes", codes, dictionary, axis=0)
     return jnp.matmul(codes, dictionary, precision=_HIGHEST)
 
 
 def correlate(signals: Array, dictionary: Array) -> Array:
     """Multiply signals (..., M) by the atoms (N, M): correlations (..., N) at full precision."""
+    signals, dictionary = _checks.product("correlate", "signals", signals, dictionary, axis=1)
     return jnp.matmul(signals, dictionary.T, precision=_HIGHEST)
 
 
@@ -88,9 +101,9 @@ def coherence(dictionary: ArrayLike) -> Array:
     Returns:
       A scalar from 0 (orthogonal atoms) to 1 (two atoms are parallel).
     """
-    _checks.matrix("coherence", "dictionary", dictionary, minimum=2)
     (dictionary,) = _checks.floating("coherence", dictionary)
-    atoms = normalize(in_units(dictionary))
+    _checks.matrix("coherence", "dictionary", dictionary, minimum=2)
+    atoms = normalize(dictionary)
     gram = jnp.abs(correlate(atoms, atoms))
     return jnp.max(jnp.where(jnp.eye(gram.shape[0], dtype=bool), 0, gram))
 
@@ -115,9 +128,13 @@ def spectral_norm(dictionary: ArrayLike, *, num_squarings: int = 6) -> Array:
 
     **Cost**: 2 S L S + 2 p S^3 matrix operations, L = max(M, N).
     """
-    _checks.matrix("spectral_norm", "dictionary", dictionary)
-    _checks.count("spectral_norm", "num_squarings", num_squarings, minimum=0)
-    (dictionary,) = _checks.floating("spectral_norm", dictionary)
+    return _bound("spectral_norm", dictionary, num_squarings)
+
+
+def _bound(name: str, dictionary: ArrayLike, num_squarings: int) -> Array:
+    (dictionary,) = _checks.floating(name, dictionary)
+    _checks.matrix(name, "dictionary", dictionary)
+    _checks.count(name, "num_squarings", num_squarings, minimum=0, maximum=64)
     return automatic(functools.partial(_spectral_norm, num_squarings=num_squarings))(dictionary)
 
 
@@ -156,4 +173,4 @@ def step_size(dictionary: ArrayLike, *, num_squarings: int = 6) -> Array:
 
     **Cost**: that of :func:`spectral_norm`; it is spent once a dictionary, not once a signal.
     """
-    return 1 / spectral_norm(dictionary, num_squarings=num_squarings) ** 2
+    return 1 / _bound("step_size", dictionary, num_squarings) ** 2

@@ -146,7 +146,10 @@ def mcc_chance(
     Returns:
       Mean and standard deviation over the shuffles.
     """
+    _checks.key("mcc_chance", key)
     true_codes, codes = _checks.floating("mcc_chance", dense(true_codes), dense(codes))
+    _check_samples("mcc_chance", true_codes, codes)
+    _checks.finite("mcc_chance", true_codes=true_codes, codes=codes)
     scores = [
         mcc(true_codes, jax.random.permutation(k, codes, axis=0))
         for k in jax.random.split(key, _checks.count("mcc_chance", "num_draws", num_draws))
@@ -174,10 +177,13 @@ def dictionary_mcc_chance(
     Returns:
       Mean and standard deviation over the draws.
     """
-    _checks.matrix("dictionary_mcc_chance", "true dictionary", true_dictionary)
+    _checks.key("dictionary_mcc_chance", key)
+    _checks.function("dictionary_mcc_chance", "metric", metric)
     if num_atoms is not None:
         _checks.count("dictionary_mcc_chance", "num_atoms", num_atoms)
     (true_dictionary,) = _checks.floating("dictionary_mcc_chance", true_dictionary)
+    _checks.matrix("dictionary_mcc_chance", "true dictionary", true_dictionary)
+    _checks.finite("dictionary_mcc_chance", true_dictionary=true_dictionary)
     num_true, num_measurements = true_dictionary.shape
     scores = [
         metric(
@@ -246,11 +252,10 @@ def l0(codes: Codes, *, threshold: ArrayLike = 0.0) -> Array:
     Returns:
       (...,), from 0 to N; NaN if a code or the threshold is.
     """
-    _checks.samples("l0", "codes", codes)
-    codes, threshold = _checks.floating("l0", _values(codes), threshold)
-    active = jnp.abs(codes) > threshold
+    values, threshold = _counted("l0", codes, threshold)
+    active = jnp.abs(values) > threshold
     mean = jnp.mean(jnp.sum(active, axis=-1, dtype=jnp.result_type(float)), axis=-1)
-    return _known(mean, codes, threshold)
+    return _known(mean, values, threshold)
 
 
 @automatic
@@ -264,8 +269,7 @@ def dead_fraction(codes: Codes, *, threshold: ArrayLike = 0.0) -> Array:
     Returns:
       (...,), from 0 to 1; NaN if a code or the threshold is.
     """
-    _checks.samples("dead_fraction", "codes", codes)
-    values, threshold = _checks.floating("dead_fraction", _values(codes), threshold)
+    values, threshold = _counted("dead_fraction", codes, threshold)
     active = jnp.abs(values) > threshold
     if isinstance(codes, SparseCodes):
         flat = (*codes.shape[:-2], -1)
@@ -286,16 +290,21 @@ def nearest_neighbor_cosine(dictionary: ArrayLike) -> Array:
     Returns:
       A scalar, from -1 to 1; 1 means that every atom has a duplicate.
     """
-    _checks.matrix("nearest_neighbor_cosine", "dictionary", dictionary, minimum=2)
     (dictionary,) = _checks.floating("nearest_neighbor_cosine", dictionary)
-    atoms = dictionaries.normalize(in_units(dictionary))
+    _checks.matrix("nearest_neighbor_cosine", "dictionary", dictionary, minimum=2)
+    atoms = dictionaries.normalize(dictionary)
     cosines = dictionaries.correlate(atoms, atoms)
     others = jnp.where(jnp.eye(cosines.shape[0], dtype=bool), -jnp.inf, cosines)
     return jnp.mean(jnp.max(others, axis=-1))
 
 
-def _values(codes: Codes) -> ArrayLike:
-    return codes.checked()[0] if isinstance(codes, SparseCodes) else codes
+def _counted(name: str, codes: Codes, threshold: ArrayLike) -> tuple[Array, Array]:
+    """Return the codes, or the values of sparse ones, and a threshold that they are counted by."""
+    values = codes.checked()[0] if isinstance(codes, SparseCodes) else codes
+    values, threshold = _checks.floating(name, values, threshold)
+    _checks.samples(name, "codes", codes if isinstance(codes, SparseCodes) else values)
+    _checks.scalar(name, "threshold", threshold)
+    return values, threshold
 
 
 def _known(value: Array, codes: Array, threshold: Array) -> Array:
@@ -336,8 +345,8 @@ def _absolute_cosines(
     if center:
         true_dictionary = true_dictionary - jnp.mean(true_dictionary, axis=-1, keepdims=True)
         dictionary = dictionary - jnp.mean(dictionary, axis=-1, keepdims=True)
-    rows = dictionaries.normalize(true_dictionary)
-    columns = jnp.swapaxes(dictionaries.normalize(dictionary), -1, -2)
+    rows = dictionaries.unit_rows(true_dictionary)
+    columns = jnp.swapaxes(dictionaries.unit_rows(dictionary), -1, -2)
     return jnp.abs(jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST))
 
 

@@ -45,7 +45,7 @@ def reconstruction_error(signals: Array, dictionary: Array, codes: Codes) -> Arr
     Returns:
       (...,).
     """
-    _checks.objective("reconstruction_error", signals, dictionary, codes, 0.0)
+    signals, dictionary, codes = _arguments("reconstruction_error", signals, dictionary, codes)
     residual = signals - reconstruct(codes, dictionary)
     return 0.5 * jnp.sum(residual * residual, axis=-1)
 
@@ -61,10 +61,26 @@ def relative_error(signals: Array, dictionary: Array, codes: Codes) -> Array:
     Returns:
       (...,): 1 for zero codes; of a zero signal the squared error itself.
     """
-    _checks.objective("relative_error", signals, dictionary, codes, 0.0)
-    residual = signals - reconstruct(codes, dictionary)
+    signals, dictionary, codes = _arguments("relative_error", signals, dictionary, codes)
+    _, inverse = unit_of(signals)  # or the squares of signals of 1e-20 would be 0
+    residual = (signals - reconstruct(codes, dictionary)) * inverse
+    signals = signals * inverse
     norm = jnp.sum(signals * signals, axis=-1)
-    return jnp.sum(residual * residual, axis=-1) / jnp.where(norm > 0, norm, 1)
+    return jnp.sum(residual * residual, axis=-1) / jnp.where(norm == 0, 1, norm)
+
+
+def _arguments(
+    name: str, signals: Array, dictionary: Array, codes: Codes
+) -> tuple[Array, Array, Codes]:
+    """Return the arguments of an error as arrays, sparse codes as they are, or raise."""
+    if not isinstance(codes, SparseCodes):
+        signals, dictionary, codes, _ = _checks.objective(name, signals, dictionary, codes, 0.0)
+        return signals, dictionary, codes
+    values, indices = codes.checked()
+    signals, dictionary, values, _ = _checks.objective(
+        name, signals, dictionary, values, 0.0, codes.shape
+    )
+    return signals, dictionary, SparseCodes(values, indices, codes.num_atoms)
 
 
 def lasso(signals: Array, dictionary: Array, codes: Codes, penalty: ArrayLike) -> Array:
@@ -79,8 +95,9 @@ def lasso(signals: Array, dictionary: Array, codes: Codes, penalty: ArrayLike) -
     Returns:
       (...,).
     """
-    codes = dense(codes)
-    _checks.objective("lasso", signals, dictionary, codes, penalty)
+    signals, dictionary, codes, penalty = _checks.objective(
+        "lasso", signals, dictionary, dense(codes), penalty
+    )
     error = reconstruction_error(signals, dictionary, codes)
     return error + jnp.sum(as_row(penalty, codes) * jnp.abs(codes), axis=-1)
 
@@ -100,15 +117,20 @@ def paper_loss(signals: Array, dictionary: Array, codes: Codes, penalty: ArrayLi
     Returns:
       A scalar.
     """
-    codes = dense(codes)
-    _checks.objective("paper_loss", signals, dictionary, codes, penalty)
+    signals, dictionary, codes, penalty = _checks.objective(
+        "paper_loss", signals, dictionary, dense(codes), penalty
+    )
     residual = codes @ dictionary - signals
     return jnp.mean(residual * residual) + penalty * jnp.mean(jnp.abs(codes))
 
 
 def penalty_from_paper(penalty: ArrayLike, *, num_measurements: int, num_atoms: int) -> Array:
     """Convert the paper's l1 weight into the lasso's: penalty * M / (2N)."""
-    return jnp.asarray(penalty) * num_measurements / (2 * num_atoms)
+    name = "penalty_from_paper"
+    _checks.count(name, "num_measurements", num_measurements)
+    _checks.count(name, "num_atoms", num_atoms)
+    (penalty,) = _checks.floating(name, penalty)
+    return penalty * num_measurements / (2 * num_atoms)
 
 
 def duality_gap(
@@ -145,8 +167,10 @@ def duality_gap(
 
     **Cost**: 4MN a signal in matrix products, and 2MN once.
     """
-    codes = dense(codes)
-    _checks.objective("duality_gap", signals, dictionary, codes, penalty)
+    signals, dictionary, codes, penalty = _checks.objective(
+        "duality_gap", signals, dictionary, dense(codes), penalty
+    )
+    _checks.function("duality_gap", "prox", prox)
     residual = signals - reconstruct(codes, dictionary)
     correlations = correlate(residual, dictionary)
     return residual_gap(signals, dictionary, residual, correlations, codes, penalty, prox=prox)
@@ -190,6 +214,21 @@ def residual_gap(
     References:
       Higham and Mary, 2019, "A new approach to probabilistic rounding error analysis".
     """
+    name = "residual_gap"
+    _checks.function(name, "prox", prox)
+    signals, dictionary, codes, penalty = _checks.objective(
+        name, signals, dictionary, codes, penalty
+    )
+    residual, correlations, signals, dictionary, codes = _checks.floating(
+        name, residual, correlations, signals, dictionary, codes
+    )
+    of_codes = (*codes.shape[:-1], signals.shape[-1])
+    if residual.shape != of_codes or correlations.shape != codes.shape:
+        raise ValueError(
+            f"{name}: the residual has shape {residual.shape} and the correlations "
+            f"{correlations.shape}; those of signals {signals.shape} and codes {codes.shape} are "
+            "expected."
+        )
     penalty = jnp.asarray(penalty, residual.dtype)
     unit, inverse = unit_of(signals)
     weight = ridge(prox, penalty)
@@ -262,7 +301,7 @@ def gap_of_parts(
     zero = norm == 0  # not: norm > 0, which NaN is not
     scale = jnp.clip(best, 0, jnp.where(zero, jnp.inf, 1 / jnp.where(zero, 1, norm)))
     excess = 0.5 * (1 - scale) ** 2 * energy + (penalty - 0.5 * squares) - scale * inner
-    return excess / jnp.where(full > 0, 0.5 * full, 1)
+    return excess / jnp.where(full == 0, 1, 0.5 * full)  # not: full > 0, which NaN is not
 
 
 def _root(squares: Array) -> Array:
@@ -291,7 +330,9 @@ def kkt_residual(
     Returns:
       (...,), 0 exactly at the optimum.
     """
-    codes = dense(codes)
-    _checks.objective("kkt_residual", signals, dictionary, codes, penalty)
+    signals, dictionary, codes, penalty = _checks.objective(
+        "kkt_residual", signals, dictionary, dense(codes), penalty
+    )
+    _checks.function("kkt_residual", "prox", prox)
     descent = correlate(signals - reconstruct(codes, dictionary), dictionary)
     return jnp.max(jnp.abs(codes - prox(codes + descent, penalty)), axis=-1)

@@ -10,13 +10,13 @@ objective, it also needs the methods of :class:`ElasticNet` and :class:`GroupSof
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.types import Array
@@ -49,6 +49,7 @@ def soft_threshold(x: Array, threshold: Array) -> Array:
 
     **Cost**: 3 arithmetic operations an entry, and one negation.
     """
+    x, threshold = _checks.shrinking("soft_threshold", x, threshold)
     threshold = as_row(threshold, x)
     return x - jnp.clip(x, -threshold, threshold)
 
@@ -67,6 +68,7 @@ def nonnegative_soft_threshold(x: Array, threshold: Array) -> Array:
 
     **Cost**: 2 arithmetic operations an entry.
     """
+    x, threshold = _checks.shrinking("nonnegative_soft_threshold", x, threshold)
     return jnp.maximum(x - as_row(threshold, x), 0)
 
 
@@ -82,6 +84,7 @@ class ElasticNet:
 
     def __call__(self, x: Array, threshold: Array) -> Array:
         """Return the minimiser; see :func:`elastic_net`."""
+        x, threshold = _checks.shrinking("elastic_net", x, threshold)
         return self.prox(x, threshold) / (1 + self.ratio * as_row(threshold, x))
 
     def value(self, codes: Array, penalty: Array) -> Array:
@@ -98,7 +101,7 @@ class ElasticNet:
         return dual_norm(self.prox, correlations, penalty)
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def elastic_net(
     ratio: float, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> ElasticNet:
@@ -126,9 +129,10 @@ def elastic_net(
     References:
       Zou and Hastie, 2005; Parikh and Boyd, 2014, section 6.5.3.
     """
+    ratio = _checks.static("elastic_net", "ratio", ratio)
     _checks.nonnegative("elastic_net", ratio=ratio)
-    _checks.separable("elastic_net", prox, prox in _L1)
-    return ElasticNet(float(ratio), prox)
+    _checks.separable("elastic_net", prox, _is_l1(prox))
+    return ElasticNet(ratio, prox)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,10 +144,11 @@ class GroupSoftThreshold:
 
     def __call__(self, x: Array, threshold: Array) -> Array:
         """Return the minimiser; see :func:`group_soft_threshold`."""
+        x, threshold = _checks.shrinking("group_soft_threshold", x, threshold)
         groups = self._groups(x)
         norms = self._norms(groups)[..., None]
         threshold = self._weights(threshold, x)[..., None]
-        kept = jnp.where(norms > threshold, 1 - threshold / jnp.where(norms > 0, norms, 1), 0)
+        kept = jnp.where(norms <= threshold, 0, 1 - threshold / jnp.where(norms > 0, norms, 1))
         return (groups * kept).reshape(x.shape)
 
     def value(self, codes: Array, penalty: Array) -> Array:
@@ -163,7 +168,7 @@ class GroupSoftThreshold:
     def _groups(self, x: Array) -> Array:
         _checks.groups("group_soft_threshold", x.shape, self.group_size)
         x = jnp.maximum(x, 0) if self.nonnegative else x
-        return x.reshape(*x.shape[:-1], -1, self.group_size)
+        return x.reshape(*x.shape[:-1], x.shape[-1] // self.group_size, self.group_size)
 
     def _norms(self, groups: Array) -> Array:
         unit, inverse = unit_of(groups)
@@ -177,7 +182,7 @@ class GroupSoftThreshold:
         return weights if weights.ndim == 0 else weights[..., :: self.group_size]
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def group_soft_threshold(group_size: int, *, nonnegative: bool = True) -> GroupSoftThreshold:
     r"""Build the proximal operator of the group lasso on consecutive groups of equal size.
 
@@ -201,6 +206,7 @@ def group_soft_threshold(group_size: int, *, nonnegative: bool = True) -> GroupS
       Yuan and Lin, 2006.
     """
     _checks.count("group_soft_threshold", "group_size", group_size)
+    _checks.flag("group_soft_threshold", "nonnegative", nonnegative)
     return GroupSoftThreshold(group_size, nonnegative)
 
 
@@ -218,14 +224,17 @@ def value(prox: Callable, codes: Array, penalty: Array) -> Array:
     Raises:
       ValueError: an operator that does not say what its penalty is.
     """
+    codes, penalty = _checks.shrinking("value", codes, penalty, of_atoms=True)
     if hasattr(prox, "value"):
         return prox.value(codes, penalty)
-    _checks.has_penalty(prox, prox in _L1)
+    _checks.has_penalty("value", prox, _is_l1(prox))
     return jnp.sum(as_row(penalty, codes) * jnp.abs(codes), axis=-1)
 
 
 def ridge(prox: Callable, penalty: Array) -> Array | float:
     """Return the weight of half the squared codes in the penalty: 0 unless it is an elastic net."""
+    _checks.function("ridge", "the proximal operator", prox)
+    (penalty,) = _checks.real("ridge", penalty)
     return prox.ridge(penalty) if hasattr(prox, "ridge") else 0.0
 
 
@@ -238,7 +247,11 @@ def in_units(prox: Callable, unit: Array) -> Callable:
 
 def separable(prox: Callable | None) -> bool:
     """Say whether a penalty is the l1 norm or an elastic net: a sum over atoms."""
-    return isinstance(prox, ElasticNet) or prox in _L1
+    return isinstance(prox, ElasticNet) or _is_l1(prox)
+
+
+def _is_l1(prox: Callable | None) -> bool:
+    return any(prox is one for one in _L1)  # an array is equal to nothing as a whole
 
 
 def keeps_negatives(name: str, prox: Callable) -> bool:
@@ -249,6 +262,7 @@ def keeps_negatives(name: str, prox: Callable) -> bool:
     Raises:
       ValueError: it gives neither -1 nor 0.
     """
+    _checks.function(name, "prox", prox)
     with jax.ensure_compile_time_eval():
         found = float(jnp.sum(prox(jnp.full((1,), -1.0), jnp.zeros(()))))
     if found not in (-1.0, 0.0):
@@ -274,9 +288,10 @@ def dual_norm(prox: Callable, correlations: Array, penalty: Array) -> Array:
     Raises:
       ValueError: an operator that does not say what its penalty is.
     """
+    correlations, penalty = _checks.shrinking("dual_norm", correlations, penalty, of_atoms=True)
     if hasattr(prox, "dual_norm"):
         return prox.dual_norm(correlations, penalty)
-    _checks.has_penalty(prox, prox in _L1)
+    _checks.has_penalty("dual_norm", prox, _is_l1(prox))
     # prox(., 0) keeps what the sign constraint lets through: |.| if signed, max(., 0) if not.
     return _largest_ratio(jnp.abs(prox(correlations, jnp.zeros_like(penalty))), penalty)
 

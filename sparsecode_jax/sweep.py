@@ -56,7 +56,7 @@ def sweep(fn: Callable[..., Any], /, **axes: Any) -> Any:
       >>> sc.sweep(lambda a, b: a * b, a=jnp.arange(2), b=jnp.arange(3)).shape
       (2, 3)
     """
-    _axis_lengths("sweep", axes)
+    _axis_lengths("sweep", fn, axes)
     return _sweep(fn, tuple(axes), tuple(axes.values()), layout_of_axes("sweep", axes))
 
 
@@ -107,7 +107,7 @@ def sweep_chunked(
     Raises:
       ValueError: as :func:`sweep`, and for a checkpoint of another sweep.
     """
-    lengths = _axis_lengths("sweep_chunked", axes)
+    lengths = _axis_lengths("sweep_chunked", fn, axes)
     is_integer = isinstance(chunk_size, int | np.integer) and not isinstance(chunk_size, bool)
     if not is_integer or chunk_size < 1:
         raise ValueError(
@@ -185,12 +185,27 @@ def _sweep_points(
     return over_devices(chunk, layout, (whole, points), points, check=False)(values, index)
 
 
-def _axis_lengths(name: str, axes: dict[str, Any]) -> tuple[int, ...]:
+def _axis_lengths(name: str, fn: Any, axes: dict[str, Any]) -> tuple[int, ...]:
+    if not callable(fn):
+        raise TypeError(
+            f"{name}: got {type(fn).__name__} to evaluate; a function of keyword arguments is "
+            "expected."
+        )
     if not axes:
         raise ValueError(f"{name}: no axis given; pass at least one, such as seed=keys.")
     lengths = []
     for axis, value in axes.items():
         leaves = jax.tree.leaves(value)
+        masked = any(isinstance(x, np.ma.MaskedArray) for x in leaves)
+        if masked or any(
+            getattr(x, "dtype", np.dtype(float)).kind in "OSUMmV"
+            for x in leaves
+            if isinstance(x, np.ndarray)
+        ):
+            raise TypeError(
+                f"{name}: axis {axis!r} holds what is no plain array of numbers; such arrays, or "
+                "PRNG keys, are expected. Convert it with numpy.asarray(x, 'float32')."
+            )
         sizes = {x.shape[0] if getattr(x, "ndim", 0) else None for x in leaves}
         if len(sizes) != 1 or None in sizes or 0 in sizes:
             raise ValueError(

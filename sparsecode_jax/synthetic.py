@@ -25,17 +25,23 @@ class SparseProblem(NamedTuple):
 
 def half_normal(key: Key, shape: tuple[int, ...]) -> Array:
     """Draw the absolute value of a standard normal (the paper's magnitudes)."""
-    return jnp.abs(jax.random.normal(key, shape))
+    return jnp.abs(_normal("half_normal", key, shape))
 
 
 def gaussian(key: Key, shape: tuple[int, ...]) -> Array:
     """Draw a standard normal: signed codes."""
-    return jax.random.normal(key, shape)
+    return _normal("gaussian", key, shape)
+
+
+def _normal(name: str, key: Key, shape: tuple[int, ...]) -> Array:
+    _checks.key(name, key)
+    return jax.random.normal(key, _checks.sizes(name, "the shape", shape, minimum=0))
 
 
 def uniform(key: Key, shape: tuple[int, ...]) -> Array:
     """Draw from U(0, 1)."""
-    return jax.random.uniform(key, shape)
+    _checks.key("uniform", key)
+    return jax.random.uniform(key, _checks.sizes("uniform", "the shape", shape, minimum=0))
 
 
 def sample_problem(
@@ -82,7 +88,11 @@ def sample_problem(
     _checks.count(name, "num_measurements", num_measurements)
     _checks.count(name, "num_atoms", num_atoms)
     _checks.num_active(name, num_active, num_atoms)
-    if _checks.concrete(noise) and not np.all(np.asarray(noise) >= 0):
+    _checks.function(name, "magnitudes", magnitudes)
+    _checks.key(name, key)
+    (noise,) = _checks.real(name, noise)
+    _checks.scalar(name, "noise", noise)
+    if _checks.concrete(noise) and not 0 <= float(np.asarray(noise)) < np.inf:
         raise ValueError(f"{name}: noise is {noise}; a standard deviation >= 0 is expected.")
     support_key, magnitude_key, dictionary_key, noise_key = jax.random.split(key, 4)
     if dictionary is None:

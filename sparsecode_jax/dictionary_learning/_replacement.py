@@ -41,7 +41,7 @@ def rms_norm(signals: Array) -> Array:
 def start_from_signals(key: Key, signals: Array, num_atoms: int) -> Array:
     """Draw unit atoms (N, M) from signals (B, M) without replacement."""
     places = jax.random.choice(key, signals.shape[0], (num_atoms,), replace=False)
-    return dictionaries.normalize(_spread(signals[places], key))
+    return dictionaries.unit_rows(_spread(signals[places], key))
 
 
 def _spread(atoms: Array, key: Key) -> Array:
@@ -102,7 +102,7 @@ def renew_atoms(
     _, drawn = jax.lax.top_k(chance, count)
     rank = jnp.cumsum(out) - 1
     out = jnp.asarray(allowed) & out & (rank < count)
-    fresh = dictionaries.normalize(residual[drawn][jnp.clip(rank, 0, count - 1)])
+    fresh = dictionaries.unit_rows(residual[drawn][jnp.clip(rank, 0, count - 1)])
     out &= jnp.sum(fresh * fresh, axis=-1) > 0
     return jnp.where(out[:, None], fresh, dictionary), jnp.where(out[None], 0, codes), out
 

@@ -130,9 +130,10 @@ def alternate(
     _checks.same_measurements(name, signals, dictionary)
     shape = (signals.shape[0], dictionary.shape[0])
     codes = jnp.zeros(shape, signals.dtype) if codes0 is None else codes0
-    codes = jnp.asarray(codes, signals.dtype)
+    codes, penalties, momentum = (
+        jnp.asarray(x, signals.dtype) for x in _checks.real(name, codes, penalties, momentum)
+    )
     _checks.codes_shape(name, "the starting codes", codes, shape)
-    penalties = jnp.asarray(penalties, signals.dtype)
     _checks.rounds(name, "penalties", penalties)
     _checks.finite(name, signals=signals, dictionary=dictionary, codes0=codes)
     _checks.count(name, "num_steps", num_steps)
@@ -141,15 +142,27 @@ def alternate(
     update = method_of_optimal_directions() if update is None else update
     _checks.update(name, update)
     state = update.init(dictionary) if state0 is None else state0
-    replacing = jnp.broadcast_to(jnp.asarray(replacing, bool), penalties.shape)
-    momentum = jnp.asarray(momentum, signals.dtype)
+    replacing = _replacing(name, replacing, penalties.shape)
+    _checks.flag(name, "updated_codes", updated_codes)
     _checks.scalar(name, "momentum", momentum)
     _checks.nonnegative(name, momentum=momentum)
     key = jax.random.key(0) if key is None else key
+    _checks.key(name, key)
     start = Alternated(dictionary, codes, state)
     schedule = penalties, replacing
     method = Method(solver, update, num_steps, updated_codes)
     return _scan(key, signals, start, schedule, momentum, method)
+
+
+def _replacing(name: str, replacing: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Return whether each round replaces atoms, (T,)."""
+    (replacing,) = _checks.real(name, replacing)
+    if jnp.shape(replacing) not in ((), shape):
+        raise ValueError(
+            f"{name}: replacing has shape {jnp.shape(replacing)}; () or {shape}, one a round, is "
+            "expected."
+        )
+    return jnp.broadcast_to(jnp.asarray(replacing, bool), shape)
 
 
 class Method(NamedTuple):
@@ -201,7 +214,7 @@ def run_round(
     value = jnp.mean(objectives.lasso(signals, ahead, codes, penalty))
     state, atoms, fitting = update.step(fitted.state, signals, ahead, codes)
     strength = jnp.where(value <= before, momentum, 0)
-    further = dictionaries.normalize(atoms + strength * (atoms - fitted.dictionary))
+    further = dictionaries.unit_rows(atoms + strength * (atoms - fitted.dictionary))
     renewed, fitting, new = renew_atoms(
         jax.random.fold_in(key, number), signals, atoms, fitting, replaces
     )

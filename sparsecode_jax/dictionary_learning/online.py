@@ -163,6 +163,9 @@ def learn_dictionary_online(
     if update is None:
         update = projected_gradient() if num_atoms > WIDE else block_coordinate()
     _checks.update(name, update)
+    _checks.key(name, key)
+    if penalty is not None:
+        (penalty,) = _checks.real(name, penalty)
     _checks.iterable_again(name, batches, num_epochs)
     stream = _epochs(batches, num_epochs)
     first, stream = _first_signals(name, stream, 1 if dictionary0 is not None else num_atoms)

@@ -212,6 +212,7 @@ def learn_dictionary(
       True
     """
     name = _NAME
+    _checks.key(name, key)
     (signals,) = _checks.floating(name, signals)
     _checks.full_precision(name, "signals", signals)
     _checks.signals_shape(name, signals)
@@ -244,13 +245,14 @@ def learn_dictionary(
         update = projected_gradient() if num_atoms > WIDE else method_of_optimal_directions()
     _checks.update(name, update)
     if dictionary0 is not None:
-        _checks.real(name, dictionary0)
+        (dictionary0,) = _checks.real(name, dictionary0)
         dictionary0 = jnp.asarray(dictionary0, signals.dtype)
         _checks.dictionary_matrix(name, dictionary0)
         _checks.finite(name, dictionary0=dictionary0)
         _checks.dictionary_shape(name, dictionary0, (num_atoms, signals.shape[-1]))
         dictionary0 = dictionaries.normalize(dictionary0)
     if penalty is not None:
+        (penalty,) = _checks.real(name, penalty)
         _checks.scalar(name, "penalty", penalty)
         _checks.positive(name, penalty=penalty)
     offset = _checks.offset(name, bias, flat)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.encoders._layers import (
     Prox,
     lasso_of,
@@ -32,7 +31,7 @@ class AlistaParams(NamedTuple):
     thresholds: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def alista(
     num_measurements: int,
     num_atoms: int,
@@ -63,6 +62,7 @@ def alista(
     References:
       Liu, Chen, Wang, Yin, 2019, Eq. (8) and (16).
     """
+    _checks.function("alista", "prox", prox)
     init = unrolled_init("alista", num_measurements, num_atoms, num_layers, alista_params)
 
     roles = AlistaParams(*[Role.TIED] * 2, *[Role.SHARED] * 2)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def alista(
 
 
 def _apply(prox: Prox, params: AlistaParams, signals: Array) -> Array:
-    _checks.takes("alista", signals, params.dictionary.shape[-1])
+    signals = _checks.takes("alista", signals, params.dictionary.shape[-1])
     dictionary, weight = jax.lax.stop_gradient((params.dictionary, params.weight))
 
     def layer(codes: Array, now: tuple[Array, Array]) -> tuple[Array, None]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.types import Array, Encoder, Key
 
 __all__ = ["FreeCodesParams", "free_codes"]
@@ -20,7 +19,7 @@ class FreeCodesParams(NamedTuple):
     log_codes: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def free_codes(num_samples: int, num_atoms: int, *, log_codes0: float = -10.0) -> Encoder:
     r"""Build the trivial encoder whose parameters are the codes themselves.
 
@@ -43,6 +42,7 @@ def free_codes(num_samples: int, num_atoms: int, *, log_codes0: float = -10.0) -
     _checks.count("free_codes", "num_samples", num_samples)
     _checks.count("free_codes", "num_atoms", num_atoms)
 
+    log_codes0 = _checks.static("free_codes", "log_codes0", log_codes0)
     init = Bound(_init, num_samples, num_atoms, log_codes0)
     return Encoder(init, _apply)
 
@@ -54,6 +54,7 @@ def _init(num_samples: int, num_atoms: int, log_codes0: float, key: Key) -> Free
 
 def _apply(params: FreeCodesParams, signals: Array) -> Array:
     expected = params.log_codes.shape[:1]
+    signals = jnp.asarray(*_checks.real("free_codes", signals))
     if signals.shape[:-1] != expected:
         raise ValueError(
             f"free_codes: {signals.shape[:-1]} signals but codes for {expected}; it encodes "

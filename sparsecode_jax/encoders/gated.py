@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax.encoders.linear import LinearParams, linear_init
 from sparsecode_jax.types import Array, Aux, Encoder, Key, Role
@@ -27,7 +26,7 @@ class GatedParams(NamedTuple):
     log_magnitude: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def gated(num_measurements: int, num_atoms: int) -> Encoder:
     r"""Build a linear map whose gates say which latents are active and whose magnitudes how much.
 
@@ -63,7 +62,7 @@ def _init(draw: Callable[[Key], LinearParams], key: Key) -> GatedParams:
 
 
 def _aux(params: GatedParams, signals: Array) -> tuple[Array, Aux]:
-    _checks.takes("gated", signals, params.weight.shape[-1])
+    signals = _checks.takes("gated", signals, params.weight.shape[-1])
     shared = signals @ params.weight.T
     gate = shared + as_row(params.gate_bias, shared)
     scale = as_row(jnp.exp(params.log_magnitude), shared)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init, linear_roles
 from sparsecode_jax.types import Array, Aux, Encoder, Key, Role
@@ -27,7 +26,7 @@ class JumpReluParams(NamedTuple):
     log_threshold: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def jump_relu(
     num_measurements: int,
     num_atoms: int,
@@ -60,6 +59,8 @@ def jump_relu(
       Rajamanoharan et al., 2024, "Jumping Ahead", Eq. (4), (9), (11), (12).
     """
     draw = linear_init("jump_relu", num_measurements, num_atoms, use_bias)
+    threshold0 = _checks.static("jump_relu", "threshold0", threshold0)
+    bandwidth = _checks.static("jump_relu", "bandwidth", bandwidth)
     _checks.positive("jump_relu", threshold0=threshold0, bandwidth=bandwidth)
 
     init = Bound(_init, draw, threshold0)

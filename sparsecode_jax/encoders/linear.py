@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax.types import Array, Aux, Encoder, Key, Role
 
@@ -24,7 +23,7 @@ class LinearParams(NamedTuple):
     bias: Array | None
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def linear(num_measurements: int, num_atoms: int, *, use_bias: bool = True) -> Encoder:
     r"""Build a linear map followed by a ReLU: the encoder of a standard sparse autoencoder.
 
@@ -53,6 +52,7 @@ def linear_init(
     """Check the sizes and return ``(key) -> LinearParams``."""
     _checks.count(name, "num_measurements", num_measurements)
     _checks.count(name, "num_atoms", num_atoms)
+    _checks.flag(name, "use_bias", use_bias)
     return Bound(_init, num_measurements, num_atoms, use_bias)
 
 
@@ -67,7 +67,7 @@ def _init(num_measurements: int, num_atoms: int, use_bias: bool, key: Key) -> Li
 
 def affine(name: str, params: Any, signals: Array) -> Array:
     """Return the latents before the non-linearity, (..., N), of params with a weight and a bias."""
-    _checks.takes(name, signals, params.weight.shape[-1])
+    signals = _checks.takes(name, signals, params.weight.shape[-1])
     latents = signals @ params.weight.T
     return latents if params.bias is None else latents + as_row(params.bias, latents)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.encoders._layers import (
     Prox,
     lasso_of,
@@ -30,7 +29,7 @@ class ListaParams(NamedTuple):
     thresholds: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def lista(
     num_measurements: int,
     num_atoms: int,
@@ -60,13 +59,14 @@ def lista(
     References:
       Gregor and LeCun, 2010, Algorithm 3.
     """
+    _checks.function("lista", "prox", prox)
     init = unrolled_init("lista", num_measurements, num_atoms, num_layers, lista_params)
 
     return Encoder(init, Bound(_apply, prox))
 
 
 def _apply(prox: Prox, params: ListaParams, signals: Array) -> Array:
-    _checks.takes("lista", signals, params.weights.shape[-1])
+    signals = _checks.takes("lista", signals, params.weights.shape[-1])
     codes = prox(signals @ params.weights[0].T, params.thresholds[0])
 
     def layer(codes: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.encoders._layers import (
     Prox,
     lasso_of,
@@ -31,7 +30,7 @@ class ListaCpParams(NamedTuple):
     thresholds: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def lista_cp(
     num_measurements: int,
     num_atoms: int,
@@ -60,13 +59,14 @@ def lista_cp(
     References:
       Chen, Liu, Wang, Yin, 2018, Eq. (9) and Theorem 1.
     """
+    _checks.function("lista_cp", "prox", prox)
     init = unrolled_init("lista_cp", num_measurements, num_atoms, num_layers, lista_cp_params)
 
     return Encoder(init, Bound(_apply, prox), tie=put_dictionary)
 
 
 def _apply(prox: Prox, params: ListaCpParams, signals: Array) -> Array:
-    _checks.takes("lista_cp", signals, params.dictionary.shape[-1])
+    signals = _checks.takes("lista_cp", signals, params.dictionary.shape[-1])
 
     def layer(codes: Array, now: tuple[Array, Array]) -> tuple[Array, None]:
         weight, threshold = now

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.encoders.linear import uniform_layer
 from sparsecode_jax.types import Array, Encoder, Key
 
@@ -55,10 +54,11 @@ def mlp(
     widths = (num_measurements, *hidden, num_atoms)
     for width in widths:
         _checks.count("mlp", "a layer's width", width)
+    _checks.flag("mlp", "use_bias", use_bias)
     return _mlp(widths, use_bias)
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def _mlp(widths: tuple[int, ...], use_bias: bool) -> Encoder:
     return Encoder(Bound(_init, widths, use_bias), _apply)
 
@@ -73,7 +73,7 @@ def _init(widths: tuple[int, ...], use_bias: bool, key: Key) -> MlpParams:
 
 
 def _apply(params: MlpParams, signals: Array) -> Array:
-    _checks.takes("mlp", signals, params.weights[0].shape[-1])
+    signals = _checks.takes("mlp", signals, params.weights[0].shape[-1])
     # Features first: with few measurements, W @ x.T trains 3x faster on CPU than x @ W.T.
     leading = signals.shape[:-1]
     latents = signals.reshape((-1, signals.shape[-1])).T

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.encoders.linear import LinearParams, uniform_layer
 from sparsecode_jax.types import Array, Encoder, Key
 
@@ -25,7 +24,7 @@ class ResidualMlpParams(NamedTuple):
     last: LinearParams
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def residual_mlp(
     num_measurements: int, num_atoms: int, *, width: int = 32, num_blocks: int = 2
 ) -> Encoder:
@@ -79,7 +78,7 @@ def _init(
 
 
 def _apply(params: ResidualMlpParams, signals: Array) -> Array:
-    _checks.takes("residual_mlp", signals, params.first.weight.shape[-1])
+    signals = _checks.takes("residual_mlp", signals, params.first.weight.shape[-1])
     leading = signals.shape[:-1]
     hidden = _layer(params.first, signals.reshape((-1, signals.shape[-1])).T)  # features first
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.encoders._select import is_kept, kth_largest, largest, scatter, take
@@ -34,7 +33,7 @@ class TopKParams(NamedTuple):
     num_active: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def top_k(
     num_measurements: int, num_atoms: int, *, num_active: int | None, use_bias: bool = True
 ) -> Encoder:
@@ -76,7 +75,7 @@ def top_k(
     return _build(_Rule("top_k"), num_measurements, num_atoms, num_active, use_bias)
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def abs_top_k(
     num_measurements: int, num_atoms: int, *, num_active: int | None, use_bias: bool = True
 ) -> Encoder:
@@ -105,7 +104,7 @@ def abs_top_k(
     return _build(rule, num_measurements, num_atoms, num_active, use_bias)
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def batch_top_k(
     num_measurements: int, num_atoms: int, *, num_active: int | None, use_bias: bool = True
 ) -> Encoder:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries, solvers
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.encoders._layers import PENALTY0, put_dictionary
 from sparsecode_jax.types import Array, Encoder, Key, Lasso, Role, Solver
 
@@ -23,7 +22,7 @@ class UnrolledParams(NamedTuple):
     log_penalty: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def unrolled(
     solver: Solver,
     num_measurements: int,
@@ -58,6 +57,7 @@ def unrolled(
     _checks.count("unrolled", "num_measurements", num_measurements)
     _checks.count("unrolled", "num_atoms", num_atoms)
     _checks.count("unrolled", "num_steps", num_steps)
+    penalty = _checks.static("unrolled", "penalty", penalty)
     _checks.positive("unrolled", penalty=penalty)
     init = Bound(_init, num_measurements, num_atoms, penalty)
     roles = UnrolledParams(Role.TIED, Role.SHARED)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def _init(num_measurements: int, num_atoms: int, penalty: float, key: Key) -> Un
 
 
 def _apply(solver: Solver, num_steps: int, params: UnrolledParams, signals: Array) -> Array:
-    _checks.takes("unrolled", signals, params.dictionary.shape[-1])
+    signals = _checks.takes("unrolled", signals, params.dictionary.shape[-1])
     choose = dictionaries.step_size if solver.step_size is None else solver.step_size
     step = choose(jax.lax.stop_gradient(params.dictionary))
     problem = Lasso(signals, params.dictionary, jnp.exp(params.log_penalty), step)

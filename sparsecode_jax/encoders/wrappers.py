@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.types import Array, ArrayLike, Aux, Encoder, Key, PyTree, Role
@@ -18,7 +16,7 @@ from sparsecode_jax.types import Array, ArrayLike, Aux, Encoder, Key, PyTree, Ro
 __all__ = ["CenteredParams", "centered", "normalized", "tied"]
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def tied(encoder: Encoder) -> Encoder:
     """Make the decoder's dictionary an encoder's weight: half the parameters, one set of atoms.
 
@@ -59,7 +57,7 @@ class CenteredParams(NamedTuple):
     encoder: PyTree
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def centered(encoder: Encoder, num_measurements: int, *, tie: bool = True) -> Encoder:
     r"""Subtract a learned pre-encoder bias from the signals before an encoder.
 
@@ -78,6 +76,7 @@ def centered(encoder: Encoder, num_measurements: int, *, tie: bool = True) -> En
     """
     _checks.encoder("centered", encoder)
     _checks.count("centered", "num_measurements", num_measurements)
+    _checks.flag("centered", "tie", tie)
 
     return Encoder(
         Bound(_init, encoder, num_measurements),
@@ -117,12 +116,12 @@ def normalized(encoder: Encoder, scale: ArrayLike) -> Encoder:
       True
     """
     _checks.encoder("normalized", encoder)
-    _checks.scalar("normalized", "scale", scale)
+    scale = _checks.static("normalized", "scale", scale)
     _checks.positive("normalized", scale=scale)
-    return _normalized(encoder, float(np.asarray(scale)))
+    return _normalized(encoder, scale)
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def _normalized(encoder: Encoder, scale: float) -> Encoder:
     return encoder._replace(
         apply=Bound(_normalized_apply, encoder, scale),
@@ -132,6 +131,7 @@ def _normalized(encoder: Encoder, scale: float) -> Encoder:
 
 
 def _normalized_apply(encoder: Encoder, scale: float, params: PyTree, signals: Array) -> Array:
+    (signals,) = _checks.floating("normalized", signals)
     return scale * encoder.apply(params, signals / scale)
 
 
@@ -139,6 +139,7 @@ def _normalized_aux(
     encoder: Encoder, scale: float, params: PyTree, signals: Array
 ) -> tuple[Array, Aux]:
     assert encoder.aux is not None
+    (signals,) = _checks.floating("normalized", signals)
     codes, aux = encoder.aux(params, signals / scale)
     scaled = {
         name: scale * value
@@ -165,13 +166,13 @@ def _init(encoder: Encoder, num_measurements: int, key: Key) -> CenteredParams:
 
 
 def _apply(encoder: Encoder, params: CenteredParams, signals: Array) -> Array:
-    _checks.takes("centered", signals, params.center.shape[-1])
+    signals = _checks.takes("centered", signals, params.center.shape[-1])
     return encoder.apply(params.encoder, signals - as_row(params.center, signals))
 
 
 def _aux(encoder: Encoder, params: CenteredParams, signals: Array) -> tuple[Array, Aux]:
     assert encoder.aux is not None
-    _checks.takes("centered", signals, params.center.shape[-1])
+    signals = _checks.takes("centered", signals, params.center.shape[-1])
     return encoder.aux(params.encoder, signals - as_row(params.center, signals))
 
 

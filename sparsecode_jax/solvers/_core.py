@@ -91,6 +91,7 @@ def trajectory(
     problem, codes0 = _checks.prepared("trajectory", problem, codes0)
     _checks.count("trajectory", "num_steps", num_steps, minimum=0)
     _checks.count("trajectory", "record_every", record_every)
+    _checks.function("trajectory", "record", record)
     codes0, layout = spread("trajectory", solver, problem, codes0)
     problem = problem._replace(dictionary=held(problem.signals, problem.dictionary))
     return _trajectory(solver, problem, codes0, num_steps, record, record_every, layout)
@@ -182,7 +183,7 @@ def sparse_encode(
     if step_size is None:
         choose = dictionaries.step_size if solver.step_size is None else solver.step_size
         step_size = _step_size(choose, held(signals, dictionary))
-    _checks.real(name, penalty, step_size)
+    penalty, step_size = _checks.real(name, penalty, step_size)
     problem = Lasso(signals, dictionary, jnp.asarray(penalty), jnp.asarray(step_size))
     if tolerance is not None:
         _checks.positive(name, tolerance=tolerance)
@@ -228,6 +229,10 @@ def default_solver(
       >>> bool(info.converged.all())
       True
     """
+    _checks.function("default_solver", "prox", prox)
+    if not hasattr(dictionary, "shape"):  # of which no more is needed
+        (dictionary,) = _checks.floating("default_solver", dictionary)
+    _checks.matrix("default_solver", "dictionary", dictionary)
     if dictionary.shape[0] < _MANY_ATOMS or not separable(prox) or splits_atoms(dictionary):
         return sparsa(prox=prox), {"max_steps": _MOST_STEPS, "check_every": 5}
     solver = working_set(_set_sizes(min(dictionary.shape)), prox=prox)

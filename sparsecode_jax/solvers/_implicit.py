@@ -56,6 +56,7 @@ def with_implicit_gradient(
       2022, "Implicit differentiation for fast hyperparameter selection".
     """
     _checks.separable("with_implicit_gradient", prox, separable(prox))
+    _checks.real("with_implicit_gradient", codes)
     problem, codes = _checks.prepared("with_implicit_gradient", problem, codes)
     return _attach(prox, problem, jax.lax.stop_gradient(codes))
 

@@ -111,6 +111,7 @@ def solve_to_tolerance(
     _checks.count(name, "max_steps", max_steps)
     _checks.count(name, "check_every", check_every)
     _checks.measurable(name, solver)
+    (tolerance,) = _checks.real(name, tolerance)
     _checks.to_tolerance(name, problem, tolerance, with_penalty=solver.prox is not None)
     if chunk_size is None:
         num_atoms = problem.dictionary.shape[0]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
-from sparsecode_jax.dictionaries import correlate, reconstruct
+from sparsecode_jax.dictionaries import reconstruct
 from sparsecode_jax.prox import nonnegative_soft_threshold, separable
 from sparsecode_jax.solvers.ista import init_codes
 from sparsecode_jax.types import Array, Lasso, Solver
@@ -19,7 +18,7 @@ from sparsecode_jax.types import Array, Lasso, Solver
 __all__ = ["coordinate_descent"]
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def coordinate_descent(
     *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> Solver:
@@ -59,7 +58,8 @@ def _step(prox: Callable, codes: Array, problem: Lasso) -> Array:
         atom, weight, code = coordinate
         square = jnp.sum(atom * atom)
         square = jnp.where(square > 0, square, 1)
-        new = prox(code + correlate(residual, atom) / square, weight / square)
+        along = jnp.matmul(residual, atom, precision=jax.lax.Precision.HIGHEST)
+        new = prox(code + along / square, weight / square)
         return residual - (new - code)[..., None] * as_row(atom, residual), new
 
     signals, dictionary, penalty, _ = problem

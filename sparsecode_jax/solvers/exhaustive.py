@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._support import SupportState, at
@@ -32,7 +32,7 @@ class _Best(NamedTuple):
     values: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def exhaustive(
     num_active: int, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> Solver:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from sparsecode_jax._bound import Bound
+from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._scaling import in_units
 from sparsecode_jax.prox import nonnegative_soft_threshold
 from sparsecode_jax.solvers.ista import init_codes, proximal_step
@@ -39,11 +39,18 @@ def gradient_restart(point: Array, new_codes: Array, codes: Array) -> Array:
     References:
       O'Donoghue and Candes, 2015, Eq. (13), with the proximal gradient map as gradient.
     """
+    name = "gradient_restart"
+    point, new_codes, codes = _checks.floating(name, point, new_codes, codes)
+    if not point.ndim or not point.shape == new_codes.shape == codes.shape:
+        raise ValueError(
+            f"{name}: the points have shapes {point.shape}, {new_codes.shape} and {codes.shape}; "
+            "one shape (..., N) is expected."
+        )
     # In units, or products of codes of 1e-20 would be 0.
     return jnp.sum(in_units(point - new_codes) * (new_codes - codes), axis=-1, keepdims=True) > 0
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def fista(
     *,
     prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold,
@@ -71,6 +78,9 @@ def fista(
     References:
       Beck and Teboulle, 2009, Eq. (4.1)-(4.3); O'Donoghue and Candes, 2015.
     """
+    _checks.function("fista", "prox", prox)
+    if restart is not None:
+        _checks.function("fista", "restart", restart)
     init, step = Bound(_init, restart), Bound(_step, prox, restart)
     return Solver(init, step, _codes, prox=prox, splits_atoms=True)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
@@ -18,7 +17,7 @@ from sparsecode_jax.types import Array, Lasso, Solver
 __all__ = ["gradient_pursuit"]
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def gradient_pursuit(
     num_active: int, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> Solver:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from sparsecode_jax._bound import Bound
+from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.prox import nonnegative_soft_threshold
 from sparsecode_jax.types import Array, Lasso, Solver
@@ -15,7 +15,7 @@ from sparsecode_jax.types import Array, Lasso, Solver
 __all__ = ["ista"]
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def ista(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) -> Solver:
     r"""Build the iterative soft-thresholding algorithm.
 
@@ -36,6 +36,7 @@ def ista(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) 
     References:
       Daubechies, Defrise, De Mol, 2004; Beck and Teboulle, 2009, Eq. (1.4).
     """
+    _checks.function("ista", "prox", prox)
     return Solver(init_codes, Bound(_step, prox), _codes, prox=prox, splits_atoms=True)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._support import SupportState
@@ -15,7 +14,7 @@ from sparsecode_jax.types import Array, Lasso, Solver
 __all__ = ["iterative_hard_thresholding"]
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def iterative_hard_thresholding(
     num_active: int, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> Solver:

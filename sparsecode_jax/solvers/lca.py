@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from sparsecode_jax import dictionaries
-from sparsecode_jax._bound import Bound
+from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.prox import nonnegative_soft_threshold
@@ -26,7 +25,7 @@ class LcaState(NamedTuple):
     codes: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def lca(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) -> Solver:
     r"""Build the locally competitive algorithm: leaky integrators that inhibit one another.
 
@@ -52,6 +51,7 @@ def lca(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) -
     References:
       Rozell, Johnson, Baraniuk, Olshausen, 2008, Eq. (3.2)-(3.4).
     """
+    _checks.function("lca", "prox", prox)
     return Solver(_init, Bound(_step, prox), _codes, _step_size, prox=prox, splits_atoms=True)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
 
-from sparsecode_jax._bound import Bound
+from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.objectives import duality_gap
@@ -27,7 +27,7 @@ class LogAdamState(NamedTuple):
     optimizer: PyTree
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def log_adam(*, epsilon: float = 1e-8) -> Solver:
     r"""Build the paper's solver: Adam on the logarithm of non-negative codes.
 
@@ -52,6 +52,8 @@ def log_adam(*, epsilon: float = 1e-8) -> Solver:
     References:
       O'Neill, Gumran, Klindt, arXiv 2411.13117; Kingma and Ba, 2015, Algorithm 1.
     """
+    epsilon = _checks.static("log_adam", "epsilon", epsilon)
+    _checks.nonnegative("log_adam", epsilon=epsilon)
     init, step = Bound(_init, epsilon), Bound(_step, epsilon)
     return Solver(init, step, _codes, _learning_rate, _gap, splits_atoms=True)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate, reconstruct
@@ -47,7 +46,7 @@ class MatchingPursuitState(NamedTuple):
     error: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def matching_pursuit(
     *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> Solver:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._bound import cached
 from sparsecode_jax.prox import nonnegative_soft_threshold
 from sparsecode_jax.solvers._pursuit import PursuitState, pursuit
 from sparsecode_jax.types import Array, Solver
@@ -15,7 +15,7 @@ from sparsecode_jax.types import Array, Solver
 __all__ = ["orthogonal_least_squares"]
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def orthogonal_least_squares(
     num_active: int, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> Solver:

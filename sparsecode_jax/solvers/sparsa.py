@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from sparsecode_jax._bound import Bound
+from sparsecode_jax import _checks
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate, reconstruct
@@ -45,7 +45,7 @@ class SparsaState(NamedTuple):
     inverse: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def sparsa(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) -> Solver:
     r"""Build SpaRSA, sparse reconstruction by separable approximation.
 
@@ -71,6 +71,7 @@ def sparsa(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
       Wright, Nowak, Figueiredo, 2009, section II; Barzilai and Borwein, 1988.
     """
     init, step, gap = (Bound(fn, prox) for fn in (_init, _step, _gap))
+    _checks.function("sparsa", "prox", prox)
     return Solver(init, step, _codes, gap=gap, prox=prox, splits_atoms=True)
 
 

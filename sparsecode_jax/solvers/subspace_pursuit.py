@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._merge import merge_and_prune
@@ -18,7 +17,7 @@ from sparsecode_jax.types import Array, Lasso, Solver
 __all__ = ["subspace_pursuit"]
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def subspace_pursuit(
     num_active: int, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> Solver:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate
@@ -52,7 +52,7 @@ class WorkingSetState(NamedTuple):
     rounds: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def working_set(
     sizes: tuple[int, ...] = (32, 32, 64, 96, 128, 256),
     *,
@@ -90,8 +90,7 @@ def working_set(
       Working sets with a duality gap as certificate: Massias, Gramfort, Salmon, 2018 (celer);
       Johnson and Guestrin, 2015 (Blitz).
     """
-    for size in sizes:
-        _checks.count("working_set", "a size", size)
+    _checks.sizes("working_set", "sizes", sizes)
     _checks.count("working_set", "the number of sizes", len(sizes))
     _checks.count("working_set", "inner_steps", inner_steps)
     _checks.separable("working_set", prox, separable(prox))

@@ -73,7 +73,13 @@ def prepare_key(key: Key) -> Key:
             f"fit: the key is {key!r}; a PRNG key such as jax.random.key(0) is expected."
         )
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
+        try:
+            key = jax.random.wrap_key_data(key)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"fit: the key has dtype {key.dtype} and shape {np.shape(key)}; a PRNG key such as "
+                "jax.random.key(0) is expected."
+            ) from None
     if key.ndim > 1 or 0 in key.shape:
         raise ValueError(
             f"fit: keys of shape {key.shape}; one key, or a vector of keys is expected."
@@ -200,10 +206,12 @@ def prepare(
 
     dtype = jnp.promote_types(signals.dtype, jnp.float32)  # half precision would lose digits
 
+    _checks.real("fit", penalty, learning_rate)
+
     def cast(array: Any) -> Any:
         if array is None:
             return None
-        _checks.real("fit", array)  # a cast would drop imaginary parts and masks
+        (array,) = _checks.real("fit", array)  # a cast would drop imaginary parts and masks
         return jnp.asarray(array, dtype)
 
     fixed = model.fixed_dictionary
@@ -258,6 +266,8 @@ def _start(
 ) -> Autoencoder:
     """Draw the parameters, or take and check those that are given."""
     assert data.signals is not None
+    if model.bias is not None and not isinstance(model.bias, str):
+        _checks.real("fit", model.bias)
     parts = model._replace(bias=None if isinstance(model.bias, str) else model.bias)
     _checks.real("fit", *jax.tree.leaves(tuple(parts)))
     given = model.dictionary is not None
@@ -400,6 +410,12 @@ def check_recipe(recipe: Any, params: Autoencoder) -> None:
     for label in ("batch_size", "dead_after", "resample_every"):
         if getattr(recipe, label) is not None:
             _checks.count("fit", label, getattr(recipe, label))
+    _checks.function("fit", "the loss", recipe.loss)
+    if recipe.penalty_schedule is not None:
+        _checks.function("fit", "penalty_schedule", recipe.penalty_schedule)
+    _checks.flag("fit", "unit_atoms", recipe.unit_atoms)
+    if recipe.average_decay is not None:
+        _checks.static("fit", "average_decay", recipe.average_decay)
     if recipe.average_decay is not None and not 0 < recipe.average_decay < 1:
         raise ValueError(
             f"fit: average_decay is {recipe.average_decay}; a number between 0 and 1 is expected, "

@@ -6,7 +6,6 @@ that the same arguments give the same program.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._sparse import SparseCodes, combine_rows
 from sparsecode_jax.types import Array, Aux
@@ -91,13 +90,14 @@ def l1(codes: Array, batch: Batch) -> Array:
     return error + batch.penalty * _mean_l1(codes * as_row(norms, codes))
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def elastic_net(ratio: float) -> Loss:
     r"""Build the lasso with a ridge: :math:`+ \lambda(\|z\|_1 + \tfrac{r}{2}\|z\|^2)`.
 
     Args:
       ratio: r, at least 0. **Static**.
     """
+    ratio = _checks.static("losses.elastic_net", "ratio", ratio)
     _checks.nonnegative("losses.elastic_net", ratio=ratio)
     return Bound(_elastic_net, ratio)
 
@@ -138,7 +138,7 @@ def gated(codes: Array, batch: Batch) -> Array:
     return error + batch.penalty * jnp.mean(jnp.sum(gates, axis=-1)) + auxiliary
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def aux_k(loss: Loss = squared_error, *, num_aux: int, weight: float = 1 / 32) -> Loss:
     r"""Build AuxK: dead latents learn to explain what the others leave.
 
@@ -158,7 +158,9 @@ def aux_k(loss: Loss = squared_error, *, num_aux: int, weight: float = 1 / 32) -
     References:
       Gao et al., 2024, Appendix A.2.
     """
+    _checks.function("losses.aux_k", "loss", loss)
     _checks.count("losses.aux_k", "num_aux", num_aux)
+    weight = _checks.static("losses.aux_k", "weight", weight)
     _checks.nonnegative("losses.aux_k", weight=weight)
     return Bound(_aux_k, loss, num_aux, weight)
 
@@ -204,6 +206,7 @@ def matryoshka(sizes: tuple[int, ...], loss: Loss = squared_error) -> Loss:
       Bussmann, Nabeshima, Karvonen, Nanda, 2025, "Learning Multi-Level Features with Matryoshka
       Sparse Autoencoders".
     """
+    _checks.function("losses.matryoshka", "loss", loss)
     if not isinstance(sizes, tuple):
         raise TypeError(
             f"losses.matryoshka: sizes are {sizes!r}; a tuple such as (4, 8, 16) is expected."

@@ -54,7 +54,7 @@ def resample(
     _, rows = jax.lax.top_k(chance, count)  # without replacement: equal latents would stay equal
     nth = jnp.maximum(jnp.cumsum(dead) - 1, 0)
     dead = dead & (nth < count)  # the rest wait for the next time
-    fresh = dictionaries.normalize(centered[rows[jnp.minimum(nth, count - 1)]])
+    fresh = dictionaries.unit_rows(centered[rows[jnp.minimum(nth, count - 1)]])
     dead = dead & (jnp.sum(fresh * fresh, axis=-1) > 0)  # a zero signal has no direction
     replaced = jax.tree.map(
         lambda role, x: _replace(role, x, dead, fresh), encoder.roles, params.encoder

@@ -6,20 +6,19 @@ A schedule is a shape between 0 and 1, which is multiplied with the traced penal
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import optax
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.types import Array
 
 __all__ = ["cosine", "linear_decay", "scheduled", "warmup"]
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def warmup(num_steps: int) -> Callable[[Array], Array]:
     """Rise linearly from 1/num_steps at step 0 to 1, and stay.
 
@@ -37,7 +36,7 @@ def _warmup(num_steps: int, step: Array) -> Array:
     return jnp.minimum((step + 1) / num_steps, 1)
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def cosine(num_steps: int, *, num_warmup: int = 0, last: float = 0.0) -> Callable[[Array], Array]:
     """Rise linearly for ``num_warmup`` steps, then fall to ``last`` along half a cosine.
 
@@ -51,6 +50,8 @@ def cosine(num_steps: int, *, num_warmup: int = 0, last: float = 0.0) -> Callabl
     """
     _checks.count("cosine", "num_steps", num_steps)
     _checks.count("cosine", "num_warmup", num_warmup, minimum=0)
+    last = _checks.static("cosine", "last", last)
+    _checks.nonnegative("cosine", last=last)
     return Bound(_cosine, num_steps, num_warmup, last)
 
 
@@ -60,7 +61,7 @@ def _cosine(num_steps: int, num_warmup: int, last: float, step: Array) -> Array:
     return falling * jnp.minimum((step + 1) / max(num_warmup, 1), 1)
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def linear_decay(
     num_steps: int, *, num_warmup: int = 0, num_decay: int | None = None
 ) -> Callable[[Array], Array]:
@@ -105,6 +106,7 @@ def scheduled(
       >>> recipe = Recipe(optimizer=schedules.scheduled(optax.adam, schedules.cosine(1000)))
     """
     _checks.optimizer("scheduled", optimizer)
+    _checks.function("scheduled", "schedule", schedule)
     return Bound(_scheduled, optimizer, schedule)
 
 

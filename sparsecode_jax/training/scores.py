@@ -45,8 +45,14 @@ def scores(
     _checks.finite("scores", signals=signals)
 
     if true_codes is not None:
+        (true_codes,) = _checks.floating("scores", true_codes)
         _checks.samples("scores", "true codes", true_codes, minimum=2)
         _checks.finite("scores", true_codes=true_codes)
+
+    if true_dictionary is not None:
+        (true_dictionary,) = _checks.floating("scores", true_dictionary)
+        _checks.matrix("scores", "true dictionary", true_dictionary)
+        _checks.finite("scores", true_dictionary=true_dictionary)
 
     def record(params: Autoencoder) -> dict[str, Any]:
         codes = encoder.apply(params.encoder, signals)

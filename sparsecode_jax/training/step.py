@@ -267,7 +267,7 @@ def project(params: Autoencoder) -> Autoencoder:
     """Scale the atoms of a learned dictionary to unit norm."""
     if params.dictionary is None:
         return params
-    return params._replace(dictionary=dictionaries.normalize(params.dictionary))
+    return params._replace(dictionary=dictionaries.unit_rows(params.dictionary))
 
 
 def project_gradients() -> optax.GradientTransformation:

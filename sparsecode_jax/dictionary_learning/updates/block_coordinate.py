@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, unit
 from sparsecode_jax.types import Array
 
@@ -34,7 +33,7 @@ class BlockCoordinateState(NamedTuple):
     forgetting: Array
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def block_coordinate(*, forgetting: float = 10.0) -> DictionaryUpdate:
     r"""Build block coordinate descent: each atom in turn at its best for all signals seen.
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, unit
 from sparsecode_jax.types import Array, PyTree
 
 __all__ = ["decorrelated"]
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def decorrelated(
     update: DictionaryUpdate, *, max_coherence: float, num_rotations: int | None = None
 ) -> DictionaryUpdate:
@@ -50,6 +48,7 @@ def decorrelated(
     References:
       Mailhe, Barchiesi, Plumbley, 2012 (INK-SVD).
     """
+    _checks.update("decorrelated", update)
     _checks.fraction("decorrelated", "max_coherence", max_coherence, inside=True)
     if num_rotations is not None:
         _checks.count("decorrelated", "num_rotations", num_rotations)

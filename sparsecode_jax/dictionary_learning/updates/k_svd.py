@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.dictionary_learning.updates._core import (
     DictionaryUpdate,
     matmul,
@@ -22,7 +21,7 @@ __all__ = ["approximate_k_svd", "k_svd"]
 _ALTERNATIONS = 3  # towards the best non-negative pair; signed pairs are at their best from the SVD
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def k_svd() -> DictionaryUpdate:
     r"""Build K-SVD: each atom in turn, with its codes, becomes the best rank-one term.
 
@@ -48,7 +47,7 @@ def k_svd() -> DictionaryUpdate:
     return DictionaryUpdate(no_state, Bound(_step, _by_svd))
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def approximate_k_svd() -> DictionaryUpdate:
     r"""Build approximate K-SVD: one power iteration an atom in the place of its SVD.
 

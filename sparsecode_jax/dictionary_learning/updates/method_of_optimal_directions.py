@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
+from sparsecode_jax._bound import cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, no_state
 from sparsecode_jax.types import Array
@@ -16,7 +15,7 @@ __all__ = ["method_of_optimal_directions"]
 _RIDGE = 1e-5  # of the mean squared code, so that the least squares has one solution
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def method_of_optimal_directions() -> DictionaryUpdate:
     r"""Build the method of optimal directions: least squares for all atoms at once.
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, unit
 from sparsecode_jax.types import Array
 
 __all__ = ["neural_update"]
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def neural_update(*, learning_rate: float) -> DictionaryUpdate:
     r"""Build the neural update: residuals times the signs of the codes.
 

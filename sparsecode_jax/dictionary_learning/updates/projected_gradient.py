@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax._bound import Bound
+from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, unit
 from sparsecode_jax.types import Array
 
 __all__ = ["projected_gradient"]
 
 
-@functools.lru_cache(maxsize=None, typed=True)
+@cached
 def projected_gradient(*, learning_rate: float | None = None) -> DictionaryUpdate:
     r"""Build projected gradient descent: a step down the mean squared error, then unit norm.
 
