@@ -4,11 +4,12 @@ Many hosts
 
 Encode a file and train an autoencoder on many hosts: the same program runs on each of them. ::
 
-    srun python examples/many_hosts.py signals.npy    (under SLURM)
-    python examples/many_hosts.py signals.npy         (one host alone)
+    srun python examples/many_hosts.py signals.npy CHECKPOINT    (under SLURM)
+    python examples/many_hosts.py signals.npy                    (one host alone)
 
 JAX finds the other processes from the cluster's environment variables. Each process reads only
-its own rows of the file, and only the first one prints.
+its own rows of the file, and only the first one prints. The training goes on from CHECKPOINT, a
+path that all hosts share, if it is given, also on another number of hosts.
 """
 
 import os
@@ -28,7 +29,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import sparsecode_jax as sc
 
 
-def main(path: str, num_atoms: int = 64) -> None:
+def main(path: str, checkpoint: str | None = None, num_atoms: int = 64) -> None:
     """Encode the rows of a file in a random dictionary, then train an autoencoder on them."""
     mesh = jax.make_mesh((jax.device_count(),), ("signals",))
     rows = NamedSharding(mesh, PartitionSpec("signals"))
@@ -44,7 +45,7 @@ def main(path: str, num_atoms: int = 64) -> None:
     trained = sc.training.fit(
         jax.random.key(1), encoder, signals, num_atoms=num_atoms, num_steps=200,
         recipe=sc.training.Recipe(batch_size=64),  # each device takes its part of a batch
-        progress=None,
+        checkpoint=checkpoint, progress=None,
     )  # fmt: skip
     score = sc.metrics.r2(signals, codes @ dictionary)
     own = encoder.apply(trained.params.encoder, signals) @ trained.params.dictionary
@@ -56,4 +57,4 @@ def main(path: str, num_atoms: int = 64) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -3,10 +3,36 @@
 python -m tests.processes PORT NUM_PROCESSES PROCESS KIND OUT
 """
 
+import os
 import pathlib
+import socket
+import subprocess
 import sys
 
 import jax
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return str(found.getsockname()[1])
+
+
+def start(module, num, *words):
+    """Start processes of one program, that have one device each: PORT NUM PROCESS WORDS."""
+    flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in f]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", module, port, str(num), str(i), *map(str, words)],
+            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(num)
+    ]  # fmt: skip
 
 
 def main(port: str, num: str, process: str, kind: str, out: str) -> None:

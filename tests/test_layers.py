@@ -18,7 +18,17 @@ import sparsecode_jax
 PACKAGE = pathlib.Path(sparsecode_jax.__file__).parent
 ROOT = PACKAGE.parent
 LAYERS = (
-    ("types", "_bound", "_checks", "_jax_release", "_rows", "_scaling", "_sharding", "_sparse"),
+    (
+        "types",
+        "_bound",
+        "_checks",
+        "_jax_release",
+        "_processes",
+        "_rows",
+        "_scaling",
+        "_sharding",
+        "_sparse",
+    ),
     (
         "prox",
         "dictionaries",
@@ -113,7 +123,7 @@ def test_imports_point_down(path):
 
 @pytest.mark.parametrize(
     ("part", "allowed"),
-    [("flops", ()), ("sweep", ("_sharding", "io")), ("io", ("_sharding", "types"))],
+    [("flops", ()), ("sweep", ("_sharding", "io")), ("io", ("_processes", "_sharding", "types"))],
     ids=["flops", "sweep", "io"],
 )
 def test_what_works_on_any_function_imports_next_to_nothing_of_ours(part, allowed):

@@ -3,7 +3,6 @@
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 
@@ -13,28 +12,10 @@ import pytest
 
 import sparsecode_jax as sc
 
+from .processes import free_port, start
+
 ROOT = pathlib.Path(__file__).parents[1]
 TOLERANCE = {"batches": 1e-4, "runs": 1e-4, "dictionary": 1e-3}  # of what many steps amplify
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return str(found.getsockname()[1])
-
-
-def start(folder, num, kind):
-    """Start processes that have one device each."""
-    flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in f]
-    env = {**os.environ, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
-    port = free_port()
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.processes", port, str(num), str(i), kind, str(folder)],
-            cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for i in range(num)
-    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +26,9 @@ def folder(tmp_path_factory):
     )
     for name in ("signals", "dictionary", "codes"):
         np.save(path / f"{name}.npy", getattr(problem, name))
-    (alone,) = start(path, 1, "automatic")
-    output, _ = alone.communicate(timeout=300)
-    assert alone.returncode == 0, output
+    (alone,) = start("tests.processes", 1, "automatic", path)
+    _, error = alone.communicate(timeout=300)
+    assert alone.returncode == 0, error
     return path
 
 
@@ -60,10 +41,10 @@ def folder(tmp_path_factory):
     ],
 )
 def test_processes_together_give_what_one_gives(folder, num, kind):
-    processes = start(folder, num, kind)
+    processes = start("tests.processes", num, kind, folder)
     for process in processes:
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, output
+        _, error = process.communicate(timeout=600)
+        assert process.returncode == 0, error
     expected = np.load(folder / "automatic-1-0.npz")
     for i in range(num):
         found = np.load(folder / f"{kind}-{num}-{i}.npz")
@@ -135,6 +116,7 @@ def test_the_example_for_many_hosts_as_slurm_starts_it(folder):
         sys.executable,
         str(ROOT / "examples" / "many_hosts.py"),
         str(folder / "signals.npy"),
+        str(folder / "trained"),
     ]
     processes = [
         subprocess.Popen(
@@ -147,3 +129,4 @@ def test_the_example_for_many_hosts_as_slurm_starts_it(folder):
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "64 signals on 2 devices, 2 hosts" in outputs[0][0]
     assert "R2, trained" in outputs[0][0] and "R2" not in outputs[1][0]
+    assert (folder / "trained").is_file() and (folder / "trained.arrays").is_dir()

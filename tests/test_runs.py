@@ -95,15 +95,6 @@ def test_a_link_and_what_it_links_to_are_one_run(tmp_path):
         Run(tmp_path / "real", {}, name="other").__enter__()
 
 
-def test_a_run_over_processes_says_that_it_keeps_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match=r"fit: .*c is given in a run of 2 processes, which can"):
-        Run(tmp_path / "c", {}, name="fit").__enter__()
-    assert not list(tmp_path.iterdir())
-    with Run(None, {}, name="fit"):
-        pass
-
-
 def test_without_a_path_nothing_is_kept():
     with Run(None, {}, name="none") as run:
         run.save({"a": 1})

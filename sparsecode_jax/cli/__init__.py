@@ -13,10 +13,13 @@ import importlib
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
-from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, one_line
+from sparsecode_jax import _processes
+from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, bad_input, one_line
 from sparsecode_jax.cli.parser import PROGRAM, parse
 
 __all__ = ["main"]
@@ -41,32 +44,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
 
         def show(message: Warning | str, *_: object, **__: object) -> None:
-            print(f"{name}: warning: {one_line(message)}", file=sys.stderr)
+            if not options.distributed or _processes.is_first():
+                print(f"{name}: warning: {one_line(message)}", file=sys.stderr)
 
         warnings.showwarning = show
-        return _run(name, options, is_process=argv is None)
+        code = _run(name, options, is_process=argv is None)
+    if code and options.distributed and argv is None and not _processes.together("leaving"):
+        _leave(code)  # the others wait for this process, and hear of its end so
+    return code
 
 
 def _run(name: str, options: argparse.Namespace, is_process: bool) -> int:
     """Run a command and say what stopped it, in one line."""
     try:
+        if options.distributed:
+            with bad_input(name):
+                _processes.join(name)
+            _be_one_of_many(options, is_process)
         # A command's own imports wait until its arguments are known to be right.
         command = importlib.import_module(f"sparsecode_jax.cli.{options.module}")
         command.run(options)
     except BadInputError as error:
         if options.debug and error.__cause__:
             raise error.__cause__ from None
-        print(f"{name}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        _say(options, f"{name}: {' '.join(str(error).splitlines())}")
         return 2
     except KeyboardInterrupt as stop:
         kept = f"; {stop}" if isinstance(stop, InterruptedRunError) else ""
-        print(f"\n{name}: interrupted{kept}", file=sys.stderr)
+        _say(options, f"\n{name}: interrupted{kept}")
         code = 143 if _terminated else 130
         if is_process:  # a process of its own: do not wait for the computation to end
-            with contextlib.suppress(OSError):  # their readers may have gone
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+            if options.distributed:
+                _processes.together("leaving")
+            _leave(code)
         return code
     except BrokenPipeError:  # the reader of stdout has gone; what was written to files is there
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that flushing it at exit does not fail
@@ -75,9 +85,35 @@ def _run(name: str, options: argparse.Namespace, is_process: bool) -> int:
         if options.debug:
             raise
         text = f"failed: {type(error).__name__}: {one_line(error)}".rstrip(".")
-        print(f"{name}: {text} (run it again with --debug for the traceback)", file=sys.stderr)
+        _say(options, f"{name}: {text} (run it again with --debug for the traceback)")
         return 1
     return 0
+
+
+def _say(options: argparse.Namespace, text: str) -> None:
+    """Print what stops a command; of several processes that stop, one does."""
+    if not options.distributed or _processes.says_it():
+        print(text, file=sys.stderr)
+
+
+def _be_one_of_many(options: argparse.Namespace, is_process: bool) -> None:
+    """Let the first process alone speak; what libraries print beside it goes nowhere."""
+    if not _processes.is_first():
+        options.quiet = True
+    if is_process:
+        if _processes.is_first():
+            sys.stdout = os.fdopen(os.dup(1), "w")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process now, whatever its devices are doing."""
+    with contextlib.suppress(OSError):  # their readers may have gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+    if _processes.is_joined_first():
+        time.sleep(0.5)  # the others end before the service that they depend on
+    os._exit(code)
 
 
 _terminated: list[int] = []

@@ -7,6 +7,7 @@ import collections
 import functools
 import importlib.util
 import json
+import math
 import pathlib
 import re
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sparsecode_jax._processes import on_first
 from sparsecode_jax.cli import inference
 from sparsecode_jax.cli.errors import BadInputError, one_line
 from sparsecode_jax.cli.parser import NUM_ROUNDS, NUM_STEPS
@@ -31,6 +33,13 @@ _SIZES = ("num_measurements", "num_atoms", "num_signals")
 
 def run(options: argparse.Namespace) -> None:
     """Print a count."""
+    if options.distributed:  # there is nothing to share
+        on_first("flops", lambda: _run(options), patience=math.inf)
+    else:
+        _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
     if options.program in ("encode", "learn"):
         missing = [_flag(name) for name in _SIZES if getattr(options, name) is None]
         if missing:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import math
 import pathlib
 import sys
 import time
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from sparsecode_jax import _checks
+from sparsecode_jax._processes import is_first, on_all, on_first
 from sparsecode_jax.cli import inference
 from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, bad_input
 from sparsecode_jax.cli.inputs import (
@@ -76,7 +80,7 @@ def _run(options: argparse.Namespace, output: Output) -> None:
     size = options.batch_size or min(_BATCH, max(256, _BATCH_CODES // num_atoms))
     num_batches = -(-len(signals.rows) // size)
     size = -(-len(signals.rows) // num_batches)  # as equal as they can be
-    statistics = _look(signals, size, options.quiet)
+    statistics = Statistics.by_first("encode", lambda: _look(signals, size, options.quiet))
     penalty = 0.0 if pursues else _penalty(options, atoms, statistics)
     tolerance = None if method.num_steps is not None else options.tolerance or _TOLERANCE
     if tolerance is not None:
@@ -103,19 +107,23 @@ def _run(options: argparse.Namespace, output: Output) -> None:
     }  # fmt: skip
     output.begin(config, options.overwrite)
     _encode_all(signals, atoms, method, (penalty, tolerance), size, output, options.quiet)
-    result, shapes = _assemble(output, num_batches, signals, num_atoms, options.dense)
-    summary = _summary(result, (signals, atoms, statistics), method, options.dense, started)
-    if options.figure:
-        from sparsecode_jax.cli import plots
 
-        about = f"{signals.path.name}: {len(signals.rows):,} signals, {num_atoms:,} atoms; "
-        about += f"{method.name}, " + (
-            f"{options.num_active} atoms a signal" if pursues else f"λ = {penalty:.4g}"
-        )
-        plots.encoded(result, size, len(signals.rows), about, output.staged(".png"))
-    text = manifest_text(without_nan({**config, **summary}), shapes)
-    write_bytes(output.staged(".json"), text.encode())
-    _report(config, summary, output.publish(), atoms)
+    def publish() -> None:
+        result, shapes = _assemble(output, num_batches, signals, num_atoms, options.dense)
+        summary = _summary(result, (signals, atoms, statistics), method, options.dense, started)
+        if options.figure:
+            from sparsecode_jax.cli import plots
+
+            about = f"{signals.path.name}: {len(signals.rows):,} signals, {num_atoms:,} atoms; "
+            about += f"{method.name}, " + (
+                f"{options.num_active} atoms a signal" if pursues else f"λ = {penalty:.4g}"
+            )
+            plots.encoded(result, size, len(signals.rows), about, output.staged(".png"))
+        text = manifest_text(without_nan({**config, **summary}), shapes)
+        write_bytes(output.staged(".json"), text.encode())
+        _report(config, summary, output.publish(), atoms)
+
+    on_first("encode", publish, patience=math.inf)
 
 
 def _summary(
@@ -163,7 +171,7 @@ def _penalty(options: argparse.Namespace, atoms: Atoms, statistics: Statistics) 
         penalty = _FRACTION * statistics.rms
         why = f"{_FRACTION} of the signals' root mean square norm"
     check_penalty(penalty, statistics)
-    if why:
+    if why and is_first():
         print(f"penalty {penalty:.4g}, {why}")
     return penalty
 
@@ -177,11 +185,15 @@ def _encode_all(
     signals: Signals, atoms: Atoms, method: inference.Method, numbers: tuple[float, float | None],
     size: int, output: Output, quiet: bool,
 ) -> None:  # fmt: skip
-    """Encode and save the batches that are not there yet."""
+    """Encode and save the batches that are not there yet: of several processes each its own."""
     num = len(signals.rows)
     starts = range(0, num, size)
-    done = [output.done(index) for index in range(len(starts))]
-    if any(done):
+
+    def look() -> list[bool]:
+        return [output.done(index) for index in range(len(starts))]
+
+    done = on_first("encode", look)
+    if any(done) and is_first():
         print(f"going on: {sum(done)} of {len(done)} batches are in {output.folder}")
     if all(done):
         return
@@ -194,28 +206,38 @@ def _encode_all(
         None if tolerance is None else jnp.float32(tolerance),
     )
     encode = inference.encode_batch(method)
+
+    def one(index: int) -> None:
+        began = time.monotonic()
+        batch = signals.batch(slice(starts[index], starts[index] + size))
+        rows = len(batch)
+        # The last batch is filled up, by less than a row a batch: one program for all.
+        batch = np.pad(batch, ((0, size - rows), (0, 0)), mode="edge")
+        codes, scores, count = encode(batch, *args)
+        wait(codes, bar.refresh)
+        scores = inference.Scores(*(x[:rows] for x in scores))
+        seconds = time.monotonic() - began
+        _save(output, index, size, codes[:rows], scores, int(count.total()), seconds)
+        bar.set_postfix_str(f"objective {float(scores.objective.mean()):.4g}", refresh=False)
+
+    def all_of(own: list[int]) -> None:
+        for index in own:
+            one(index)
+
+    left, together = [i for i, there in enumerate(done) if not there], jax.process_count()
     try:
         with _bar(num, sum(min(size, num - i * size) for i, d in enumerate(done) if d),
                   "encoding", quiet) as bar:  # fmt: skip
-            for index, start in enumerate(starts):
-                if done[index]:
-                    continue
-                began = time.monotonic()
-                batch = signals.batch(slice(start, start + size))
-                rows = len(batch)
-                # The last batch is filled up, by less than a row a batch: one program for all.
-                batch = np.pad(batch, ((0, size - rows), (0, 0)), mode="edge")
-                codes, scores, count = encode(batch, *args)
-                wait(codes, bar.refresh)
-                scores = inference.Scores(*(x[:rows] for x in scores))
-                seconds = time.monotonic() - began
-                _save(output, index, size, codes[:rows], scores, int(count.total()), seconds)
-                done[index] = True
-                bar.update(rows)
-                bar.set_postfix_str(f"objective {float(scores.objective.mean()):.4g}")
+            for first in range(0, len(left), together):
+                at_once = left[first : first + together]
+                own = at_once[jax.process_index() :][:1]
+                on_all("encode", functools.partial(all_of, own))
+                for index in at_once:
+                    done[index] = True
+                bar.update(sum(min(size, num - index * size) for index in at_once))
     except KeyboardInterrupt:
         raise InterruptedRunError(output.kept(f"{sum(done)} of {len(done)} batches")) from None
-    if not all(map(output.done, range(len(starts)))):  # somebody removed the folder meanwhile
+    if not all(on_first("encode", look)):  # somebody removed the folder meanwhile
         _encode_all(signals, atoms, method, numbers, size, output, quiet)
 
 

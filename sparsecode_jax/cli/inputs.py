@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from sparsecode_jax import _checks
+from sparsecode_jax._processes import on_first
 from sparsecode_jax.cli.errors import BadInputError, bad_input, one_line
 from sparsecode_jax.io._archives import check_archive
 
@@ -23,6 +26,7 @@ __all__ = [
     "check_scale",
     "open_dictionary",
     "open_signals",
+    "over_devices",
 ]
 
 _FLOAT = np.finfo(np.float32)
@@ -86,6 +90,26 @@ class Signals(NamedTuple):
         return batch
 
 
+def over_devices(signals: Signals, places: np.ndarray) -> Any:
+    """Return some rows, (S, M), each on as many devices of all processes as divide their number.
+
+    A process reads the rows that its devices have. Of one device this is the array itself.
+    """
+    num, devices = len(places), jax.device_count()
+    parts = math.gcd(num, devices)
+    if parts == 1:
+        return signals.batch(places)
+    kinds = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh((parts, devices // parts), ("signals", "copies"), axis_types=kinds)
+    rows = jax.NamedSharding(mesh, jax.P("signals"))
+    shape = (num, signals.rows.shape[1])
+
+    def read(at: Any) -> np.ndarray:
+        return signals.batch(places[at[0]])
+
+    return jax.make_array_from_callback(shape, rows, read)
+
+
 def open_signals(path: str) -> Signals:
     """Map a .npy file of signals, or say what is wrong with it."""
     file = pathlib.Path(path)
@@ -142,6 +166,11 @@ class Statistics(NamedTuple):
             num += len(rows)
         deviation = max(about - float(sums @ sums) / num, 0.0)
         return cls((squares / num) ** 0.5, largest, deviation, checksum)
+
+    @classmethod
+    def by_first(cls, name: str, look: Callable[[], Statistics]) -> Statistics:
+        """Let the first process read all of the file, and tell the others what it says."""
+        return cls(*on_first(name, look, patience=math.inf))
 
 
 def check_scale(path: pathlib.Path, statistics: Statistics) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import math
 import pathlib
 import sys
 import time
@@ -12,8 +14,17 @@ import jax
 import numpy as np
 
 from sparsecode_jax import _checks
+from sparsecode_jax._processes import is_first, on_first
+from sparsecode_jax._sharding import to_host
 from sparsecode_jax.cli.errors import InterruptedRunError, bad_input
-from sparsecode_jax.cli.inputs import Signals, Statistics, check_penalty, check_scale, open_signals
+from sparsecode_jax.cli.inputs import (
+    Signals,
+    Statistics,
+    check_penalty,
+    check_scale,
+    open_signals,
+    over_devices,
+)
 from sparsecode_jax.cli.outputs import Output, without_nan
 from sparsecode_jax.dictionary_learning import Learned, LearningProgress, learn_dictionary
 from sparsecode_jax.dictionary_learning.search import default_counts
@@ -36,10 +47,11 @@ def run(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace, output: Output) -> None:
     started = time.monotonic()
     signals = open_signals(options.signals)
-    rows, places = _draw(signals, options)
+    places, drawn = _draw(signals, options)
     with bad_input("learn"):
-        _checks.enough_signals("learn", len(rows), options.num_atoms)
-    statistics = Statistics.of([rows])
+        _checks.enough_signals("learn", len(places), options.num_atoms)
+    rows = functools.cache(lambda: signals.batch(places))
+    statistics = Statistics.by_first("learn", lambda: Statistics.of([rows()]))
     check_scale(signals.path, statistics)
     if options.penalty is not None:
         check_penalty(options.penalty, statistics)
@@ -54,8 +66,8 @@ def _run(options: argparse.Namespace, output: Output) -> None:
         "command": "learn",
         "signals": {
             "file": str(signals.path), "shape": list(signals.array.shape),
-            "dtype": str(signals.array.dtype), "learned_from": len(rows),
-            "drawn_at_random": places is not None,
+            "dtype": str(signals.array.dtype), "learned_from": len(places),
+            "drawn_at_random": drawn,
             "crc32_in_float32": f"{statistics.checksum:08x}",
         },
         **sizes,
@@ -64,24 +76,31 @@ def _run(options: argparse.Namespace, output: Output) -> None:
         "seed": options.seed,
     }  # fmt: skip
     output.begin(config, options.overwrite)
-    found, seconds = _learn(rows, sizes, options, output)
-    result, summary = _assemble(rows, found, statistics)
-    result["signed"] = np.asarray(options.signed)
-    if places is not None:
-        result["rows"] = places
-    summary["seconds"] = seconds
-    summary["seconds_of_the_last_run"] = time.monotonic() - started
-    if options.figure:
-        from sparsecode_jax.cli import plots
+    data = over_devices(signals, places) if options.distributed else rows()
+    found, seconds = _learn(data, sizes, options, output)
+    host: Any = {name: to_host(x) for name, x in found._asdict().items() if name != "flops"}
+    found = found._replace(**host)
 
-        about = f"{signals.path.name}: {len(signals.rows):,} signals, {options.num_atoms:,} atoms"
-        plots.learned(result, about, output.staged(".png"))
-    save_results(output.staged(""), result, without_nan({**config, **summary}))
-    _report(config, summary, output.publish())
+    def publish() -> None:
+        result, summary = _assemble(rows(), found, statistics)
+        result["signed"] = np.asarray(options.signed)
+        if drawn:
+            result["rows"] = places
+        summary["seconds"] = seconds
+        summary["seconds_of_the_last_run"] = time.monotonic() - started
+        if options.figure:
+            from sparsecode_jax.cli import plots
+
+            about = f"{signals.path.name}: {len(signals.rows):,} signals, "
+            plots.learned(result, f"{about}{options.num_atoms:,} atoms", output.staged(".png"))
+        save_results(output.staged(""), result, without_nan({**config, **summary}))
+        _report(config, summary, output.publish())
+
+    on_first("learn", publish, patience=math.inf)
 
 
 def _learn(
-    rows: np.ndarray, sizes: dict[str, Any], options: argparse.Namespace, output: Output
+    rows: Any, sizes: dict[str, Any], options: argparse.Namespace, output: Output
 ) -> tuple[Learned, float]:
     """Call the library, and say what an interruption leaves; return the seconds it took, too."""
     heard: list[LearningProgress] = []
@@ -89,7 +108,7 @@ def _learn(
     def hear(news: LearningProgress) -> None:
         heard[:] = [news]
 
-    if output.checkpoint().exists():
+    if is_first() and output.checkpoint().exists():
         print(f"going on with what is in {output.folder}")
     began = time.monotonic()
     try:
@@ -142,21 +161,23 @@ def _assemble(
     }
 
 
-def _draw(signals: Signals, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read all signals, or a random subset if there are more than can be learned from."""
+def _draw(signals: Signals, options: argparse.Namespace) -> tuple[np.ndarray, bool]:
+    """Choose all signals, or a random subset if there are more than can be learned from."""
     num = len(signals.rows)
     most = options.max_signals
     if most is None:
         most = max(_FEWEST_SIGNALS, _SIGNALS_AN_ATOM * options.num_atoms)
         most = max(min(most, _MOST_CODES // options.num_atoms), options.num_atoms)
     if num <= most:
-        return signals.batch(slice(0, num)), None
+        return np.arange(num), False
     rng = np.random.default_rng(options.seed)
     places = np.sort(rng.choice(num, most, replace=False, shuffle=False))
-    print(
-        f"learning from {most:,} of the {num:,} signals, drawn at random (--max-signals for more)"
-    )
-    return signals.batch(places), places
+    if is_first():
+        print(
+            f"learning from {most:,} of the {num:,} signals, drawn at random (--max-signals for "
+            "more)"
+        )
+    return places, True
 
 
 def _report(config: dict, summary: dict, files: list[pathlib.Path]) -> None:

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparsecode_jax import _processes
 from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, bad_input
 from sparsecode_jax.io._atomic import replacing, write_bytes
+from sparsecode_jax.io._spread import delete
 from sparsecode_jax.io.checkpoints import difference, identity_in
 from sparsecode_jax.io.runs import Run
 
@@ -40,6 +42,8 @@ class Output:
     As a context it keeps every other command from the same output. The parts, in ``NAME.partial``,
     are of one run each: their names begin with its checksum, and each has its options in it. When
     all is ready, ``publish.json`` says so; whoever comes next finishes what a kill left after that.
+    Over processes all make the same calls, but for those that read or write parts and files: these
+    are the first one's, inside ``_processes.on_first``.
 
     Args:
       text: the output as given; a suffix that one is tempted to type is dropped.
@@ -66,26 +70,30 @@ class Output:
                 self._run.__enter__()
         except OSError as error:
             raise BadInputError(
-                f"--output {self._text} cannot be written ({error.strerror}: "
+                f"--output {self._text} cannot be written ({error.strerror or error}: "
                 f"{self.path.absolute().parent}); a name in a folder that can be written to is "
                 "expected."
             ) from None
         try:
-            self._finish()
-            self._stale = self._existing()
+            _processes.on_first(self._run.name, self._look)
         except BaseException:
             self._run.__exit__(None, None, None)
             raise
         return self
 
-    def __exit__(self, kind: Any, *_: object) -> None:
+    def _look(self) -> None:
+        self._finish()
+        self._stale = self._existing()
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: object) -> None:
         kept = self.kept("all parts")
-        if self._mark and not self._parts():
-            for file in self.folder.glob(f"{self._mark}-*"):
-                file.unlink()
-        with contextlib.suppress(OSError):  # it is not there, or holds something
-            self.folder.rmdir()
-        self._run.__exit__(None, None, None)
+        if _processes.is_first():
+            if self._mark and not self._parts():
+                for file in self.folder.glob(f"{self._mark}-*"):
+                    delete(file)
+            with contextlib.suppress(OSError):  # it is not there, or holds something
+                self.folder.rmdir()
+        self._run.__exit__(kind, error, None)
         if kind is KeyboardInterrupt:  # while the result was put together
             raise InterruptedRunError(kept) from None
 
@@ -99,6 +107,9 @@ class Output:
         text = json.dumps(config, sort_keys=True, allow_nan=False)
         self._run.identity |= json.loads(text)
         self._mark = hashlib.sha256(text.encode()).hexdigest()[:10]
+        _processes.on_first(self._run.name, lambda: self._begin(overwrite))
+
+    def _begin(self, overwrite: bool) -> None:
         own, others = self._parts(), self._others()
         for file in own:
             if file != self.checkpoint():  # which has an identity of its own
@@ -163,7 +174,7 @@ class Output:
         stale = [file.suffix for file in self._stale if file.suffix not in ready]
         names = {suffix: self.staged(suffix).name for suffix in ready}
         over = [*self.folder.glob(f"{self._mark}-*"), *self._dropped]
-        parts = [file.name for file in over if file.is_file()]
+        parts = [file.name for file in over]
         journal = json.dumps({"ready": names, "drop": stale, "parts": parts})
         write_bytes(self.folder / _JOURNAL, journal.encode())
         self._finish()
@@ -184,7 +195,7 @@ class Output:
         for suffix in sorted(left, key=lambda suffix: suffix == ".json"):
             _move(left[suffix], self._place(suffix))
         for name in said["parts"]:
-            (self.folder / name).unlink(missing_ok=True)
+            delete(self.folder / name)
         journal.unlink()
         with contextlib.suppress(OSError):  # another run has parts in it
             self.folder.rmdir()

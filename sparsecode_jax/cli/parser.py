@@ -64,6 +64,12 @@ def _command(
     )
     parser.set_defaults(module=module)
     parser.add_argument("--debug", action="store_true", help="show the traceback if the run fails")
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="share the work with the other processes that srun, mpirun, Kubernetes or a TPU pod "
+        "has started with the same command; the first one prints and writes",
+    )
     return parser
 
 

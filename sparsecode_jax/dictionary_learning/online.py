@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sparsecode_jax import _checks, dictionaries, objectives
-from sparsecode_jax._sharding import on_automatic_axes, relabeled
+from sparsecode_jax._sharding import on_automatic_axes, relabeled, to_host
 from sparsecode_jax.dictionary_learning._replacement import (
     WIDE,
     average_moments,
@@ -32,7 +32,7 @@ from sparsecode_jax.dictionary_learning.updates import (
     projected_gradient,
 )
 from sparsecode_jax.flops import eval_flops
-from sparsecode_jax.io._identity import chained, digest_of, other_batches, program_of
+from sparsecode_jax.io._identity import as_given, chained, digest_of, other_batches, program_of
 from sparsecode_jax.io.runs import Run
 from sparsecode_jax.solvers import fista, orthogonal_least_squares
 from sparsecode_jax.types import Array, ArrayLike, Key, PyTree, Solver
@@ -120,7 +120,8 @@ def learn_dictionary_online(
         atoms ``projected_gradient()``, which remembers none. **Static**.
       dictionary0: atoms to begin with, (N, M), scaled to unit norm. **Traced**.
       checkpoint: a file. If it exists the run passes over the batches it has seen, and ends
-        bit-identical to an uninterrupted one; it is rewritten every few seconds. **Static**.
+        bit-identical to an uninterrupted one; it is rewritten every few seconds. Over processes
+        all pass it. **Static**.
       progress: label of the progress bar, None for no bar. **Static**.
 
     Returns:
@@ -192,8 +193,8 @@ def learn_dictionary_online(
         identity = {
             "key": digest_of(key),
             "first signals": digest_of(first),
-            "penalty": float(relative),
-            "bias": digest_of(shift),
+            "penalty": None if penalty is None else float(to_host(penalty)),
+            "bias": as_given(bias),
             "dictionary0": None if dictionary0 is None else digest_of(dictionary),
             "num_atoms": num_atoms,
             "num_steps": num_steps,

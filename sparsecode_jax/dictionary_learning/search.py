@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax._sharding import Layout, layout_of, on_automatic_axes
+from sparsecode_jax._sharding import Layout, agreed, layout_of, on_automatic_axes, to_host
 from sparsecode_jax.dictionary_learning import _stages
 from sparsecode_jax.dictionary_learning._replacement import WIDE
 from sparsecode_jax.dictionary_learning._stages import Data, Plan, Searched
@@ -26,7 +26,7 @@ from sparsecode_jax.dictionary_learning.updates import (
     projected_gradient,
 )
 from sparsecode_jax.flops import FlopCount
-from sparsecode_jax.io._identity import digest_of, program_of
+from sparsecode_jax.io._identity import as_given, digest_of, program_of
 from sparsecode_jax.io.runs import Pace, Run, wait
 from sparsecode_jax.prox import soft_threshold
 from sparsecode_jax.solvers import orthogonal_least_squares, sparsa
@@ -181,7 +181,8 @@ def learn_dictionary(
         if it returns True, and what was found by then is returned.
       checkpoint: a file. If it exists the search continues from it, and ends bit-identical to an
         uninterrupted one; it is rewritten every few seconds, and when the search is interrupted.
-        **Static**.
+        Over processes all pass it, and arrays that span them lie in the folder
+        ``checkpoint.arrays``. **Static**.
       progress: label of the progress bar, None for no bar. **Static**.
 
     Returns:
@@ -256,7 +257,7 @@ def learn_dictionary(
         _checks.scalar(name, "penalty", penalty)
         _checks.positive(name, penalty=penalty)
     offset = _checks.offset(name, bias, flat)
-    flat = flat if offset is None else flat - offset[None]
+    given, flat = flat, flat if offset is None else flat - offset[None]
     scale, first, last = _stages.penalties(flat, penalty, pursues=num_active is not None)
     plan = Plan(
         Method(solver, update, num_steps, updated_codes=False), num_atoms, num_rounds, num_restarts,
@@ -264,7 +265,8 @@ def learn_dictionary(
     )  # fmt: skip
     data = Data(key, flat / scale, first, last, dictionary0)
     if all(map(_checks.concrete, jax.tree.leaves(data))):
-        found = _search(plan, data, scale, callback, checkpoint, progress)
+        identity = {} if checkpoint is None else _identity(plan, data, given, penalty, bias)
+        found = _search(plan, data, scale, callback, checkpoint, identity, progress)
     else:
         if callback is not None or checkpoint is not None:
             raise TypeError(
@@ -309,6 +311,7 @@ def _search(
     scale: Array,
     callback: Callable | None,
     checkpoint: str | os.PathLike | None,
+    identity: dict[str, Any],
     progress: str | None,
 ) -> Searched:
     """Search in pieces of rounds, which are seen, told and kept."""
@@ -320,16 +323,16 @@ def _search(
     restarts = found.dictionary, found.value
     hops = np.full((plan.num_hops,), np.nan, best.value.dtype)
     place, done, ahead, stopped, before = 0, 0, None, False, 0.0
-    with Run(checkpoint, _identity(plan, data) if checkpoint else {}, name=_NAME) as kept:
+    with Run(checkpoint, identity, name=_NAME) as kept:
         if kept.has():
             first = jax.eval_shape(
                 lambda data: _stages.begin(plan, stages[0], data, 0, None)[0], data
             )
-            first = jax.tree.map(_of_any_number, first)
-            like = (np.float64(0), np.int32(0), np.int32(0), first, best, restarts, hops)
+            first = _expected(jax.tree.map(_of_any_number, first), plan.layout, 1)
+            numbers = np.float64(0), np.int32(0), np.int32(0)
+            like = (*numbers, first, _expected(best, plan.layout, 0), restarts, hops)
             before, place, done, ahead, best, restarts, hops = kept.load(like)
             place, done = int(place), int(done)
-            ahead, best = _placed(ahead, plan.layout, 1), _placed(best, plan.layout, 0)
         bar = tqdm(
             total=total, initial=sum(lengths[:place]) + done, desc=progress, unit="round",
             disable=progress is None,
@@ -358,7 +361,7 @@ def _search(
                     if callback is not None:
                         atoms = ahead.fitted.dictionary[jnp.nanargmin(ahead.value)]
                         news = LearningProgress(so_far, total, objective, atoms, seconds)
-                        stopped = bool(callback(news))
+                        stopped = bool(agreed(bool(callback(news))))
                 found, best = _stages.end(plan, stage, data, ahead, best)
                 if place == 0:
                     restarts = found.dictionary, found.value
@@ -375,8 +378,14 @@ def _search(
     return Searched(codes, restarts, hops[:num_hops])
 
 
-def _identity(plan: Plan, data: Data) -> dict[str, Any]:
-    """Return what decides a search; how its signals lie on devices does not."""
+def _identity(
+    plan: Plan, data: Data, signals: Array, penalty: ArrayLike | None, bias: ArrayLike | str | None
+) -> dict[str, Any]:
+    """Return what decides a search; how its signals lie on devices does not.
+
+    All are as they were given: a scale that devices compute together has other last bits on
+    others.
+    """
     start = jax.eval_shape(lambda data: _stages.begin(plan, "restarts", data, 0, None)[0], data)
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), start)
     round_ = functools.partial(run_round, method=plan.method)
@@ -384,8 +393,9 @@ def _identity(plan: Plan, data: Data) -> dict[str, Any]:
     arguments = data.key, data.signals, one, data.last, number > 0, number, data.last
     return {
         "key": digest_of(data.key),
-        "signals": digest_of(data.signals),
-        "penalty": float(data.last),
+        "signals": digest_of(signals),
+        "penalty": None if penalty is None else float(to_host(penalty)),
+        "bias": as_given(bias),
         "dictionary0": None if data.dictionary0 is None else digest_of(data.dictionary0),
         **{k: v for k, v in plan._asdict().items() if k.startswith("num_")},
         "num_steps": plan.method.num_steps,
@@ -398,15 +408,15 @@ def _of_any_number(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((-1, *x.shape[1:]), x.dtype)
 
 
-def _placed(tree: Any, layout: Layout | None, axis: int) -> Any:
-    """Put loaded arrays where a search has them: codes as the signals lie, the rest everywhere."""
+def _expected(tree: Any, layout: Layout | None, axis: int) -> Any:
+    """Return shapes of what is loaded, with codes where the signals lie and the rest everywhere."""
     if layout is None:
         return tree
     whole = NamedSharding(layout.mesh, PartitionSpec())
     split = NamedSharding(layout.mesh, PartitionSpec(*[None] * axis, *layout.rows))
 
-    def put(path: Any, x: Array) -> Array:
+    def put(path: Any, x: Any) -> jax.ShapeDtypeStruct:
         is_codes = getattr(path[-1], "name", "") == "codes"
-        return jax.device_put(x, split if is_codes else whole)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split if is_codes else whole)
 
     return jax.tree_util.tree_map_with_path(put, tree)

@@ -13,9 +13,14 @@ import numpy as np
 from sparsecode_jax._sharding import to_host
 from sparsecode_jax.types import PyTree
 
-__all__ = ["chained", "digest_of", "other_batches", "program_of"]
+__all__ = ["as_given", "chained", "digest_of", "other_batches", "program_of"]
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+")
+
+
+def as_given(value: Any) -> str | None:
+    """Return what identifies an argument that is None, a word, or an array."""
+    return value if value is None or isinstance(value, str) else digest_of(np.asarray(value))
 
 
 def digest_of(tree: PyTree) -> str:
@@ -31,8 +36,9 @@ def program_of(fn: Callable, *args: Any) -> str:
 
     It is that of its jaxpr, with every array that the function holds: where it is written does not
     matter, and what a global name stands for does. Functions under ``jax.jit`` count by name, too.
+    Where the arguments lie on devices does not matter.
     """
-    closed = jax.make_jaxpr(fn)(*args)
+    closed = jax.make_jaxpr(fn)(*jax.tree.map(_shape, args))
     # Subprograms that JAX calls later (rules of derivatives) show as addresses of functions.
     digest = hashlib.sha256(_ADDRESS.sub("", str(closed)).encode())
     for array in _arrays(closed):
@@ -55,6 +61,10 @@ def other_batches(name: str, path: Any, count: int) -> ValueError:
         "batches in the same order are expected. Pass another path, or delete the file to start "
         "afresh."
     )
+
+
+def _shape(x: Any) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "dtype") else x
 
 
 def _add(digest: Any, leaf: Any) -> None:

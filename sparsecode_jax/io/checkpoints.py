@@ -1,4 +1,7 @@
-"""Checkpoints: the arrays of a pytree, and what decides the run they are of, in one file."""
+"""Checkpoints: the arrays of a pytree, and what decides the run they are of, in one file.
+
+Arrays that span processes lie beside it (``_spread.py``), and the file names their folder.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
+from sparsecode_jax import _processes
 from sparsecode_jax._sharding import to_host
+from sparsecode_jax.io import _spread
 from sparsecode_jax.io._atomic import replacing
 from sparsecode_jax.types import PyTree
 
@@ -28,6 +34,9 @@ def save_checkpoint(
 ) -> None:
     """Write a pytree of arrays, PRNG keys included, replacing the file in one stroke.
 
+    If there are several processes, all of them call it: each writes its part of arrays that span
+    processes into the folder ``path.arrays``, and the first of them writes the file.
+
     Args:
       path: the file; a link is followed.
       tree: a pytree of arrays.
@@ -35,49 +44,81 @@ def save_checkpoint(
       alone: whether a lock keeps others from writing the file.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = [to_host(_key_data(leaf)) for _, leaf in leaves]
-    header = {
+    arrays = [_key_data(leaf) for _, leaf in leaves]
+    header: dict[str, Any] = {
         "format": FORMAT,
         "identity": dict(identity),
         "leaves": [
             [_name(where), str(_dtype(leaf)), _implementation(leaf)] for where, leaf in leaves
         ],
     }
-    with replacing(path, alone=alone) as file, zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(_HEADER, json.dumps(header))
-        for index, array in enumerate(arrays):
-            plain = array.view(f"V{array.dtype.itemsize}") if array.dtype.kind == "V" else array
-            with archive.open(f"{index}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, plain, allow_pickle=False)
+    spread = {str(i): array for i, array in enumerate(arrays) if _spread.spans(array)}
+    if spread:
+        header["spread"] = {
+            "folder": _spread.write(path, spread, _spread_in(path)),
+            "shapes": {index: list(array.shape) for index, array in spread.items()},
+        }
+
+    def write() -> None:
+        with replacing(path, alone=alone) as file, zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(_HEADER, json.dumps(header))
+            for index, array in enumerate(arrays):
+                if str(index) not in spread:
+                    with archive.open(f"{index}.npy", "w", force_zip64=True) as entry:
+                        np.lib.format.write_array(entry, _plain(array), allow_pickle=False)
+        _spread.keep_only(path, header.get("spread", {}).get("folder"))
+
+    _processes.on_first("save_checkpoint", write)
 
 
 def load_checkpoint(
     path: str | os.PathLike, like: PyTree = None, *, identity: Mapping[str, Any]
 ) -> PyTree:
-    """Read a pytree written by :func:`save_checkpoint`.
+    """Read a pytree written by :func:`save_checkpoint`, by any number of processes.
 
-    Nothing in the file is executed, and nothing larger than the file is made in memory.
+    Nothing in the file is executed, and nothing larger than the file is made in memory. If there
+    are several processes, all of them call it.
 
     Args:
       path: the file.
       like: a pytree of the expected structure, shapes and dtypes; leaves may be arrays or shapes,
-        in which a dimension of -1 has any length. None takes what is there, as a dict of arrays by
-        name.
+        in which a dimension of -1 has any length. What it has on a mesh comes to lie as it does.
+        None takes what is there, as a dict of arrays by name.
       identity: the one it was saved with.
 
     Returns:
-      The pytree, with NumPy leaves and PRNG keys.
+      The pytree, with NumPy leaves, PRNG keys and, on a mesh, arrays of JAX.
 
     Raises:
       ValueError: the file is not a checkpoint, or belongs to another run.
     """
+    return _processes.on_all("load_checkpoint", lambda: _load(path, like, identity))
+
+
+def _load(path: str | os.PathLike, like: PyTree, identity: Mapping[str, Any]) -> PyTree:
+    expected, structure = jax.tree_util.tree_flatten_with_path(like)
+    places: list[NamedSharding | None]
     try:
         with zipfile.ZipFile(path) as archive:
             header = _header(archive)
             _same_run(path, header["identity"], identity)
             leaves = header["leaves"]
-            arrays = [_array(archive, index, *leaf[1:]) for index, leaf in enumerate(leaves)]
-    except (FileNotFoundError, _OtherRunError):
+            places = [_place(leaf) for _, leaf in expected] if like is not None else []
+            places += [None] * (len(leaves) - len(places))
+            spread = header.get("spread", {"shapes": {}})
+            there: dict[str, Any] = {}
+            if spread["shapes"]:
+                wanted = {index: places[int(index)] for index in spread["shapes"]}
+                there = _spread.read(path, spread["folder"], wanted)
+            arrays = [
+                _typed(
+                    there[str(index)] if str(index) in there else _array(archive, index),
+                    place,
+                    *leaf[1:],
+                )
+                for index, (leaf, place) in enumerate(zip(leaves, places, strict=False))
+            ]
+    except (FileNotFoundError, ImportError, _OtherRunError):
         raise
     except Exception as error:  # a damaged file can fail in any way
         raise ValueError(
@@ -88,14 +129,13 @@ def load_checkpoint(
     names = [name for name, _, _ in leaves]
     if like is None:
         return dict(zip(names, arrays, strict=True))
-    expected, structure = jax.tree_util.tree_flatten_with_path(like)
     found = [(k, np.shape(x), str(_dtype(x))) for k, x in zip(names, arrays, strict=True)]
-    wanted = [(_name(k), np.shape(x), str(_dtype(x))) for k, x in expected]
-    if len(found) != len(wanted) or not all(map(_fits, found, wanted)):
+    fitting = [(_name(k), np.shape(x), str(_dtype(x))) for k, x in expected]
+    if len(found) != len(fitting) or not all(map(_fits, found, fitting)):
         odd = [
             f"{name} {dtype}{list(shape)}"
             for name, shape, dtype in found
-            if not any(_fits((name, shape, dtype), other) for other in wanted)
+            if not any(_fits((name, shape, dtype), other) for other in fitting)
         ]
         raise ValueError(
             f"load_checkpoint: {path} is damaged: it holds {', '.join(odd[:3]) or 'too little'}, "
@@ -111,6 +151,15 @@ def identity_in(path: str | os.PathLike) -> dict[str, Any] | None:
         with zipfile.ZipFile(path) as archive:
             return _header(archive)["identity"]
     except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def _spread_in(path: str | os.PathLike) -> str | None:
+    """Return the folder of arrays that a file names."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _header(archive)["spread"]["folder"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 
 
@@ -159,7 +208,7 @@ def _header(archive: zipfile.ZipFile) -> dict[str, Any]:
     return header
 
 
-def _array(archive: zipfile.ZipFile, index: int, dtype: str, implementation: str | None) -> Any:
+def _array(archive: zipfile.ZipFile, index: int) -> np.ndarray:
     """Read an array whose size is that of its entry, which is not compressed."""
     info = archive.getinfo(f"{index}.npy")
     with archive.open(info) as entry:
@@ -175,10 +224,32 @@ def _array(archive: zipfile.ZipFile, index: int, dtype: str, implementation: str
             raise ValueError(f"array {index} is not {size} bytes of plain numbers")
         data = bytearray(entry.read())
     array = np.frombuffer(data, stored)  # writable
-    array = array.reshape(shape, order="F" if fortran_order else "C")
+    return array.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _typed(array: Any, place: NamedSharding | None, dtype: str, implementation: str | None) -> Any:
+    """Return what was stored as it was: of its dtype, a key, and where it is expected to lie."""
+    if isinstance(array, np.ndarray) and array.dtype.kind == "V":
+        array = array.view(np.dtype(dtype))
+    if isinstance(array, np.ndarray) and place is not None:
+        plain = array
+        array = jax.make_array_from_callback(plain.shape, place, lambda index: plain[index])
     if implementation is not None:
         return jax.random.wrap_key_data(jnp.asarray(array), impl=implementation)
-    return array.view(np.dtype(dtype)) if stored.kind == "V" else array
+    return array
+
+
+def _place(like: Any) -> NamedSharding | None:
+    """Return where a leaf lies, if that is on a mesh; of keys, where their numbers do."""
+    numbers = _key_data(like) if isinstance(like, jax.Array) else like
+    sharding = getattr(numbers, "sharding", None)
+    return sharding if isinstance(sharding, NamedSharding) else None
+
+
+def _plain(array: Any) -> np.ndarray:
+    """Return an array on the host, of a dtype that NumPy has."""
+    array = to_host(array)
+    return array.view(f"V{array.dtype.itemsize}") if array.dtype.kind == "V" else array
 
 
 def _fits(found: tuple[str, tuple, str], wanted: tuple[str, tuple, str]) -> bool:

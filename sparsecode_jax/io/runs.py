@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
-import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -14,14 +14,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from sparsecode_jax import _processes
 from sparsecode_jax._sharding import agreed
-from sparsecode_jax.io import checkpoints
+from sparsecode_jax.io import _spread, checkpoints
 from sparsecode_jax.types import PyTree
 
 __all__ = ["BusyError", "Pace", "Run", "wait"]
 
 SAVE_SECONDS = 5.0  # between two times that an unfinished part is written
 _SAVE_SHARE = 20  # as many times the seconds that writing it takes
+_SEEN_SECONDS = 10.0  # until a file is seen by all processes that share its folder
 
 
 class BusyError(ValueError):
@@ -33,7 +35,9 @@ class Run:
 
     It is used as a context, which holds a lock (``path.lock``) that the operating system releases
     when the process ends, however it ends. What is kept is written whole or not at all, with the
-    identity of the run, and is taken up again only by a run of the same identity.
+    identity of the run, and is taken up again only by a run of the same identity. Of a run that
+    spans processes all make the same calls; the first of them holds the lock and writes, besides
+    the parts of arrays that each has of its own, and what one of them raises here they all do.
 
     Args:
       path: a file, for a run that keeps one state; a folder, for one that keeps parts by name. None
@@ -43,7 +47,8 @@ class Run:
 
     Raises:
       BusyError: on entering, if another process, or another run of this one, has the lock.
-      ValueError: on entering with a path, if the run spans processes.
+      ValueError: on entering with a path, if processes do not share its folder or the identity.
+      ImportError: the same, if the run spans processes and orbax-checkpoint is not installed.
 
     Example:
       >>> import tempfile, numpy as np, sparsecode_jax as sc
@@ -67,32 +72,25 @@ class Run:
 
     def __enter__(self) -> Run:
         if self.path is not None:
-            if jax.process_count() > 1:
-                raise ValueError(
-                    f"{self.name}: {self.path} is given in a run of {jax.process_count()} "
-                    "processes, which can keep nothing yet; no path is expected. Leave it out."
-                )
-            lock = _lock_path(self.path)
-            self._made = [folder for folder in lock.parents if not folder.exists()]
-            self._lock = _acquire(lock, self.path, self.name)
+            with contextlib.ExitStack() as undo:
+                undo.callback(self._release)
+                holder, identity = _processes.on_first(self.name, self._lock_it)
+                _processes.on_all(self.name, lambda: self._join(holder, identity))
+                undo.pop_all()
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
         try:
-            if error is not None and self._pending is not None:
-                self._write_pending()
+            if error is not None and self.path is not None:
+                where = None if self._pending is None else self._pending[1]
+                if _processes.fails_alike(error, where) and where is not None:
+                    self._write_pending()
             if error is not None and self._kept:
                 error.add_note(
                     f"{self.name}: {self.path} keeps {self._kept}; the same call goes on from it."
                 )
         finally:
-            if self._lock is not None and self.path is not None:
-                _lock_path(self.path).unlink(missing_ok=True)
-                os.close(self._lock)
-                self._lock = None
-                for folder in self._made:
-                    with contextlib.suppress(OSError):  # it holds something now
-                        folder.rmdir()
+            self._release()
 
     def file(self, part: str | None = None) -> pathlib.Path:
         """Return where a part is, or a state."""
@@ -101,7 +99,9 @@ class Run:
 
     def has(self, part: str | None = None) -> bool:
         """Say whether a part, or a state, is kept."""
-        return self.path is not None and self.file(part).exists()
+        if self.path is None:
+            return False
+        return _processes.on_first(self.name, self.file(part).exists)
 
     def load(self, like: PyTree = None, part: str | None = None) -> PyTree:
         """Return a part, or a state: as :func:`~sparsecode_jax.io.load_checkpoint` does.
@@ -140,7 +140,8 @@ class Run:
         if self.path is None:
             return
         self._pending = tree, what
-        if time.monotonic() - self._saved > max(SAVE_SECONDS, _SAVE_SHARE * self._cost):
+        due = time.monotonic() - self._saved > max(SAVE_SECONDS, _SAVE_SHARE * self._cost)
+        if agreed(due):
             self._write_pending()
 
     def once(self, part: str, fn: Callable[[], Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -155,10 +156,8 @@ class Run:
     def remove(self) -> None:
         """Delete what is kept."""
         self._pending, self._kept = None, ""
-        if self.path is not None and self.path.is_dir():
-            shutil.rmtree(self.path)
-        elif self.path is not None:
-            self.path.unlink(missing_ok=True)
+        if (path := self.path) is not None:
+            _processes.on_first(self.name, lambda: _spread.delete(path))
 
     def _write_pending(self) -> None:
         assert self._pending is not None
@@ -166,6 +165,49 @@ class Run:
         self._pending = None
         self.save(tree)
         self._kept = what
+
+    def _lock_it(self) -> tuple[str, dict[str, Any]]:
+        """Take the lock; return what it says, and what decides the run."""
+        assert self.path is not None
+        lock = _lock_path(self.path)
+        self._made = [folder for folder in lock.parents if not folder.exists()]
+        self._lock, holder = _acquire(lock, self.path, self.name)
+        return holder, self.identity
+
+    def _join(self, holder: str, identity: dict[str, Any]) -> None:
+        """Raise unless this process sees the lock of the first, and is of the same run."""
+        assert self.path is not None
+        count, index = jax.process_count(), jax.process_index()
+        if count > 1:
+            _spread.require(self.name)
+        if index == 0:
+            return
+        own = json.loads(json.dumps(self.identity))
+        if differs := checkpoints.difference(identity, own):
+            raise ValueError(
+                f"{self.name}: process {index} of {count} has another run than process 0 "
+                f"({', '.join(differs)}); one run is expected of all. Pass the same arguments on "
+                "every process."
+            )
+        began = time.monotonic()
+        while not _says(_lock_path(self.path), holder):
+            if time.monotonic() > began + _SEEN_SECONDS:
+                raise ValueError(
+                    f"{self.name}: process {index} of {count} does not see in {self.path.parent} "
+                    "what process 0 writes there; a folder that all processes share is expected. "
+                    "Pass a path on a file system of all hosts."
+                )
+            time.sleep(0.05)
+
+    def _release(self) -> None:
+        """Give the lock up, if this process has it."""
+        if self._lock is not None and self.path is not None:
+            _lock_path(self.path).unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+            for folder in self._made:
+                with contextlib.suppress(OSError):  # it holds something now
+                    folder.rmdir()
 
 
 class Pace:
@@ -207,8 +249,14 @@ def _lock_path(path: pathlib.Path) -> pathlib.Path:
     return real.with_name(real.name + ".lock")
 
 
-def _acquire(lock: pathlib.Path, path: pathlib.Path, name: str) -> int:
-    """Return the descriptor of a file that this run alone has locked."""
+def _says(lock: pathlib.Path, holder: str) -> bool:
+    with contextlib.suppress(OSError):
+        return lock.read_text() == holder
+    return False
+
+
+def _acquire(lock: pathlib.Path, path: pathlib.Path, name: str) -> tuple[int, str]:
+    """Return the descriptor of a file that this run alone has locked, and what is in it."""
     import fcntl  # of POSIX systems; a run that keeps nothing does not need it
 
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -228,9 +276,10 @@ def _acquire(lock: pathlib.Path, path: pathlib.Path, name: str) -> int:
             raise
         with contextlib.suppress(FileNotFoundError):  # the one before deletes it at its end
             if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                holder = f"process {os.getpid()} on {socket.gethostname()}"
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-                return descriptor
+                os.write(descriptor, holder.encode())
+                return descriptor, holder
         os.close(descriptor)
 
 

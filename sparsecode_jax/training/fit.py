@@ -17,6 +17,7 @@ from tqdm import tqdm
 from sparsecode_jax import _checks
 from sparsecode_jax._sharding import (
     Layout,
+    agreed,
     layout_of,
     names_of,
     on_automatic_axes,
@@ -150,7 +151,8 @@ def fit(
         (for several runs: all of them True).
       checkpoint: a file. If it exists the run continues from it, and ends bit-identical to an
         uninterrupted one; it is rewritten every few seconds, and when the run is interrupted. A
-        checkpoint of another run is refused by what differs. **Static**.
+        checkpoint of another run is refused by what differs. Over processes all pass it, and arrays
+        that span them lie in the folder ``checkpoint.arrays``. **Static**.
       progress: label of the progress bar, None for no bar. **Static**.
 
     Returns:
@@ -199,6 +201,10 @@ def fit(
     identity: dict[str, Any] = {}
     if checkpoint is not None:
         identity = {**_identity(state, data, program, record), "record_steps": steps}
+        if isinstance(model.bias, str):
+            # A mean over signals has other last bits where they lie on other devices.
+            start = state.params._replace(bias=None)
+            identity |= {"initial parameters": digest_of(start), "bias": model.bias}
     done, digest, pace = 0, np.zeros(32, np.uint8), Pace(_CHUNK_SECONDS)
     with Run(checkpoint, identity, name="fit") as kept:
         if kept.has():
@@ -263,7 +269,7 @@ def fit(
                 if callback is not None:
                     seconds, params = time.monotonic() - began, complete(state, data)
                     answer = callback(Progress(done, loss_now, work.total(done), seconds, params))
-                if answer is not None and bool(np.all(answer)):
+                if callback is not None and agreed(answer is not None and bool(np.all(answer))):
                     total = done
                 elif ran < length:
                     if total != ENDLESS:
