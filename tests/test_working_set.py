@@ -157,7 +157,7 @@ def test_zero_signals_and_a_penalty_above_every_correlation():
 def test_bad_arguments():
     for call, message in (
         (lambda: working_set(()), "the number of sizes is 0; an integer >= 1 is expected"),
-        (lambda: working_set((8, 0)), "working_set: a size is 0; an integer >= 1 is expected"),
+        (lambda: working_set((8, 0)), "working_set: an entry of sizes is 0; an integer >= 1"),
         (lambda: working_set(inner_steps=0), "working_set: inner_steps is 0; an integer >= 1"),
         (
             lambda: working_set(prox=group_soft_threshold(2)),
@@ -232,3 +232,10 @@ def test_memory_does_not_grow_with_the_gathered_atoms_of_all_signals():
 
     assert largest(2**12, 128) == 2**12 * 128 * 128 <= module._MOST_ENTRIES
     assert largest(2**16, 256) <= module._MOST_ENTRIES < 2**16 * 256 * 256
+
+
+def test_a_number_stands_for_sizes_that_grow_to_it():
+    assert working_set(200) == working_set()
+    assert working_set(1000) == working_set((32, 32, 64, 96, 128, 256, 512, 1024))
+    with pytest.raises(ValueError, match="sizes is 0; an integer >= 1"):
+        working_set(0)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import dictionaries, objectives, solvers
 from sparsecode_jax.cli.errors import BadInputError
 from sparsecode_jax.cli.parser import PURSUITS
 from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
-from sparsecode_jax.solvers import _core
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["Method", "Scores", "choose", "encode_batch", "step_size"]
+
+
+MOST_STEPS = {"working-set": 1000, "sparsa": 10_000, "fista": 10_000, "ista": 10_000}
 
 
 class Method(NamedTuple):
@@ -54,10 +58,12 @@ def choose(
 ) -> Method:
     """Build the method that the options name, with the defaults of ``sparse_encode``."""
     num_atoms = shape[0]
-    if name is None:
-        large = num_atoms >= _core._MANY_ATOMS and num_steps is None
-        name = "working-set" if large else "fista" if num_steps is not None else "sparsa"
     prox = soft_threshold if signed else nonnegative_soft_threshold
+    if name is None and num_steps is not None:
+        name = "fista"
+    elif name is None:
+        solver, _ = solvers.default_solver(jax.ShapeDtypeStruct(shape, jnp.float32), prox=prox)
+        name = "sparsa" if solver == solvers.sparsa(prox=prox) else "working-set"
     if name in PURSUITS:
         if num_active is None or num_active > num_atoms:
             given = "is not given" if num_active is None else f"is {num_active}"
@@ -76,14 +82,12 @@ def choose(
             f"--num-active {num_active} is given, but {name} finds the number of active atoms by "
             f"its penalty; --solver {', '.join(PURSUITS)} is expected with it."
         )
-    if name == "working-set":
-        sizes = _core._set_sizes(min(shape))
-        solver = solvers.working_set(sizes, prox=prox)
-        return Method(name, solver, num_steps, _core._MOST_ROUNDS, 1)
-    solver = {"sparsa": solvers.sparsa, "fista": solvers.fista, "ista": solvers.ista}[name](
-        prox=prox
-    )
-    return Method(name, solver, num_steps, _core._MOST_STEPS, 5 if name == "sparsa" else 1)
+    factories: dict[str, Callable[..., Solver]] = {
+        "working-set": functools.partial(solvers.working_set, min(shape)),
+        "sparsa": solvers.sparsa, "fista": solvers.fista, "ista": solvers.ista,
+    }  # fmt: skip
+    solver = factories[name](prox=prox)
+    return Method(name, solver, num_steps, MOST_STEPS[name], 5 if name == "sparsa" else 1)
 
 
 def step_size(dictionary: Array, *, method: Method) -> Array:
@@ -114,8 +118,6 @@ def infer(
 @functools.cache
 def encode_batch(method: Method) -> Any:
     """Compile inference of one batch: codes, scores, and the count of the inference alone."""
-    import jax
-
     from sparsecode_jax.flops import value_and_flops
 
     @jax.jit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -204,7 +205,7 @@ def sparse_encode(
 
 
 def default_solver(
-    dictionary: Array, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
+    dictionary: Any, *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> tuple[Solver, dict[str, int]]:
     """Return the solver that reaches a tolerance soonest, and how to run it.
 
@@ -213,7 +214,8 @@ def default_solver(
     penalty is not a sum over atoms or the atoms are split over devices.
 
     Args:
-      dictionary: (N, M); only its shape and its placement are looked at. **Static**.
+      dictionary: (N, M), or a ``jax.ShapeDtypeStruct``; only its shape and its placement are looked
+        at. **Static**.
       prox: the proximal operator of the penalty. **Static**.
 
     Returns:
@@ -235,16 +237,8 @@ def default_solver(
     _checks.matrix("default_solver", "dictionary", dictionary)
     if dictionary.shape[0] < _MANY_ATOMS or not separable(prox) or splits_atoms(dictionary):
         return sparsa(prox=prox), {"max_steps": _MOST_STEPS, "check_every": 5}
-    solver = working_set(_set_sizes(min(dictionary.shape)), prox=prox)
+    solver = working_set(min(dictionary.shape), prox=prox)
     return solver, {"max_steps": _MOST_ROUNDS, "check_every": 1}
-
-
-def _set_sizes(most: int) -> tuple[int, ...]:
-    """Return sizes that grow until a set can hold as many atoms as a solution can need."""
-    sizes: tuple[int, ...] = (32, 32, 64, 96, 128, 256)
-    while sizes[-1] < most:
-        sizes = (*sizes, 2 * sizes[-1])
-    return sizes
 
 
 @functools.partial(jax.jit, static_argnames=("solver", "num_steps", "layout"))

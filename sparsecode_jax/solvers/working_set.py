@@ -52,9 +52,12 @@ class WorkingSetState(NamedTuple):
     rounds: Array
 
 
+_SIZES: tuple[int, ...] = (32, 32, 64, 96, 128, 256)
+
+
 @cached
 def working_set(
-    sizes: tuple[int, ...] = (32, 32, 64, 96, 128, 256),
+    sizes: tuple[int, ...] | int = _SIZES,
     *,
     prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold,
     inner_steps: int = 40,
@@ -70,7 +73,8 @@ def working_set(
     Args:
       sizes: of the set in the first round, the second, ...; the last is used from then on. Codes
         with more non-zeros than the largest size cannot be represented: their gap stays above the
-        tolerance. Sizes above N count as N. **Static**.
+        tolerance. Sizes above N count as N. An integer stands for sizes that grow until a set holds
+        as many atoms: min(M, N) is what a solution can need. **Static**.
       prox: ``nonnegative_soft_threshold``, ``soft_threshold`` or an elastic net. **Static**.
       inner_steps: iterations on the small problem. **Static**.
 
@@ -90,6 +94,8 @@ def working_set(
       Working sets with a duality gap as certificate: Massias, Gramfort, Salmon, 2018 (celer);
       Johnson and Guestrin, 2015 (Blitz).
     """
+    if not isinstance(sizes, tuple):
+        sizes = _up_to(_checks.count("working_set", "sizes", sizes))
     _checks.sizes("working_set", "sizes", sizes)
     _checks.count("working_set", "the number of sizes", len(sizes))
     _checks.count("working_set", "inner_steps", inner_steps)
@@ -103,6 +109,13 @@ def working_set(
         Bound(_gap, prox),
         prox,
     )
+
+
+def _up_to(most: int) -> tuple[int, ...]:
+    sizes = _SIZES
+    while sizes[-1] < most:
+        sizes = (*sizes, 2 * sizes[-1])
+    return sizes
 
 
 def _widths(sizes: tuple[int, ...], problem: Lasso) -> list[int]:

@@ -163,7 +163,7 @@ def test_signals_that_did_not_converge_are_warned_of(files, monkeypatch, capsys)
     assert run_encode("--dictionary", "short.npy", "--output", "short") == 0
     err = capsys.readouterr().err
     assert "norms from 1e-08 to 1e-08" in err and "--penalty" not in err
-    monkeypatch.setattr("sparsecode_jax.solvers._core._MOST_STEPS", 5)
+    monkeypatch.setitem(encode.inference.MOST_STEPS, "sparsa", 5)
     assert run_encode("--tolerance", 1e-5) == 0
     manifest = sc.io.load_results("codes")[1]
     missed = round(S * (1 - manifest["converged_fraction"]))
