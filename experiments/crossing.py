@@ -90,7 +90,7 @@ def train_sae(name: str, signals: np.ndarray, *, fixed: Any = None, **options: A
 
 
 def choose_sae(name: str, tuning: Data, max_flops: float, config: Any) -> tuple[float, float]:
-    """Return the penalty and learning rate that explain most with K codes a signal."""
+    """Return the penalty and learning rate that explain most with K codes per signal."""
     sae = SAES[name]
     penalties = sae.penalties[: config.most_penalties]
     grid = list(itertools.product(penalties, sae.rates or config.rates))

@@ -63,7 +63,7 @@ def rows() -> list[Row]:
     result += [
         Row("ITO, 10,000 steps", paper.code_optimization(M, N, SAMPLES, 10_000),
             accounts.count_inference(settings.paper_solver(), 10_000),
-            "11N a step are charged for loss, gradient and Adam; they take 18N and M here, of "
+            "11N per step are charged for loss, gradient and Adam; they take 18N and M here, of "
             "which exp is N"),
         Row("sparse coding, step", paper.sparse_coding_step(M, N, SAMPLES, learned=True),
             step(unknown, "sparse_coding"),

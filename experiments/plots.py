@@ -140,7 +140,7 @@ def truth_free(result: Any, title: str, path: pathlib.Path) -> pathlib.Path:
         line = "" if len(work) == 1 else "-"
         every = marker if len(work) == 1 else None
         right.plot(work, r2[middle], line or "none", color=color, marker=every, label=label)
-    left.set_xlabel("L0: active atoms a signal")
+    left.set_xlabel("L0: active atoms per signal")
     left.set_ylabel("R² on test signals")
     left.set_title(f"{title}: {len(result.penalties)} penalties")
     right.set_xlabel("inference FLOPs a signal, measured")

@@ -38,9 +38,9 @@ class Config:
     """How to train and evaluate.
 
     Attributes:
-      num_atoms: N; None means 4M.
-      penalty: the middle lasso penalty; None finds one by ``target_l0``.
-      target_l0: active atoms a signal that the middle penalty should give FISTA on a dictionary of
+      num_atoms: N; None means 4M. penalty: the middle lasso penalty; None finds one by
+      ``target_l0``. target_l0: active atoms per signal that the middle penalty should give FISTA on
+      a dictionary of
         random training signals; None means M/8.
       factors: trained penalties as multiples of the middle one.
       sae_steps: training steps of the SAE.
@@ -230,7 +230,7 @@ def _nothing(num_atoms: int) -> sc.Encoder:
 
 
 def find_penalty(signals: np.ndarray, dictionary: np.ndarray, target_l0: float) -> float:
-    """Bisect for the penalty at which FISTA's codes have ``target_l0`` active atoms a signal."""
+    """Bisect for the penalty at which FISTA's codes have ``target_l0`` active atoms per signal."""
     low, high = 1e-5, float(np.abs(signals @ dictionary.T).max())
     for _ in range(20):
         middle = float(np.sqrt(low * high))

@@ -228,7 +228,7 @@ def objective(
     same_measurements(name, signals, dictionary)
     expected = signals.shape[:-1] + dictionary.shape[:1]
     shape = codes.shape if shape is None else shape
-    if shape[-len(expected) :] != expected:  # several codes a signal may be in front
+    if shape[-len(expected) :] != expected:  # several codes per signal may be in front
         codes_shape(name, "the codes", jax.ShapeDtypeStruct(shape, codes.dtype), expected)
     penalty_values(name, penalty, dictionary.shape[0])
     return signals, dictionary, codes, penalty
@@ -673,10 +673,10 @@ def finite_loss(name: str, where: str, value: float) -> None:
 
 
 def rounds(name: str, label: str, values: Any) -> None:
-    """Raise unless values are one number >= 0 a round."""
+    """Raise unless values are one number >= 0 per round."""
     if values.ndim != 1 or not values.shape[0]:
         raise ValueError(
-            f"{name}: the {label} have shape {values.shape}; (T,), one a round, is expected. For "
+            f"{name}: the {label} have shape {values.shape}; (T,), one per round, is expected. For "
             "several schedules use jax.vmap."
         )
     finite(name, **{label: values})
@@ -699,10 +699,10 @@ def update(name: str, value: Any) -> None:
 def dictionary_shape(
     name: str, dictionary: Any, expected: tuple[int, ...], label: str = "dictionary0"
 ) -> None:
-    """Raise unless a matrix has one row an atom and one column a measurement."""
+    """Raise unless a matrix has one row per atom and one column per measurement."""
     if dictionary.shape != expected:
         raise ValueError(
-            f"{name}: {label} has shape {dictionary.shape}; {expected}, one row an atom and one "
+            f"{name}: {label} has shape {dictionary.shape}; {expected}, one row per atom and one "
             "column a measurement, is expected."
         )
 

@@ -181,7 +181,7 @@ def dense(codes: Any) -> Array:
 def combine_rows(values: Array, indices: Array, matrix: Array) -> Array:
     """Return sum_k values[..., k] * matrix[indices[..., k]]: (..., K), (N, M) to (..., M).
 
-    **Cost**: 2KM arithmetic operations a signal.
+    **Cost**: 2KM arithmetic operations per signal.
     """
     return _combine_rows(*_alike(values, indices, matrix))
 
@@ -189,7 +189,7 @@ def combine_rows(values: Array, indices: Array, matrix: Array) -> Array:
 def dot_rows(signals: Array, indices: Array, matrix: Array) -> Array:
     """Return <signals, matrix[indices[..., k]]> for each k: (..., M), (N, M) to (..., K).
 
-    **Cost**: 2KM arithmetic operations a signal.
+    **Cost**: 2KM arithmetic operations per signal.
     """
     return _dot_rows(*_alike(signals, indices, matrix))
 

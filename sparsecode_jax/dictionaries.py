@@ -171,6 +171,6 @@ def step_size(dictionary: ArrayLike, *, num_squarings: int = 6) -> Array:
     Returns:
       A scalar at most 1/L, so that ISTA and FISTA descend.
 
-    **Cost**: that of :func:`spectral_norm`; it is spent once a dictionary, not once a signal.
+    **Cost**: that of :func:`spectral_norm`; it is spent once a dictionary, not once per signal.
     """
     return 1 / _bound("step_size", dictionary, num_squarings) ** 2

@@ -242,7 +242,7 @@ def r2(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
 
 @automatic
 def l0(codes: Codes, *, threshold: ArrayLike = 0.0) -> Array:
-    """Return the mean number of latents a sample with ``|code| > threshold``.
+    """Return the mean number of latents per sample with ``|code| > threshold``.
 
     Args:
       codes: (..., S, N). **Traced**.

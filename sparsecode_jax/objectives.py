@@ -165,7 +165,7 @@ def duality_gap(
       (...,), >= 0 and near rounding at the optimum; 0 exactly for zero codes that are optimal; NaN
       for a penalty that is negative (where that is not known and refused).
 
-    **Cost**: 4MN a signal in matrix products, and 2MN once.
+    **Cost**: 4MN per signal in matrix products, and 2MN once.
     """
     signals, dictionary, codes, penalty = _checks.objective(
         "duality_gap", signals, dictionary, dense(codes), penalty
@@ -274,7 +274,7 @@ def gap_of_parts(
     norm: Array,
     largest: Array,
 ) -> Array:
-    """Return the relative duality gap from numbers that are one a signal.
+    """Return the relative duality gap from numbers that are one per signal.
 
     All are in units of the signal: its square divides the energies, the penalty and products.
 

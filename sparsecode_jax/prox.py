@@ -47,7 +47,7 @@ def soft_threshold(x: Array, threshold: Array) -> Array:
     Returns:
       The minimiser, the shape and dtype of x.
 
-    **Cost**: 3 arithmetic operations an entry, and one negation.
+    **Cost**: 3 arithmetic operations per entry, and one negation.
     """
     x, threshold = _checks.shrinking("soft_threshold", x, threshold)
     threshold = as_row(threshold, x)
@@ -66,7 +66,7 @@ def nonnegative_soft_threshold(x: Array, threshold: Array) -> Array:
     Returns:
       The minimiser, the shape and dtype of x.
 
-    **Cost**: 2 arithmetic operations an entry.
+    **Cost**: 2 arithmetic operations per entry.
     """
     x, threshold = _checks.shrinking("nonnegative_soft_threshold", x, threshold)
     return jnp.maximum(x - as_row(threshold, x), 0)
@@ -123,8 +123,8 @@ def elastic_net(
     Raises:
       ValueError: a ratio that is negative or not finite, another prox.
 
-    **Cost**: 3 arithmetic operations an entry more than ``prox`` for a threshold an entry; for a
-    scalar threshold 1 an entry and 2.
+    **Cost**: 3 arithmetic operations per entry more than ``prox`` for a threshold per entry; for a
+    scalar threshold 1 per entry and 2.
 
     References:
       Zou and Hastie, 2005; Parikh and Boyd, 2014, section 6.5.3.

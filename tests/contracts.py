@@ -190,12 +190,12 @@ def _solver_cases():
     for signed in (False, True):
         prox = soft_threshold if signed else nonnegative_soft_threshold
         name = "signed" if signed else "nonnegative"
-        extra = int(signed)  # soft_threshold: 3 arithmetic operations an entry and not 2
+        extra = int(signed)  # soft_threshold: 3 arithmetic operations per entry and not 2
         yield pytest.param(
             SolverCase(
                 ista(prox=prox), signed, None, 20_000, gap, numpy_ista,
                 lambda s, m, n, extra=extra: s * (4 * m * n + m + (4 + extra) * n) + 1,
-                (ista, "4MN + M + 4N arithmetic operations a signal and step, and 1 a step"),
+                (ista, "4MN + M + 4N arithmetic operations per signal per step, and 1 per step"),
                 True, monotone=True,
             ),
             id=f"ista-{name}",
@@ -204,7 +204,7 @@ def _solver_cases():
             SolverCase(
                 lca(prox=prox), signed, None, 20_000, gap, numpy_lca,
                 lambda s, m, n, extra=extra: s * (4 * m * n + m + (6 + extra) * n),
-                (lca, "4MN + M + 6N arithmetic operations a signal and step."),
+                (lca, "4MN + M + 6N arithmetic operations per signal per step."),
                 True, monotone=True,
             ),
             id=f"lca-{name}",
@@ -215,7 +215,7 @@ def _solver_cases():
                 lambda s, m, n, extra=extra: s * (6 * m * n + m + (5 + extra) * n) + 2 * m * n,
                 (
                     coordinate_descent,
-                    "6MN + M + 5N arithmetic operations a signal and step, and 2MN a step",
+                    "6MN + M + 5N arithmetic operations per signal per step, and 2MN per step",
                 ),
                 True, monotone=True, sizeless=True,
             ),
@@ -225,7 +225,7 @@ def _solver_cases():
             SolverCase(
                 fista(prox=prox), signed, None, 10_000, gap, numpy_fista,
                 lambda s, m, n, extra=extra: s * (4 * m * n + m + (7 + extra) * n) + 9,
-                (fista, "4MN + M + 7N arithmetic operations a signal and step, and 9 a step"),
+                (fista, "4MN + M + 7N arithmetic operations per signal per step, and 9 per step"),
                 True,
             ),
             id=f"fista-{name}",
@@ -235,7 +235,7 @@ def _solver_cases():
                 fista(prox=prox, restart=gradient_restart), signed, None, 1000, sure,
                 lambda *args, **kwargs: numpy_fista(*args, **kwargs, restart=True),
                 lambda s, m, n, extra=extra: s * (4 * m * n + m + (13 + extra) * n + 6) + 1,
-                (fista, "4MN + M + 13N + 6 a signal and step, and 1 a step"),
+                (fista, "4MN + M + 13N + 6 per signal per step, and 1 per step"),
                 True,
             ),
             id=f"fista_restart-{name}",
@@ -244,7 +244,7 @@ def _solver_cases():
             SolverCase(
                 sparsa(prox=prox), signed, None, 2000, sure, numpy_sparsa,
                 lambda s, m, n, extra=extra: s * (4 * m * n + 7 * m + (10 + extra) * n + 14) + 2,
-                (sparsa, "4MN + 7M + 10N + 14 a signal and step, and 2 a step"),
+                (sparsa, "4MN + 7M + 10N + 14 per signal per step, and 2 per step"),
                 True, rounding=(10, 1e4), start_products=1,
                 start_cost=lambda s, m, n: s * (2 * m * n + 4 * m + 2 * n + 2) + 1,
             ),
@@ -254,7 +254,7 @@ def _solver_cases():
         SolverCase(
             log_adam(), False, 0.01, 20_000, (2e-3, 2e-3), numpy_log_adam,
             lambda s, m, n: s * (4 * m * n + m + 18 * n) + 5,
-            (log_adam, "4MN + M + 18N arithmetic operations a signal and step, and 5 a step"),
+            (log_adam, "4MN + M + 18N arithmetic operations per signal per step, and 5 per step"),
             False,
         ),
         id="log_adam",

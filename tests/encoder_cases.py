@@ -78,7 +78,7 @@ def _linear(use_bias):
         lambda p, x: np.maximum(_affine(p, x), 0),
         cost=_layers_cost((), use_bias),
         cost_text=(
-            sc.encoders.linear, "2MN + 2N arithmetic operations a signal, 2MN + N without bias"
+            sc.encoders.linear, "2MN + 2N arithmetic operations per signal, 2MN + N without bias"
         ),
     )  # fmt: skip
 
@@ -90,7 +90,7 @@ def _mlp(hidden, use_bias):
         cost=_layers_cost(hidden, use_bias),
         cost_text=(
             sc.encoders.mlp,
-            "for each layer 2 h_in h_out + 2 h_out arithmetic operations a signal, h_out fewer "
+            "for each layer 2 h_in h_out + 2 h_out arithmetic operations per signal, h_out fewer "
             "without biases",
         ),
     )
@@ -234,14 +234,14 @@ def _cases():
             _weights(
                 e.top_k, _top_k, num_active=K, use_bias=use_bias,
                 cost=lambda s, m, n, b=use_bias: s * (2 * m * n + b * n + K),
-                text="2MN + N + K arithmetic operations a signal, 2MN + K without bias",
+                text="2MN + N + K arithmetic operations per signal, 2MN + K without bias",
             ),
         )  # fmt: skip
     free_codes = EncoderCase(
         lambda s, m, n: e.free_codes(s, n),
         lambda p, x: np.exp(p.log_codes),
         ((S,),), False, lambda s, m, n: s * n,
-        (e.free_codes, "N exponentials a signal"),
+        (e.free_codes, "N exponentials per signal"),
     )  # fmt: skip
     yield "free_codes", free_codes
     yield "from_flax", EncoderCase(lambda s, m, n: _flax_dense(m, n), _numpy_flax_dense)
@@ -250,7 +250,7 @@ def _cases():
         _weights(
             e.abs_top_k, _abs_top_k, num_active=K, signed=True,
             cost=lambda s, m, n: s * (2 * m * n + n),
-            text="2MN + N arithmetic operations a signal, 2MN without bias",
+            text="2MN + N arithmetic operations per signal, 2MN without bias",
         ),
     )  # fmt: skip
     yield "batch_top_k", _weights(e.batch_top_k, _batch_top_k, num_active=K)
@@ -266,7 +266,7 @@ def _cases():
         _weights(
             e.gated, _gated, fixed=("gate_bias",),
             cost=lambda s, m, n: s * (2 * m * n + 4 * n) + n,
-            text="2MN + 4N arithmetic operations a signal, and N exponentials",
+            text="2MN + 4N arithmetic operations per signal, and N exponentials",
         ),
     )  # fmt: skip
     yield (
@@ -274,7 +274,7 @@ def _cases():
         _weights(
             e.residual_mlp, _residual_mlp, width=8, num_blocks=3,
             cost=lambda s, m, n: s * (2 * 8 * (m + n) + 8 + 2 * n + 3 * (4 * 64 + 4 * 8)),
-            text="2h(M + N) + h + 2N + L(4h^2 + 4h) arithmetic operations a signal",
+            text="2h(M + N) + h + 2N + L(4h^2 + 4h) arithmetic operations per signal",
         ),
     )  # fmt: skip
     t = LAYERS
@@ -283,7 +283,7 @@ def _cases():
         _weights(
             e.lista, _lista, num_layers=t,
             cost=lambda s, m, n: s * (2 * t * (m * n + n) + (t - 1) * (2 * n * n + n)),
-            text="2TMN + 2(T - 1)N^2 + (T - 1)N + 2TN arithmetic operations a signal",
+            text="2TMN + 2(T - 1)N^2 + (T - 1)N + 2TN arithmetic operations per signal",
         ),
     )  # fmt: skip
     yield (
@@ -291,7 +291,7 @@ def _cases():
         _weights(
             e.lista_cp, _lista_cp, num_layers=t,
             cost=lambda s, m, n: s * t * (4 * m * n + m + 3 * n),
-            text="T(4MN + M + 3N) arithmetic operations a signal",
+            text="T(4MN + M + 3N) arithmetic operations per signal",
         ),
     )  # fmt: skip
     yield (
@@ -299,7 +299,7 @@ def _cases():
         _weights(
             e.alista, _alista, num_layers=t, fixed=("dictionary", "weight"),
             cost=lambda s, m, n: s * t * (4 * m * n + m + 4 * n),
-            text="T(4MN + M + 4N) arithmetic operations a signal",
+            text="T(4MN + M + 4N) arithmetic operations per signal",
         ),
     )  # fmt: skip
     for solver, forward, atol in (

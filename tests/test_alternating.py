@@ -271,7 +271,7 @@ def test_hops_find_what_restarts_miss():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"penalties": 0.1}, r"the penalties have shape \(\); \(T,\), one a round"),
+        ({"penalties": 0.1}, r"the penalties have shape \(\); \(T,\), one per round"),
         ({"penalties": [0.1, -0.1]}, "the penalties hold -0.1; numbers >= 0"),
         ({"dictionary": np.eye(5)}, "signals have 8 measurements"),
         ({"codes0": np.zeros((3, 8))}, r"the starting codes have shape \(3, 8\)"),

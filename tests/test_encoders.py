@@ -400,7 +400,7 @@ def test_an_encoder_or_solver_trains_inside_a_flax_module(encoder):
          "penalty has shape \\(3,\\); one number"),
         (lambda: encoders.lista_params(np.eye(3), -1.0, num_layers=2), ValueError, "penalty"),
         (lambda: encoders.alista_params(np.eye(3), 0.1, num_layers=2, weight=np.eye(2)),
-         ValueError, "weight has shape \\(2, 2\\); \\(3, 3\\), one row an atom"),
+         ValueError, "weight has shape \\(2, 2\\); \\(3, 3\\), one row per atom"),
     ],
 )  # fmt: skip
 def test_errors_of_the_factories(build, error, message):

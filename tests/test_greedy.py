@@ -304,8 +304,8 @@ def test_exhaustive_refuses_a_search_without_end():
 
 # --- cost ------------------------------------------------------------------------------------
 
-GAP = "2K^2 + 4K + 3M + 1 operations a signal"
-START = "2MN + 2M - 1 arithmetic operations a signal to start"
+GAP = "2K^2 + 4K + 3M + 1 operations per signal"
+START = "2MN + 2M - 1 arithmetic operations per signal to start"
 UNIT_GRAM = "the Gram matrix of unit atoms 2MN^2 + 3MN once"
 
 
@@ -317,20 +317,20 @@ def num_subsets(n, k):
     return -(-sum(math.comb(n, size) for size in range(1, k + 1)) // 256) * 256
 
 
-# Of a step: operations a signal and once for (M, N, K), and what the docstring says of them.
+# Of a step: operations per signal and once for (M, N, K), and what the docstring says of them.
 COSTS = {
-    "matching_pursuit": (lambda m, n, k: 3 * n + m + 3, None, ["3N + M + 3 a signal and step"]),
+    "matching_pursuit": (lambda m, n, k: 3 * n + m + 3, None, ["3N + M + 3 per signal per step"]),
     "gradient_pursuit": (
         lambda m, n, k: (2 * k + 2) * n + 2 * k * k + 6 * k + m - 1, None,
-        ["(2K + 2)N + 2K^2 + 6K + M - 1 a signal and step"],
+        ["(2K + 2)N + 2K^2 + 6K + M - 1 per signal per step"],
     ),
     "iterative_hard_thresholding": (
-        lambda m, n, k: (2 * k + 2) * n + k, None, ["(2K + 2)N + K a signal and step"]
+        lambda m, n, k: (2 * k + 2) * n + k, None, ["(2K + 2)N + K per signal per step"]
     ),
     "cosamp": (
         lambda m, n, k: (2 * k + 1) * n + m + 1 + cholesky(min(2 * k, n) + k)
         + 2 * (min(2 * k, n) + k) ** 2, None,
-        ["(2K + 1)N + M + 1 + P(P + 1)(2P + 1)/6 + 2P^2 a signal and step, P = min(2K, N) + K"],
+        ["(2K + 1)N + M + 1 + P(P + 1)(2P + 1)/6 + 2P^2 per signal per step, P = min(2K, N) + K"],
     ),
     "subspace_pursuit": (
         lambda m, n, k: (2 * k + 1) * n + m + cholesky(2 * k) + 8 * k * k + cholesky(k)
@@ -341,8 +341,8 @@ COSTS = {
     "exhaustive": (
         lambda m, n, k: num_subsets(n, k) * (2 * k * k + 2 * k - 1) + 2 * k * k + 4 * k - 1,
         lambda m, n, k: num_subsets(n, k) * (cholesky(k) + 2 * k**3),
-        ["C(2K^2 + 2K - 1) + 2K^2 + 4K - 1 a signal and step",
-         "rounded up to a multiple of 256", "C(K(K + 1)(2K + 1)/6 + 2K^3) a step"],
+        ["C(2K^2 + 2K - 1) + 2K^2 + 4K - 1 per signal per step",
+         "rounded up to a multiple of 256", "C(K(K + 1)(2K + 1)/6 + 2K^3) per step"],
     ),
 }  # fmt: skip
 
@@ -362,8 +362,8 @@ def test_cost(name, m, n, k):
     said = [*said, START, UNIT_GRAM, "Reading the codes: 3K.", GAP]
     if name == "matching_pursuit":
         start, reading, gap = start + 2 * m - 1, 2 * n, 3 * m + 1
-        said = [said[0], "2MN + 4M - 2 arithmetic operations a signal to start", UNIT_GRAM,
-                "Reading the codes: 2N.", "3M + 1 operations a signal"]  # fmt: skip
+        said = [said[0], "2MN + 4M - 2 arithmetic operations per signal to start", UNIT_GRAM,
+                "Reading the codes: 2N.", "3M + 1 operations per signal"]  # fmt: skip
     elif name == "iterative_hard_thresholding":
         gram, reading = 2 * m * n * n, 2 * k
         said = [said[0], START, "the Gram matrix 2MN^2 once", "Reading the codes: 2K.", GAP]
@@ -385,5 +385,5 @@ def test_cost_of_the_gap_of_orthogonal_pursuits(factory, signed):
     count = eval_flops(solver.gap, jax.eval_shape(solver.init, problem), problem).total()
     less = 4 * k * k + 4 * k if signed else 0
     assert count == S * (4 * k * k + 6 * k + 3 * m + 1 - less)
-    said = "4K^2 + 6K + 3M + 1 operations a signal, of which signed codes save 4K^2 + 4K"
+    said = "4K^2 + 6K + 3M + 1 operations per signal, of which signed codes save 4K^2 + 4K"
     assert said in docstring(factory)

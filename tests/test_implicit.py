@@ -243,8 +243,8 @@ def test_cost_of_a_derivative(m, n):
     num_steps, rest = divmod(products(np.ones((5, n))) - once, per_step)
     assert rest == 0 and 1 <= num_steps <= 4 * min(m, n) + 20
     text = docstring(with_implicit_gradient)
-    assert "4MN + 4N in products a signal and conjugate gradient step, at most" in text
-    assert "4 min(M, N) + 20 of them; 12MN + 8N a signal and 8MN once" in text
+    assert "4MN + 4N in products per signal and conjugate gradient step, at most" in text
+    assert "4 min(M, N) + 20 of them; 12MN + 8N per signal and 8MN once" in text
 
 
 def test_copies_of_atoms_and_supports_without_a_derivative_stay_bounded():

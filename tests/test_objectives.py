@@ -238,7 +238,7 @@ def test_cost_of_the_duality_gap(s, m, n):
     shapes = ((s, m), (n, m), (s, n), ())
     arrays = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
     assert eval_flops(objectives.duality_gap, *arrays).total("matmul") == s * 4 * m * n
-    assert "4MN a signal in matrix products" in docstring(objectives.duality_gap)
+    assert "4MN per signal in matrix products" in docstring(objectives.duality_gap)
 
 
 def test_relative_error_is_the_fraction_of_energy_left():

@@ -91,8 +91,8 @@ def test_gradient_is_one_above_the_threshold_and_zero_below(case):
 @pytest.mark.parametrize(
     ("fn", "text", "operations"),
     [
-        (prox.nonnegative_soft_threshold, "2 arithmetic operations an entry", 2),
-        (prox.soft_threshold, "3 arithmetic operations an entry, and one negation", 3),
+        (prox.nonnegative_soft_threshold, "2 arithmetic operations per entry", 2),
+        (prox.soft_threshold, "3 arithmetic operations per entry, and one negation", 3),
     ],
 )
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4)])
@@ -118,8 +118,8 @@ def test_cost_of_the_elastic_net_beyond_its_prox(nonnegative, shape):
     assert extra(jnp.full(shape, 0.1)) == 3 * np.prod(shape)
     assert extra(jnp.float32(0.1)) == np.prod(shape) + 2
     text = docstring(prox.elastic_net)
-    assert "3 arithmetic operations an entry more than ``prox`` for a threshold an entry" in text
-    assert "for a scalar threshold 1 an entry and 2" in text
+    assert "3 arithmetic operations per entry more than ``prox`` for a threshold per entry" in text
+    assert "for a scalar threshold 1 per entry and 2" in text
 
 
 def _elastic_solvers():

@@ -163,11 +163,11 @@ def test_cost_line(factory, m, n, k):
     if n <= 1024:
         a_step = (2 * k + per_atom + 2) * n + m + 2 * k + 2
         assert start == S * (2 * m * n + 2 * m - 1) + 2 * m * n * n + n * (2 * m - 1)
-        assert f"to start and (2K + {per_atom + 2})N + M + 2K + 2 a signal and step" in text
+        assert f"to start and (2K + {per_atom + 2})N + M + 2K + 2 per signal per step" in text
     else:
         a_step = 2 * m * n + per_atom * n + 4 * m * k + 3 * m + 2 * k + 2
         assert start == S * (2 * m * n + 2 * m - 1) + n * (2 * m - 1)
-        assert f"2MN + {per_atom}N + 4MK + 3M + 2K + 2 a signal and step" in text
+        assert f"2MN + {per_atom}N + 4MK + 3M + 2K + 2 per signal per step" in text
     assert total == S * a_step + once
     assert f"step, {stated} a step" in text
     reading = eval_flops(solver.codes, state).total()

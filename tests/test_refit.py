@@ -125,6 +125,6 @@ def test_cost(k):
     rounds = 3 * (cholesky + 6 * k * k + 6 * k - 1)
     assert count(num_rounds=3) == S * (common + rounds + M + 1)
     text = docstring(refit)
-    assert "2MK^2 + 5MK + 3K + 2M - 1 arithmetic operations a signal" in text
+    assert "2MK^2 + 5MK + 3K + 2M - 1 arithmetic operations per signal" in text
     assert "K(K + 1)(2K + 1)/6 + 2K^2 once" in text
-    assert "K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 a round and M + 1 more once" in text
+    assert "K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 per round and M + 1 more once" in text

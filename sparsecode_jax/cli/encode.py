@@ -116,7 +116,7 @@ def _run(options: argparse.Namespace, output: Output) -> None:
 
             about = f"{signals.path.name}: {len(signals.rows):,} signals, {num_atoms:,} atoms; "
             about += f"{method.name}, " + (
-                f"{options.num_active} atoms a signal" if pursues else f"λ = {penalty:.4g}"
+                f"{options.num_active} atoms per signal" if pursues else f"λ = {penalty:.4g}"
             )
             plots.encoded(result, size, len(signals.rows), about, output.staged(".png"))
         text = manifest_text(without_nan({**config, **summary}), shapes)
@@ -211,7 +211,7 @@ def _encode_all(
         began = time.monotonic()
         batch = signals.batch(slice(starts[index], starts[index] + size))
         rows = len(batch)
-        # The last batch is filled up, by less than a row a batch: one program for all.
+        # The last batch is filled up, by less than a row per batch: one program for all.
         batch = np.pad(batch, ((0, size - rows), (0, 0)), mode="edge")
         codes, scores, count = encode(batch, *args)
         wait(codes, bar.refresh)
@@ -335,7 +335,7 @@ def _report(config: dict, summary: dict, files: list[pathlib.Path], atoms: Atoms
     print(
         f"encoded {summary['num_signals']:,} signals in {summary['seconds']:.1f} s "
         f"({rate:,.0f} signals/s, compilation included)\n"
-        f"mean objective {summary['objective']:.4g}, R² {r2}, active atoms a signal "
+        f"mean objective {summary['objective']:.4g}, R² {r2}, active atoms per signal "
         f"{summary['l0']:.2f} of {len(atoms.dictionary):,}, "
         f"atoms never used {summary['dead_atoms']:,}\n"
         f"FLOPs {summary['flops']['total']:.4g} ({summary['flops']['per_signal']:,.0f} a signal, "

@@ -11,13 +11,14 @@ from typing import NoReturn
 
 from sparsecode_jax.cli import texts
 from sparsecode_jax.dictionary_learning import learn_dictionary
+from sparsecode_jax.dictionary_learning.search import STEPS
 
 __all__ = ["LASSO_SOLVERS", "NUM_ROUNDS", "NUM_STEPS", "PROGRAM", "PURSUITS", "parse"]
 
 PROGRAM = "sparsecode-jax"
 LASSO_SOLVERS = ("sparsa", "working-set", "fista", "ista")
-_LEARN = inspect.signature(learn_dictionary).parameters
-NUM_ROUNDS, NUM_STEPS = _LEARN["num_rounds"].default, _LEARN["num_steps"].default
+NUM_ROUNDS = inspect.signature(learn_dictionary).parameters["num_rounds"].default
+NUM_STEPS = STEPS
 _INT = 2**31 - 1  # the largest of 32 bits
 _STEPS, _ROUNDS = 10**8, 10**6  # the most: ten times the steps, three times the rounds fit them
 PURSUITS = ("omp", "ols", "subspace-pursuit")
@@ -103,7 +104,7 @@ def _learn(parser: argparse.ArgumentParser) -> None:
         type=steps,
         default=NUM_STEPS,
         metavar="T",
-        help="solver steps a round (default: %(default)s)",
+        help="solver steps per round (default: %(default)s)",
     )
     add(
         "--num-restarts",
@@ -124,7 +125,7 @@ def _learn(parser: argparse.ArgumentParser) -> None:
         type=count,
         metavar="S",
         help="learn from at most so many signals, drawn at random "
-        "from the file (default: 100 an atom, at least 10,000, and at most 2^26 / N)",
+        "from the file (default: 100 per atom, at least 10,000, and at most 2^26 / N)",
     )
     add(
         "--seed",
@@ -165,7 +166,7 @@ def _encode(parser: argparse.ArgumentParser) -> None:
         metavar="SOLVER",
         help="with a penalty: sparsa (default), "
         "working-set (default from 1,024 atoms on), fista (default with --num-steps), ista; with "
-        "--num-active atoms a signal and no penalty: omp (orthogonal matching pursuit), ols "
+        "--num-active atoms per signal and no penalty: omp (orthogonal matching pursuit), ols "
         "(orthogonal least squares), subspace-pursuit",
     )
     stop = parser.add_mutually_exclusive_group()

@@ -39,7 +39,7 @@ def learned(result: Mapping[str, Any], about: str, path: pathlib.Path) -> None:
 def encoded(
     result: Mapping[str, Any], size: int, num_signals: int, about: str, path: pathlib.Path
 ) -> None:
-    """Draw the objective along the file, the active atoms a signal, and the usage of atoms."""
+    """Draw the objective along the file, the active atoms per signal, and the usage of atoms."""
     figure, (left, middle, right) = _panels(3)
     edges = np.minimum(size * np.arange(len(result["batch_objective"]) + 1), num_signals)
     left.stairs(result["batch_objective"], edges, color=_BLUE, linewidth=1.5, baseline=None)

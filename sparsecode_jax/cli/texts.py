@@ -63,7 +63,7 @@ writes, with --output codes:
               also atom_usage, atom_mean (of each atom) and batch_objective (of each batch)
   codes.npy   with --dense, the codes as an array: numpy.load("codes.npy", mmap_mode="r")
   codes.json  the options, what was read, the scores, versions, seconds, FLOPs
-  codes.png   the objective along the file, active atoms a signal, how much each atom is used
+  codes.png   the objective along the file, active atoms per signal, how much each atom is used
 
 An interrupted run keeps its finished batches in codes.partial; the same command goes on.
 

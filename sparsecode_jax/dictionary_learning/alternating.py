@@ -85,7 +85,7 @@ def alternate(
       signals: (B, M). **Traced**.
       dictionary: to begin with, (N, M), used as it is. **Traced**.
       penalties: of each of T rounds, (T,). **Traced**.
-      num_steps: solver steps a round. **Static**.
+      num_steps: solver steps per round. **Static**.
       solver: of the codes; None takes ``sparsa()``, non-negative. **Static**.
       update: of the atoms, from :mod:`~sparsecode_jax.dictionary_learning.updates`; None takes
         ``method_of_optimal_directions()``. **Static**.
@@ -159,7 +159,7 @@ def _replacing(name: str, replacing: ArrayLike, shape: tuple[int, ...]) -> Array
     (replacing,) = _checks.real(name, replacing)
     if jnp.shape(replacing) not in ((), shape):
         raise ValueError(
-            f"{name}: replacing has shape {jnp.shape(replacing)}; () or {shape}, one a round, is "
+            f"{name}: replacing has shape {jnp.shape(replacing)}; () or {shape}, one per round, is "
             "expected."
         )
     return jnp.broadcast_to(jnp.asarray(replacing, bool), shape)

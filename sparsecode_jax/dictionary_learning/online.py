@@ -41,7 +41,7 @@ __all__ = ["LearnedOnline", "learn_dictionary_online"]
 
 _PENALTY = 0.1  # as a fraction of the root mean square norm of the first signals
 _STEPS = 100  # of the solver of a lasso, per batch
-_MEMORY = 2.0  # signals an atom over which its codes' moments are averaged
+_MEMORY = 2.0  # signals per atom over which its codes' moments are averaged
 
 
 class LearnedOnline(NamedTuple):

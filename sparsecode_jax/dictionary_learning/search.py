@@ -35,13 +35,14 @@ from sparsecode_jax.types import Array, ArrayLike, Key, Solver
 __all__ = [
     "Learned",
     "LearningProgress",
+    "STEPS",
     "count_learning",
     "default_counts",
     "learn_dictionary",
 ]
 
 _NAME = "learn_dictionary"
-_STEPS = 8  # of the solver of a lasso, per round
+STEPS = 8  # of the solver of a lasso, per round
 _CHUNK_SECONDS = 0.5  # how long to stay on the device between looks at the objective
 _MOST_COPIES, _MOST_ATOMS = 16, 1024  # copies at once, and copies times atoms, by default
 _HOPS = 6  # by default
@@ -162,7 +163,7 @@ def learn_dictionary(
         a pursuit, and what is minimized is half the squared error. **Static**.
       bias: b of ``x - b``, which is coded: "mean" of the signals, or (M,). **Traced**.
       num_rounds: of a restart; a hop has six tenths of them. **Static**.
-      num_steps: solver steps a round; None takes 8, or K. **Static**.
+      num_steps: solver steps per round; None takes 8, or K. **Static**.
       num_restarts: R, also the copies of a hop; None takes 16, fewer above 64 atoms (R * N is at
         most 1,024) and 1 from 513 atoms. **Static**.
       num_hops: H; None takes 6, none if R is 1. **Static**.
@@ -225,7 +226,7 @@ def learn_dictionary(
         solver = _checks.pursuit(name, penalty, num_active, build)
         _checks.num_active(name, num_active, num_atoms)
     if num_steps is None:
-        num_steps = _STEPS if num_active is None else num_active
+        num_steps = STEPS if num_active is None else num_active
     if num_settling is None:
         without = 0 if dictionary0 is None else num_rounds
         num_settling = _stages.SETTLE_ROUNDS * num_rounds if num_hops else without

@@ -61,7 +61,7 @@ def kth_largest(values: Array, rank: Array, axis: int | tuple[int, ...] = -1) ->
     Non-negative floats are ordered as their bits are, so bisection on the bits is exact, and the
     rank may be traced. A rank of more than there are gives 0.
 
-    **Cost**: two operations an entry and bit.
+    **Cost**: two operations per entry and bit.
     """
     width = 8 * values.dtype.itemsize
     bits = jax.lax.bitcast_convert_type(values, jnp.dtype(f"uint{width}"))
@@ -102,7 +102,7 @@ def scatter(codes: SparseCodes) -> Array:
 def take(params: LinearParams, signals: Array, latents: Array, indices: Array) -> Array:
     """Return the latents (..., N) at the indices (..., K), differentiated as their own products.
 
-    The gradient with respect to the weight touches K rows a signal, not N.
+    The gradient with respect to the weight touches K rows per signal, not N.
     """
     return _take(varying_like(params, signals, latents), signals, latents, indices)
 

@@ -39,7 +39,7 @@ def alista(
     num_layers: int,
     prox: Prox = nonnegative_soft_threshold,
 ) -> Encoder:
-    r"""Build ALISTA: two learned numbers a layer, and a weight of least coherence with the atoms.
+    r"""Build ALISTA: two learned numbers per layer, and a weight of least coherence with the atoms.
 
     .. math:: z_{t+1} = \mathrm{prox}_{\theta_t}\big(z_t + \gamma_t (x - z_t D) W^\top\big),
        \qquad z_0 = 0
@@ -57,7 +57,7 @@ def alista(
     Returns:
       An :class:`~sparsecode_jax.types.Encoder` with :class:`AlistaParams`.
 
-    **Cost**: T(4MN + M + 4N) arithmetic operations a signal.
+    **Cost**: T(4MN + M + 4N) arithmetic operations per signal.
 
     References:
       Liu, Chen, Wang, Yin, 2019, Eq. (8) and (16).

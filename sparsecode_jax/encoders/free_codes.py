@@ -37,7 +37,7 @@ def free_codes(num_samples: int, num_atoms: int, *, log_codes0: float = -10.0) -
     Returns:
       An :class:`~sparsecode_jax.types.Encoder` with :class:`FreeCodesParams`.
 
-    **Cost**: N exponentials a signal.
+    **Cost**: N exponentials per signal.
     """
     _checks.count("free_codes", "num_samples", num_samples)
     _checks.count("free_codes", "num_atoms", num_atoms)

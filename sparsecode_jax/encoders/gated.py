@@ -43,7 +43,7 @@ def gated(num_measurements: int, num_atoms: int) -> Encoder:
       An :class:`~sparsecode_jax.types.Encoder` with :class:`GatedParams`; its ``aux`` has the
       rectified gate latents.
 
-    **Cost**: 2MN + 4N arithmetic operations a signal, and N exponentials.
+    **Cost**: 2MN + 4N arithmetic operations per signal, and N exponentials.
 
     References:
       Rajamanoharan et al., 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders",

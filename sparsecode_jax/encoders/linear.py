@@ -40,7 +40,7 @@ def linear(num_measurements: int, num_atoms: int, *, use_bias: bool = True) -> E
       An :class:`~sparsecode_jax.types.Encoder` with :class:`LinearParams`, drawn uniformly in
       +-1/sqrt(M).
 
-    **Cost**: 2MN + 2N arithmetic operations a signal, 2MN + N without bias.
+    **Cost**: 2MN + 2N arithmetic operations per signal, 2MN + N without bias.
     """
     init = linear_init("linear", num_measurements, num_atoms, use_bias)
     return Encoder(init, _apply, _aux, roles=linear_roles(use_bias))

@@ -54,7 +54,7 @@ def lista(
     Returns:
       An :class:`~sparsecode_jax.types.Encoder` with :class:`ListaParams`.
 
-    **Cost**: 2TMN + 2(T - 1)N^2 + (T - 1)N + 2TN arithmetic operations a signal.
+    **Cost**: 2TMN + 2(T - 1)N^2 + (T - 1)N + 2TN arithmetic operations per signal.
 
     References:
       Gregor and LeCun, 2010, Algorithm 3.

@@ -54,7 +54,7 @@ def lista_cp(
     Returns:
       An :class:`~sparsecode_jax.types.Encoder` with :class:`ListaCpParams`.
 
-    **Cost**: T(4MN + M + 3N) arithmetic operations a signal.
+    **Cost**: T(4MN + M + 3N) arithmetic operations per signal.
 
     References:
       Chen, Liu, Wang, Yin, 2018, Eq. (9) and Theorem 1.

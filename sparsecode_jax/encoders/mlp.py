@@ -43,7 +43,7 @@ def mlp(
       An :class:`~sparsecode_jax.types.Encoder` with :class:`MlpParams`, each layer drawn uniformly
       in +-1/sqrt(fan in).
 
-    **Cost**: for each layer 2 h_in h_out + 2 h_out arithmetic operations a signal, h_out fewer
+    **Cost**: for each layer 2 h_in h_out + 2 h_out arithmetic operations per signal, h_out fewer
     without biases.
     """
     if not isinstance(hidden, tuple):

@@ -43,7 +43,7 @@ def residual_mlp(
       An :class:`~sparsecode_jax.types.Encoder` with :class:`ResidualMlpParams`, each layer drawn
       uniformly in +-1/sqrt(fan in).
 
-    **Cost**: 2h(M + N) + h + 2N + L(4h^2 + 4h) arithmetic operations a signal.
+    **Cost**: 2h(M + N) + h + 2N + L(4h^2 + 4h) arithmetic operations per signal.
 
     References:
       He et al., 2016 (residual blocks).

@@ -59,7 +59,7 @@ def top_k(
       An :class:`~sparsecode_jax.types.Encoder` with :class:`~sparsecode_jax.encoders.LinearParams`,
       or with :class:`TopKParams`, in which K is **Traced**.
 
-    **Cost**: 2MN + N + K arithmetic operations a signal, 2MN + K without bias, and the selection.
+    **Cost**: 2MN + N + K arithmetic operations per signal, 2MN + K without bias, and the selection.
 
     References:
       Makhzani and Frey, 2013; Gao et al., 2024, Eq. (3).
@@ -95,7 +95,7 @@ def abs_top_k(
       An :class:`~sparsecode_jax.types.Encoder` with :class:`~sparsecode_jax.encoders.LinearParams`,
       or with :class:`TopKParams`, in which K is **Traced**.
 
-    **Cost**: 2MN + N arithmetic operations a signal, 2MN without bias, and the selection.
+    **Cost**: 2MN + N arithmetic operations per signal, 2MN without bias, and the selection.
 
     References:
       Zhu et al., 2025, "AbsTopK: Rethinking Sparse Autoencoders For Bidirectional Features".
@@ -112,7 +112,7 @@ def batch_top_k(
 
     .. math:: z = u \cdot 1[u \ge \tau], \qquad u = \max(x W^\top + b, 0)
 
-    with :math:`\tau` the (BK)-th largest of all u: K codes a signal on average, more for some and
+    with :math:`\tau` the (BK)-th largest of all u: K codes per signal on average, more for some and
     fewer for others. All leading axes are one batch, so a signal's codes depend on the others
     (under shard_map, on those of its device). For inference turn the parameters into those of
     :func:`jump_relu` by :func:`batch_top_k_threshold`.

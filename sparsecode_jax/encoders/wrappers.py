@@ -72,7 +72,7 @@ def centered(encoder: Encoder, num_measurements: int, *, tie: bool = True) -> En
     Returns:
       An :class:`~sparsecode_jax.types.Encoder` with :class:`CenteredParams`, c = 0 at first.
 
-    **Cost**: M arithmetic operations a signal more than the encoder.
+    **Cost**: M arithmetic operations per signal more than the encoder.
     """
     _checks.encoder("centered", encoder)
     _checks.count("centered", "num_measurements", num_measurements)

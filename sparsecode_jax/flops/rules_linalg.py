@@ -104,7 +104,7 @@ def _symmetric_product(m: int, n: int, ins: Avals, outs: Avals, params: Params) 
 
 def _tridiagonal_solve(ins: Avals, outs: Avals, params: Params) -> Mapping[str, int]:
     *batch, n, num_rhs = (int(length) for length in ins[-1].shape)
-    # Thomas: a division, a product and a sum a row; then five operations a row and right-hand side.
+    # Thomas: a division, a product and a sum per row; then 5 operations per row and right side.
     each = 3 * max(n - 1, 0) + num_rhs * max(5 * n - 4, 0)
     return {cls.NOMINAL: prod(batch) * each * (4 if is_complex(ins[-1]) else 1)}
 

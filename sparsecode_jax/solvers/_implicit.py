@@ -48,8 +48,8 @@ def with_implicit_gradient(
     Raises:
       ValueError: a penalty whose derivative is not known.
 
-    **Cost**: of a derivative, 4MN + 4N in products a signal and conjugate gradient step, at most
-    4 min(M, N) + 20 of them; 12MN + 8N a signal and 8MN once.
+    **Cost**: of a derivative, 4MN + 4N in products per signal and conjugate gradient step, at most
+    4 min(M, N) + 20 of them; 12MN + 8N per signal and 8MN once.
 
     References:
       Mairal, Bach, Ponce, 2012, "Task-driven dictionary learning", Proposition 1; Bertrand et al.,

@@ -96,7 +96,7 @@ def over_signals(
 
 
 def grows_with_signals(solver: Solver, problem: Lasso, codes0: Array | None) -> list[bool]:
-    """Say which arrays of a state have a row a signal: those that grow with the batch."""
+    """Say which arrays of a state have a row per signal: those that grow with the batch."""
     if problem.signals.ndim == 1:
         return [False] * len(jax.tree.leaves(jax.eval_shape(solver.init, problem, codes0)))
 

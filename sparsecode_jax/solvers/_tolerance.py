@@ -92,8 +92,8 @@ def solve_to_tolerance(
         signals at the ends of the dtype's range; a zero penalty; a solver without a measure.
 
     **Cost**: for each signal its number of steps, one gap every ``check_every`` of them (a lasso's
-    has 2MN once a chunk), and N moves of data a check; up to a chunk of signals that are done is
-    computed along.
+    has 2MN once per chunk), and N moves of data per check; up to a chunk of signals that are done
+    is computed along.
 
     Example:
       >>> import jax, sparsecode_jax as sc
@@ -179,7 +179,7 @@ class _Queue(NamedTuple):
 
     order: Array  # which signal this is, (B,)
     signals: Array  # (B, M)
-    state: list[Array]  # the solver's arrays with one row a signal
+    state: list[Array]  # the solver's arrays with one row per signal
     num_steps: Array  # (B,)
     gap: Array  # (B,)
 
@@ -272,7 +272,7 @@ class _Run(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """A solver's state, taken apart into arrays with one row a signal and shared ones."""
+    """A solver's state, taken apart into arrays with one row per signal and shared ones."""
 
     like: PyTree
     by_signal: list[bool]

@@ -41,7 +41,7 @@ def coordinate_descent(
     Raises:
       ValueError: a penalty that is not a sum over atoms.
 
-    **Cost**: 6MN + M + 5N arithmetic operations a signal and step, and 2MN a step. A signal
+    **Cost**: 6MN + M + 5N arithmetic operations per signal per step, and 2MN per step. A signal
     and step cost N more with soft_threshold.
 
     References:

@@ -32,21 +32,21 @@ def cosamp(
     or the fit has no unique answer. A warm start is cut to its K largest codes.
 
     Args:
-      num_active: K, the most atoms a signal. **Static**.
+      num_active: K, the most atoms per signal. **Static**.
       prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, and cuts to 0
         what the least-squares fit makes negative; ``soft_threshold`` gives signed codes.
         **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
-      3M + 1 operations a signal.
+      3M + 1 operations per signal.
 
     Raises:
       ValueError: num_active is not an integer from 1 to N.
 
-    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and (2K + 1)N + M + 1 + P(P +
-    1)(2P + 1)/6 + 2P^2 a signal and step, P = min(2K, N) + K; the Gram matrix of unit atoms 2MN^2 +
-    3MN once. Reading the codes: 3K.
+    **Cost**: 2MN + 2M - 1 arithmetic operations per signal to start and (2K + 1)N + M + 1 + P(P +
+    1)(2P + 1)/6 + 2P^2 per signal per step, P = min(2K, N) + K; the Gram matrix of unit atoms 2MN^2
+    + 3MN once. Reading the codes: 3K.
 
     References:
       Needell and Tropp, 2009, Algorithm 1.

@@ -45,7 +45,7 @@ def exhaustive(
     returned if no subset is better.
 
     Args:
-      num_active: K, the most atoms a signal. **Static**.
+      num_active: K, the most atoms per signal. **Static**.
       prox: ``nonnegative_soft_threshold`` asks for non-negative codes: subsets of 1, 2, ..., K
         atoms are tried, and one counts if its least-squares fit is not negative, which finds the
         non-negative least squares of every support. ``soft_threshold`` tries the subsets of K
@@ -53,15 +53,15 @@ def exhaustive(
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
-      3M + 1 operations a signal.
+      3M + 1 operations per signal.
 
     Raises:
       ValueError: num_active is not an integer from 1 to N, or there are over 200,000 subsets.
 
-    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and C(2K^2 + 2K - 1) + 2K^2 + 4K
-    - 1 a signal and step, C being the number of subsets rounded up to a multiple of 256, and C(K(K
-    + 1)(2K + 1)/6 + 2K^3) a step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the
-    codes: 3K.
+    **Cost**: 2MN + 2M - 1 arithmetic operations per signal to start and C(2K^2 + 2K - 1) + 2K^2 +
+    4K - 1 per signal per step, C being the number of subsets rounded up to a multiple of 256, and
+    C(K(K + 1)(2K + 1)/6 + 2K^3) per step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading
+    the codes: 3K.
 
     References:
       Natarajan, 1995, shows that no method can avoid such a search in general.

@@ -71,9 +71,9 @@ def fista(
     Returns:
       A :class:`~sparsecode_jax.types.Solver` with state :class:`FistaState`.
 
-    **Cost**: 4MN + M + 7N arithmetic operations a signal and step, and 9 a step; with
-    ``gradient_restart`` 4MN + M + 13N + 6 a signal and step, and 1 a step. A signal and step cost
-    N more with soft_threshold.
+    **Cost**: 4MN + M + 7N arithmetic operations per signal per step, and 9 per step; with
+    ``gradient_restart`` 4MN + M + 13N + 6 per signal per step, and 1 per step. A signal and step
+    cost N more with soft_threshold.
 
     References:
       Beck and Teboulle, 2009, Eq. (4.1)-(4.3); O'Donoghue and Candes, 2015.

@@ -33,20 +33,20 @@ def gradient_pursuit(
     K largest codes.
 
     Args:
-      num_active: K, the most atoms a signal. **Static**.
+      num_active: K, the most atoms per signal. **Static**.
       prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, and cuts to 0
         what a step makes negative (the error of such a step may rise); ``soft_threshold`` gives
         signed codes. **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
-      3M + 1 operations a signal.
+      3M + 1 operations per signal.
 
     Raises:
       ValueError: num_active is not an integer from 1 to N.
 
-    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and (2K + 2)N + 2K^2 + 6K + M - 1
-    a signal and step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the codes: 3K.
+    **Cost**: 2MN + 2M - 1 arithmetic operations per signal to start and (2K + 2)N + 2K^2 + 6K + M -
+    1 a signal and step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the codes: 3K.
 
     References:
       Blumensath and Davies, 2008 (Gradient pursuits), Section III-A, Eq. (5)-(7).

@@ -30,8 +30,8 @@ def ista(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its state is the codes.
 
-    **Cost**: 4MN + M + 4N arithmetic operations a signal and step, and 1 a step. A signal and step
-    cost N more with soft_threshold.
+    **Cost**: 4MN + M + 4N arithmetic operations per signal per step, and 1 per step. A signal and
+    step cost N more with soft_threshold.
 
     References:
       Daubechies, Defrise, De Mol, 2004; Beck and Teboulle, 2009, Eq. (1.4).

@@ -27,19 +27,19 @@ def iterative_hard_thresholding(
     largest codes.
 
     Args:
-      num_active: K, the most atoms a signal. **Static**.
+      num_active: K, the most atoms per signal. **Static**.
       prox: ``nonnegative_soft_threshold`` keeps the K largest and cuts negative codes to 0;
         ``soft_threshold`` keeps the K largest magnitudes. **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
-      3M + 1 operations a signal.
+      3M + 1 operations per signal.
 
     Raises:
       ValueError: num_active is not an integer from 1 to N.
 
-    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and (2K + 2)N + K a signal and
-    step; the Gram matrix 2MN^2 once. Reading the codes: 2K.
+    **Cost**: 2MN + 2M - 1 arithmetic operations per signal to start and (2K + 2)N + K per signal
+    per step; the Gram matrix 2MN^2 once. Reading the codes: 2K.
 
     References:
       Blumensath and Davies, 2009 (Iterative hard thresholding for compressed sensing), Eq. (3);

@@ -47,7 +47,7 @@ def log_adam(*, epsilon: float = 1e-8) -> Solver:
       A :class:`~sparsecode_jax.types.Solver` for non-negative codes, with state
       :class:`LogAdamState`.
 
-    **Cost**: 4MN + M + 18N arithmetic operations a signal and step, and 5 a step.
+    **Cost**: 4MN + M + 18N arithmetic operations per signal per step, and 5 per step.
 
     References:
       O'Neill, Gumran, Klindt, arXiv 2411.13117; Kingma and Ba, 2015, Algorithm 1.

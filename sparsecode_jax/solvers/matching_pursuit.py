@@ -50,7 +50,7 @@ class MatchingPursuitState(NamedTuple):
 def matching_pursuit(
     *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> Solver:
-    r"""Build matching pursuit: one atom's code a step, by what the residual shares with it.
+    r"""Build matching pursuit: one atom's code per step, by what the residual shares with it.
 
     .. math:: j = \arg\max_j \frac{\langle r, d_j\rangle}{\|d_j\|},\qquad
        z_j \leftarrow z_j + \frac{\langle r, d_j\rangle}{\|d_j\|^2}
@@ -64,9 +64,9 @@ def matching_pursuit(
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver` with state :class:`MatchingPursuitState`; its gap is
-      the relative squared error, 3M + 1 operations a signal.
+      the relative squared error, 3M + 1 operations per signal.
 
-    **Cost**: 2MN + 4M - 2 arithmetic operations a signal to start and 3N + M + 3 a signal and
+    **Cost**: 2MN + 4M - 2 arithmetic operations per signal to start and 3N + M + 3 per signal per
     step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the codes: 2N.
 
     References:

@@ -30,22 +30,22 @@ def orthogonal_matching_pursuit(
     The problem's penalty and step size are not used; run it for ``num_steps = num_active`` steps.
 
     Args:
-      num_active: K, the most atoms a signal. **Static**.
+      num_active: K, the most atoms per signal. **Static**.
       prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, and cuts to 0
         what the least-squares fit makes negative; ``soft_threshold`` gives signed codes.
         **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`. A warm start is refused. Its gap is the relative
-      squared error, 4K^2 + 6K + 3M + 1 operations a signal, of which signed codes save 4K^2 + 4K.
+      squared error, 4K^2 + 6K + 3M + 1 operations per signal, of which signed codes save 4K^2 + 4K.
 
     Raises:
       ValueError: num_active is not an integer from 1 to N.
 
-    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and (2K + 8)N + M + 2K + 2 a
-    signal and step, 2N a step; the Gram matrix and norms 2MN^2 + 2MN - N once. Above 1,024 atoms
-    there is no Gram matrix: 2MN + 6N + 4MK + 3M + 2K + 2 a signal and step, and norms 2MN - N once.
-    Reading the codes: 2K^2 + 4K.
+    **Cost**: 2MN + 2M - 1 arithmetic operations per signal to start and (2K + 8)N + M + 2K + 2 per
+    signal per step, 2N per step; the Gram matrix and norms 2MN^2 + 2MN - N once. Above 1,024 atoms
+    there is no Gram matrix: 2MN + 6N + 4MK + 3M + 2K + 2 per signal per step, and norms 2MN - N
+    once. Reading the codes: 2K^2 + 4K.
 
     References:
       Pati, Rezaiifar, Krishnaprasad, 1993; Rubinstein, Zibulevsky, Elad, 2008 (by Gram matrix).

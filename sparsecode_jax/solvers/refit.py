@@ -64,9 +64,9 @@ def refit(
       ValueError: shapes that disagree, non-finite numbers, a zero atom, no signal, or num_active
         is not an integer from 1 to N.
 
-    **Cost**: 2MK^2 + 5MK + 3K + 2M - 1 arithmetic operations a signal, and
+    **Cost**: 2MK^2 + 5MK + 3K + 2M - 1 arithmetic operations per signal, and
     K(K + 1)(2K + 1)/6 + 2K^2 once, or for non-negative codes
-    K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 a round and M + 1 more once.
+    K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 per round and M + 1 more once.
 
     References:
       Portugal, Judice, Vicente, 1994, block principal pivoting.

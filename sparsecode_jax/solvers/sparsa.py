@@ -64,8 +64,8 @@ def sparsa(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
     Returns:
       A :class:`~sparsecode_jax.types.Solver` with state :class:`SparsaState`.
 
-    **Cost**: 2MN + 4M + 2N + 2 arithmetic operations a signal to start, and 1 once; 4MN + 7M + 10N
-    + 14 a signal and step, and 2 a step. A signal and step cost N more with soft_threshold.
+    **Cost**: 2MN + 4M + 2N + 2 arithmetic operations per signal to start, and 1 once; 4MN + 7M +
+    10N + 14 per signal per step, and 2 per step. A signal and step cost N more with soft_threshold.
 
     References:
       Wright, Nowak, Figueiredo, 2009, section II; Barzilai and Borwein, 1988.

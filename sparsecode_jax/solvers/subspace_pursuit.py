@@ -36,21 +36,21 @@ def subspace_pursuit(
     is cut to its K largest codes.
 
     Args:
-      num_active: K, the most atoms a signal; choose 2K <= M. **Static**.
+      num_active: K, the most atoms per signal; choose 2K <= M. **Static**.
       prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, and cuts to 0
         what either least-squares fit makes negative; ``soft_threshold`` gives signed codes.
         **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
-      3M + 1 operations a signal.
+      3M + 1 operations per signal.
 
     Raises:
       ValueError: num_active is not an integer from 1 to N.
 
-    **Cost**: 2MN + 2M - 1 arithmetic operations a signal to start and (2K + 1)N + M + P(P + 1)(2P +
-    1)/6 + 2P^2, P = 2K, + K(K + 1)(2K + 1)/6 + 6K^2 + 8K - 1 a signal and step; the Gram matrix of
-    unit atoms 2MN^2 + 3MN once. Reading the codes: 3K.
+    **Cost**: 2MN + 2M - 1 arithmetic operations per signal to start and (2K + 1)N + M + P(P + 1)(2P
+    + 1)/6 + 2P^2, P = 2K, + K(K + 1)(2K + 1)/6 + 6K^2 + 8K - 1 per signal per step; the Gram matrix
+    of unit atoms 2MN^2 + 3MN once. Reading the codes: 3K.
 
     References:
       Dai and Milenkovic, 2009, Algorithm 1.

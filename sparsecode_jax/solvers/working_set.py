@@ -65,7 +65,7 @@ def working_set(
     """Build a working-set solver, for dictionaries of many atoms.
 
     A step is a round: keep the atoms in use, add those that violate optimality most until the set
-    is full, solve the small problem on the set (SpaRSA on its Gram matrix, one set a signal), and
+    is full, solve the small problem on the set (SpaRSA on its Gram matrix, one set per signal), and
     correlate the new residual with all atoms, which certifies the codes or shows what to add. At
     1e-5 relative duality gap most signals need two or three rounds; a product with the whole
     dictionary is spent once a round and not twice an iteration.
@@ -85,8 +85,8 @@ def working_set(
     Raises:
       ValueError: sizes that are not positive integers, a penalty that is not a sum over atoms.
 
-    **Cost**: in matrix products 2MN a signal to start; a signal and round of size W 2MN to
-    correlate, 2MW^2 + 2MW for the Gram matrix and the residual, 2W^2 an inner step and 4W^2 before
+    **Cost**: in matrix products 2MN per signal to start; a signal and round of size W 2MN to
+    correlate, 2MW^2 + 2MW for the Gram matrix and the residual, 2W^2 per inner step and 4W^2 before
     them. The choice of atoms is comparisons. A round of many signals is done in blocks whose
     gathered atoms, and Gram matrices, are at most 2^27 numbers.
 
@@ -218,7 +218,7 @@ def _in_blocks(
 def _round(
     prox: Callable, inner_steps: int, width: int, state: WorkingSetState, problem: Lasso
 ) -> tuple[Array, Array, Array]:
-    """Choose ``width`` atoms a signal, solve on them, and return the new residual."""
+    """Choose ``width`` atoms per signal, solve on them, and return the new residual."""
     signals, dictionary, penalty = problem.signals, problem.dictionary, jnp.asarray(problem.penalty)
     support, start = _choose(prox, width, state, penalty)
     atoms = dictionary[support]

@@ -126,7 +126,7 @@ def read(key: Key, signals: Any, batch_size: int | None) -> Signals:
 
 
 class Batches:
-    """The batches of a host iterator, one a step, from where a run stands.
+    """The batches of a host iterator, one per step, from where a run stands.
 
     ``digest`` is the checksum of those taken, 32 bytes, where ``hashing`` is asked for.
     """

@@ -32,7 +32,7 @@ def scores(
       true_dictionary: (N, M), where it is known. **Traced**.
 
     Returns:
-      ``(Autoencoder) -> dict`` of scalars: ``r2``, ``mse``, ``l0`` (active codes a signal),
+      ``(Autoencoder) -> dict`` of scalars: ``r2``, ``mse``, ``l0`` (active codes per signal),
       ``dead`` (the fraction of latents never active on these signals), and with the truth ``mcc``
       and ``dictionary_mcc``.
 

@@ -118,7 +118,7 @@ class Recipe(NamedTuple):
       optimizer: ``(learning_rate) -> optax.GradientTransformation``, such as ``optax.adam``; what
         optax can do (clipping, schedules, weight decay) is chained there. Keep one function object:
         a fresh lambda is a new program.
-      batch_size: signals a step, drawn with replacement; None means all of them.
+      batch_size: signals per step, drawn with replacement; None means all of them.
       penalty_schedule: ``(step) -> factor`` of the penalty, see
         :mod:`~sparsecode_jax.training.schedules`.
       average_decay: d of the exponential moving average of the parameters, which are returned; None

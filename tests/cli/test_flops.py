@@ -36,8 +36,9 @@ def test_counts_not_given_are_those_of_the_library(capsys):
         for name, parameter in inspect.signature(learn_dictionary).parameters.items()
     }
     options = parser.parse(["learn", "x.npy", "--num-atoms", "4"])
-    for name in ("num_rounds", "num_steps", "num_restarts", "num_hops"):
+    for name in ("num_rounds", "num_restarts", "num_hops"):
         assert getattr(options, name) == defaults[name]
+    assert options.num_steps == 8  # as the library takes where there is a penalty
     words = ["--num-measurements", 3, "--num-atoms", 600, "--num-signals", 700]
     assert run("flops", "learn", *words, "--json") == 0
     result = json.loads(capsys.readouterr().out)

@@ -49,7 +49,7 @@ def test_facts_that_a_short_version_shows(scores):
 def test_budgets_hold_and_are_used():
     ways = crossing.plan(decomposition.Config())
     flops = crossing.inference_flops(ways)
-    # a FISTA step is 4MN + M + 7N a signal, and 9 and the step size for all of them
+    # a FISTA step is 4MN + M + 7N per signal, and 9 and the step size for all of them
     assert 25 * 632 <= ways.middle < 25 * 632 + 16
     assert ways.large == 10 * ways.middle
     for name, value in flops.items():

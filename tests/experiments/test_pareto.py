@@ -103,7 +103,7 @@ def test_penalty_of_each_point_is_not_chosen_on_the_test_half(quick, monkeypatch
 
 
 def test_measured_account_equals_closed_forms():
-    """A FISTA step is 4MN + M + 7N a signal and 9 a step; the ReLU encoder 2MN + N a signal."""
+    """A FISTA step is 4MN + M + 7N per signal, and 9; the ReLU encoder is 2MN + N per signal."""
     solver = frontier.SOLVERS["fista"]
     ten = accounts.inference(solver, 10).measured - accounts.inference(solver, 0).measured
     assert ten == 10 * (1024 * (4 * 8 * 16 + 8 + 7 * 16) + 9)

@@ -43,7 +43,7 @@ def decorrelated(
     Raises:
       ValueError: a bound outside (0, 1), a number of rotations that is not a positive integer.
 
-    **Cost**: that of the update, 2MN^2, and 4MN + 2N^2 a rotation.
+    **Cost**: that of the update, 2MN^2, and 4MN + 2N^2 per rotation.
 
     References:
       Mailhe, Barchiesi, Plumbley, 2012 (INK-SVD).

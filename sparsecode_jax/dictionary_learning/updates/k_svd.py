@@ -39,7 +39,7 @@ def k_svd() -> DictionaryUpdate:
     Returns:
       A :class:`DictionaryUpdate` without state.
 
-    **Cost**: 2BM^2 + 9M^3 and 28BM an atom; for large M take :func:`approximate_k_svd`.
+    **Cost**: 2BM^2 + 9M^3 and 28BM per atom; for large M take :func:`approximate_k_svd`.
 
     References:
       Aharon, Elad, Bruckstein, 2006 (K-SVD); 2005 (its non-negative variant).
@@ -49,7 +49,7 @@ def k_svd() -> DictionaryUpdate:
 
 @cached
 def approximate_k_svd() -> DictionaryUpdate:
-    r"""Build approximate K-SVD: one power iteration an atom in the place of its SVD.
+    r"""Build approximate K-SVD: one power iteration per atom in the place of its SVD.
 
     .. math:: d_j \leftarrow z_j^\top E / \|z_j^\top E\|,\qquad z_j \leftarrow E d_j
 
@@ -59,7 +59,7 @@ def approximate_k_svd() -> DictionaryUpdate:
     Returns:
       A :class:`DictionaryUpdate` without state.
 
-    **Cost**: 8BM an atom, and 2BMN for the residuals.
+    **Cost**: 8BM per atom, and 2BMN for the residuals.
 
     References:
       Rubinstein, Zibulevsky, Elad, 2008.
