@@ -1,4 +1,4 @@
-"""Input checks: the one place where error messages are written.
+"""Input checks that several modules share, and the form of their messages.
 
 Shapes and dtypes are checked always; values only when they are concrete, never on tracers.
 A message says which function, what is wrong with the values, what is expected, what to do.
@@ -352,15 +352,6 @@ def _is_key_data(value: Any) -> bool:
         return False
 
 
-def groups(name: str, shape: tuple[int, ...], group_size: int) -> None:
-    """Raise unless groups of equal size divide the last axis."""
-    if not shape or shape[-1] % group_size:
-        raise ValueError(
-            f"{name}: {shape[-1] if shape else 0} atoms (shape {shape}) are not a multiple of the "
-            f"group size {group_size}. Order the atoms in groups of equal size, or pad them."
-        )
-
-
 def count(name: str, label: str, value: Any, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
     """Return a static integer of at least ``minimum``, or raise."""
     if isinstance(value, jax.core.Tracer):
@@ -494,15 +485,6 @@ def _number_missing(flags: Any) -> jax.Array:
     return jnp.sum(~flags)
 
 
-def measurable(name: str, solver: Any) -> None:
-    """Raise unless a solver says how far a signal is from done."""
-    if solver.gap is None and solver.prox is None:
-        raise ValueError(
-            f"{name}: the solver has neither a gap nor a prox, so nothing says when a signal is "
-            "done. Give it one (see Solver), or run solve with a number of steps."
-        )
-
-
 def has_penalty(name: str, prox: Any, known: bool) -> None:
     """Raise unless a proximal operator says what its penalty is."""
     function(name, "the proximal operator", prox)
@@ -523,17 +505,6 @@ def separable(name: str, prox: Any, is_separable: bool) -> None:
         )
 
 
-def steps_or_tolerance(name: str, num_steps: Any, tolerance: Any) -> None:
-    """Raise unless exactly one of the two is given."""
-    if (num_steps is None) == (tolerance is None):
-        given = "neither" if num_steps is None else "both"
-        raise ValueError(
-            f"{name}: {given} of num_steps and tolerance given; exactly one is expected. "
-            "num_steps=100 runs 100 iterations; tolerance=1e-5 stops each signal at that relative "
-            "duality gap."
-        )
-
-
 def num_active(name: str, value: Any, num_atoms: int) -> None:
     """Raise unless K is one integer, and from 0 to N where it is concrete."""
     (value,) = real(name, value)
@@ -546,24 +517,6 @@ def num_active(name: str, value: Any, num_atoms: int) -> None:
         raise ValueError(
             f"{name}: num_active is {value} but there are {num_atoms} atoms; an integer from 0 to "
             f"{num_atoms} is expected."
-        )
-
-
-def static_active(name: str, value: Any, num_atoms: int) -> None:
-    """Raise unless K is a static integer from 1 to N."""
-    count(name, "num_atoms", num_atoms)
-    count(name, "num_active", value)
-    num_active(name, value, num_atoms)
-
-
-def mean_active(name: str, value: Any, num_atoms: int) -> None:
-    """Raise unless a mean number of codes is one number, above 0 and at most N if concrete."""
-    (value,) = real(name, value)
-    scalar(name, "num_active", value)
-    if concrete(value) and not 0 < float(value) <= num_atoms:
-        raise ValueError(
-            f"{name}: num_active is {value} but there are {num_atoms} atoms; a number above 0, at "
-            f"most {num_atoms}, is expected."
         )
 
 
@@ -604,15 +557,6 @@ def offset(name: str, bias: Any, signals: Any) -> Any:
     return bias
 
 
-def num_subsets(name: str, count: int, maximum: int = 200_000) -> None:
-    """Raise if a search over subsets of atoms would not end."""
-    if count > maximum:
-        raise ValueError(
-            f"{name}: there are {count:,} subsets of atoms to try; at most {maximum:,} are "
-            "expected. Take fewer atoms or a smaller num_active, or use orthogonal_least_squares."
-        )
-
-
 def scalar(name: str, label: str, value: Any) -> None:
     """Raise unless a value is one number."""
     if jnp.shape(value) != ():
@@ -636,54 +580,12 @@ def too_few_signals(name: str, num_signals: int, num_atoms: int) -> ValueError:
     )
 
 
-def iterable_again(name: str, batches: Any, num_epochs: int) -> None:
-    """Raise unless batches can be passed over as often as is asked."""
-    if not callable(batches) and num_epochs > 1 and iter(batches) is batches:
-        raise ValueError(
-            f"{name}: batches are a generator, which ends after one of {num_epochs} epochs; a list "
-            "or a function (epoch) -> iterable is expected."
-        )
-
-
-def not_beyond(name: str, path: Any, done: int, available: int) -> None:
-    """Raise if a checkpoint has seen more batches than there are."""
-    if done > available:
-        raise ValueError(
-            f"{name}: {path} has seen {done} batches, but there are {available}; at least as many "
-            "are expected. Pass the same batches, or another path."
-        )
-
-
 def num_rows(name: str, label: str, array: Any, num_atoms: int) -> None:
     """Raise unless a dictionary has N atoms."""
     if array.shape[0] != num_atoms:
         raise ValueError(
             f"{name}: {label} has {array.shape[0]} atoms (shape {array.shape}); num_atoms = "
             f"{num_atoms} are expected."
-        )
-
-
-def finite_loss(name: str, where: str, value: float) -> None:
-    """Raise if a loss is no longer a finite number."""
-    if not np.isfinite(value):
-        raise FloatingPointError(
-            f"{name}: the objective of {where} is {value}; a finite number is expected. Take a "
-            "solver with a smaller step, or a smaller learning rate."
-        )
-
-
-def rounds(name: str, label: str, values: Any) -> None:
-    """Raise unless values are one number >= 0 per round."""
-    if values.ndim != 1 or not values.shape[0]:
-        raise ValueError(
-            f"{name}: the {label} have shape {values.shape}; (T,), one per round, is expected. For "
-            "several schedules use jax.vmap."
-        )
-    finite(name, **{label: values})
-    if concrete(values) and np.any(np.asarray(values) < 0):
-        raise ValueError(
-            f"{name}: the {label} hold {float(np.min(np.asarray(values))):g}; numbers >= 0 are "
-            "expected."
         )
 
 

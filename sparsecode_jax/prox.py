@@ -166,7 +166,7 @@ class GroupSoftThreshold:
         return _largest_ratio(norms, self._weights(penalty, correlations))
 
     def _groups(self, x: Array) -> Array:
-        _checks.groups("group_soft_threshold", x.shape, self.group_size)
+        _groups("group_soft_threshold", x.shape, self.group_size)
         x = jnp.maximum(x, 0) if self.nonnegative else x
         return x.reshape(*x.shape[:-1], x.shape[-1] // self.group_size, self.group_size)
 
@@ -300,3 +300,12 @@ def _largest_ratio(violations: Array, weights: Array) -> Array:
     weights = as_row(weights, violations)
     ratios = jnp.where(violations == 0, 0, violations / jnp.where(violations == 0, 1, weights))
     return jnp.max(jnp.where(weights < 0, jnp.nan, ratios), axis=-1)  # nothing is feasible
+
+
+def _groups(name: str, shape: tuple[int, ...], group_size: int) -> None:
+    """Raise unless groups of equal size divide the last axis."""
+    if not shape or shape[-1] % group_size:
+        raise ValueError(
+            f"{name}: {shape[-1] if shape else 0} atoms (shape {shape}) are not a multiple of the "
+            f"group size {group_size}. Order the atoms in groups of equal size, or pad them."
+        )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sparsecode_jax import _checks, dictionaries, objectives
 from sparsecode_jax.dictionary_learning._replacement import renew_atoms
@@ -134,7 +135,7 @@ def alternate(
         jnp.asarray(x, signals.dtype) for x in _checks.real(name, codes, penalties, momentum)
     )
     _checks.codes_shape(name, "the starting codes", codes, shape)
-    _checks.rounds(name, "penalties", penalties)
+    _rounds(name, "penalties", penalties)
     _checks.finite(name, signals=signals, dictionary=dictionary, codes0=codes)
     _checks.count(name, "num_steps", num_steps)
     solver = sparsa() if solver is None else solver
@@ -238,3 +239,18 @@ def encode(
     problem = Lasso(signals, dictionary, penalty, choose(dictionary))
     codes0 = codes0 if solver.takes_codes0 else None
     return solve(solver, problem, num_steps=num_steps, codes0=codes0)
+
+
+def _rounds(name: str, label: str, values: Any) -> None:
+    """Raise unless values are one number >= 0 per round."""
+    if values.ndim != 1 or not values.shape[0]:
+        raise ValueError(
+            f"{name}: the {label} have shape {values.shape}; (T,), one per round, is expected. For "
+            "several schedules use jax.vmap."
+        )
+    _checks.finite(name, **{label: values})
+    if _checks.concrete(values) and np.any(np.asarray(values) < 0):
+        raise ValueError(
+            f"{name}: the {label} hold {float(np.min(np.asarray(values))):g}; numbers >= 0 are "
+            "expected."
+        )

@@ -167,7 +167,7 @@ def learn_dictionary_online(
     _checks.key(name, key)
     if penalty is not None:
         (penalty,) = _checks.real(name, penalty)
-    _checks.iterable_again(name, batches, num_epochs)
+    _iterable_again(name, batches, num_epochs)
     stream = _epochs(batches, num_epochs)
     first, stream = _first_signals(name, stream, 1 if dictionary0 is not None else num_atoms)
     offset = _checks.offset(name, bias, first)
@@ -226,12 +226,12 @@ def learn_dictionary_online(
                     draw = jax.random.fold_in(key, index)
                     state, value = run(draw, state, signals, shift, scale, relative)
                     values.append(float(value))
-                    _checks.finite_loss(name, f"batch {index}", values[-1])
+                    _finite_loss(name, f"batch {index}", values[-1])
                     kept.keep((state, np.asarray(values), digest), f"{index + 1} batches")
                 sizes[np.shape(batch)[0]] += 1
                 bar.update()
                 bar.set_postfix_str(f"objective {np.mean(values[-100:]):.4g}", refresh=False)
-        _checks.not_beyond(name, checkpoint, done, sizes.total())
+        _not_beyond(name, checkpoint, done, sizes.total())
         kept.save((state, np.asarray(values), digest))
 
     def cost(size: int) -> int:
@@ -318,3 +318,30 @@ def _given(name: str, dictionary: ArrayLike, signals: Array, num_atoms: int) -> 
     _checks.num_rows(name, "dictionary0", dictionary, num_atoms)
     _checks.finite(name, dictionary0=dictionary)
     return dictionaries.normalize(dictionary)
+
+
+def _finite_loss(name: str, where: str, value: float) -> None:
+    """Raise if a loss is no longer a finite number."""
+    if not np.isfinite(value):
+        raise FloatingPointError(
+            f"{name}: the objective of {where} is {value}; a finite number is expected. Take a "
+            "solver with a smaller step, or a smaller learning rate."
+        )
+
+
+def _iterable_again(name: str, batches: Any, num_epochs: int) -> None:
+    """Raise unless batches can be passed over as often as is asked."""
+    if not callable(batches) and num_epochs > 1 and iter(batches) is batches:
+        raise ValueError(
+            f"{name}: batches are a generator, which ends after one of {num_epochs} epochs; a list "
+            "or a function (epoch) -> iterable is expected."
+        )
+
+
+def _not_beyond(name: str, path: Any, done: int, available: int) -> None:
+    """Raise if a checkpoint has seen more batches than there are."""
+    if done > available:
+        raise ValueError(
+            f"{name}: {path} has seen {done} batches, but there are {available}; at least as many "
+            "are expected. Pass the same batches, or another path."
+        )

@@ -152,7 +152,7 @@ def _build(
     if num_active is None:
         roles = TopKParams(*roles, Role.FROZEN)  # type: ignore[call-arg]
         return Encoder(Bound(_init, draw), apply, aux, roles=roles)
-    _checks.static_active(rule.name, num_active, num_atoms)
+    _static_active(rule.name, num_active, num_atoms)
     return Encoder(draw, apply, aux, roles=roles)
 
 
@@ -221,7 +221,7 @@ def batch_top_k_threshold(
                 "trained with."
             )
         num_active = params.num_active
-    _checks.mean_active(name, num_active, params.weight.shape[0])
+    _mean_active(name, num_active, params.weight.shape[0])
     positive = jax.nn.relu(affine(name, params, signals)).ravel()
     rank = jnp.round(jnp.asarray(num_active) * math.prod(signals.shape[:-1])).astype(jnp.int32)
     last = kth_largest(positive, rank)[0]
@@ -229,3 +229,21 @@ def batch_top_k_threshold(
     threshold = jnp.maximum((last + first) / 2, jnp.finfo(positive.dtype).tiny)
     log_threshold = jnp.full(params.weight.shape[:1], jnp.log(threshold), positive.dtype)
     return JumpReluParams(params.weight, params.bias, log_threshold)
+
+
+def _static_active(name: str, value: Any, num_atoms: int) -> None:
+    """Raise unless K is a static integer from 1 to N."""
+    _checks.count(name, "num_atoms", num_atoms)
+    _checks.count(name, "num_active", value)
+    _checks.num_active(name, value, num_atoms)
+
+
+def _mean_active(name: str, value: Any, num_atoms: int) -> None:
+    """Raise unless a mean number of codes is one number, above 0 and at most N if concrete."""
+    (value,) = _checks.real(name, value)
+    _checks.scalar(name, "num_active", value)
+    if _checks.concrete(value) and not 0 < float(value) <= num_atoms:
+        raise ValueError(
+            f"{name}: num_active is {value} but there are {num_atoms} atoms; a number above 0, at "
+            f"most {num_atoms}, is expected."
+        )

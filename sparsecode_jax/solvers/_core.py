@@ -171,7 +171,7 @@ def sparse_encode(
         raise ValueError(
             f"{name}: neither a penalty nor num_active is given; exactly one of them is expected."
         )
-    _checks.steps_or_tolerance(name, num_steps, tolerance)
+    _steps_or_tolerance(name, num_steps, tolerance)
     signals, dictionary = _checks.floating(name, signals, dictionary)
     _checks.dictionary_matrix(name, dictionary)
     options = {"max_steps": _MOST_STEPS, "check_every": 1}
@@ -290,3 +290,14 @@ def _trajectory(
 @functools.partial(jax.jit, static_argnames="choose")
 def _step_size(choose: Callable[[Array], Array], dictionary: Array) -> Array:
     return automatic(choose)(dictionary)
+
+
+def _steps_or_tolerance(name: str, num_steps: Any, tolerance: Any) -> None:
+    """Raise unless exactly one of the two is given."""
+    if (num_steps is None) == (tolerance is None):
+        given = "neither" if num_steps is None else "both"
+        raise ValueError(
+            f"{name}: {given} of num_steps and tolerance given; exactly one is expected. "
+            "num_steps=100 runs 100 iterations; tolerance=1e-5 stops each signal at that relative "
+            "duality gap."
+        )

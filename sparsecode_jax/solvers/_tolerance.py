@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,7 @@ def solve_to_tolerance(
     problem, codes0 = _checks.prepared(name, problem, codes0)
     _checks.count(name, "max_steps", max_steps)
     _checks.count(name, "check_every", check_every)
-    _checks.measurable(name, solver)
+    _measurable(name, solver)
     (tolerance,) = _checks.real(name, tolerance)
     _checks.to_tolerance(name, problem, tolerance, with_penalty=solver.prox is not None)
     if chunk_size is None:
@@ -304,3 +304,12 @@ def _gap(solver: Solver, state: PyTree, problem: Lasso) -> Array:
     prox = solver.prox
     assert prox is not None  # checked at the front
     return duality_gap(signals, dictionary, solver.codes(state), penalty, prox=prox)
+
+
+def _measurable(name: str, solver: Any) -> None:
+    """Raise unless a solver says how far a signal is from done."""
+    if solver.gap is None and solver.prox is None:
+        raise ValueError(
+            f"{name}: the solver has neither a gap nor a prox, so nothing says when a signal is "
+            "done. Give it one (see Solver), or run solve with a number of steps."
+        )

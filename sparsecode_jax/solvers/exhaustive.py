@@ -81,7 +81,7 @@ def _init(
     num_active: int, signed: bool, problem: Lasso, codes0: Array | None = None
 ) -> SupportState:
     state = _support.start("exhaustive", num_active, signed, problem, codes0)
-    _checks.num_subsets("exhaustive", _num_subsets(state.gram.shape[0], num_active, signed))
+    _check_subsets("exhaustive", _num_subsets(state.gram.shape[0], num_active, signed))
     return state
 
 
@@ -134,3 +134,12 @@ def _subsets(num_atoms: int, num_active: int, signed: bool) -> np.ndarray:
         subsets[end : end + len(some), :size] = some
         end += len(some)
     return subsets.reshape(-1, _BLOCK, num_active)
+
+
+def _check_subsets(name: str, count: int, maximum: int = 200_000) -> None:
+    """Raise if a search over subsets of atoms would not end."""
+    if count > maximum:
+        raise ValueError(
+            f"{name}: there are {count:,} subsets of atoms to try; at most {maximum:,} are "
+            "expected. Take fewer atoms or a smaller num_active, or use orthogonal_least_squares."
+        )
