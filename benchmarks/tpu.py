@@ -248,7 +248,8 @@ def learner_programs(sizes: Sizes) -> Iterator[Program]:
     update = updates.block_coordinate()
     state = online._State(d, jax.eval_shape(update.init, d), array(2, sizes.n))
     step = functools.partial(online._step, solver=sc.solvers.fista(), update=update, num_steps=100)
-    yield Program("online learner's step", step, (keys(), state, x, array(), array()), sizes)
+    numbers = array(sizes.m), array(), array()  # bias, scale, penalty
+    yield Program("online learner's step", step, (keys(), state, x, *numbers), sizes)
 
 
 def sharded_programs(sizes: Sizes, mesh: Mesh) -> Iterator[Program]:
