@@ -209,7 +209,10 @@ RECOVERING = {
 }
 
 
-@pytest.mark.parametrize("name", RECOVERING)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if "pursuit" in n else n for n in RECOVERING],
+)
 def test_other_updates_and_solvers_recover_too(problem, name):
     update, solver = RECOVERING[name]
     steps = {} if solver is None else {"num_steps": 2}

@@ -154,8 +154,14 @@ UPDATES = {
 }
 
 
+DAILY = ("mod", "block_coordinate")  # the updates that learners take by default
+
+
 @in_training
-@pytest.mark.parametrize("name", UPDATES)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in DAILY else pytest.param(n, marks=pytest.mark.slow) for n in UPDATES],
+)
 def test_dictionary_learning(mode, name):
     with MODES[mode]():
         learned = learn_dictionary(

@@ -43,7 +43,8 @@ def kills(tmp_path_factory):
         ("train", 8),
         ("sweep", 10),
         ("measured", 10),
-        ("encoded", 12),
+        ("encoded", 4),
+        pytest.param("encoded", 12, marks=pytest.mark.slow),
         pytest.param("learn", 12, marks=pytest.mark.slow),
         pytest.param("online", 12, marks=pytest.mark.slow),
         pytest.param("learned", 12, marks=pytest.mark.slow),
@@ -56,6 +57,7 @@ def test_a_killed_run_ends_in_the_same_bits_and_leaves_nothing(kills, task, leas
     assert said["swaps"] >= (5 if task in ("encoded", "learned") else 0)
 
 
+@pytest.mark.slow  # those with one checkpoint, below, run every day
 def test_of_two_runs_with_one_output_the_second_is_refused(kills):
     said = kills("race", 0.0, 0.1, 0.3, 0.5, 1.0)
     assert len(said) == 10

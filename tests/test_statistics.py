@@ -50,9 +50,14 @@ def test_equal_runs_have_no_spread():
     assert (float(mean), float(half)) == (2.5, 0)
 
 
-@pytest.mark.parametrize(
-    ("values", "level"), [([], 0.95), ([1.0, 2.0], 0), ([1.0, 2.0], 1), ([1.0, 2.0], float("nan"))]
-)
-def test_errors(values, level):
+@pytest.mark.parametrize("level", [0, 1, float("nan")])
+def test_levels_that_are_no_fractions(level):
+    with pytest.raises(
+        ValueError, match=f"mean_interval: level is {level}; a number between 0 and 1"
+    ):
+        mean_interval([1.0, 2.0], level=level)
+
+
+def test_no_runs():
     with pytest.raises(ValueError, match=r"mean_interval: \d runs at level .*; at least one run"):
-        mean_interval(values, level=level)
+        mean_interval([])
