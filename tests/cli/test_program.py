@@ -92,10 +92,10 @@ def test_the_module_runs_and_its_help_loads_no_plots():
 @pytest.mark.full_effort  # runs longer than it compiles
 def test_the_commands_of_the_readme_run(tmp_path, monkeypatch, capsys):
     text = (ROOT / "README.md").read_text()
-    block = re.search(r"\*\*From the shell:\*\*.*?```\n(.*?)```", text, flags=re.DOTALL)
+    block = re.search(r"```\n(python -c .*?)```", text, flags=re.DOTALL)
     assert block
     monkeypatch.chdir(tmp_path)
-    lines = [shlex.split(line) for line in block[1].replace("\\\n", "").splitlines()]
+    lines = [shlex.split(line, comments=True) for line in block[1].replace("\\\n", "").splitlines()]
     assert [line[0] for line in lines] == ["python", *["sparsecode-jax"] * 3]
     exec(lines[0][2], {})  # python -c
     for line in lines[1:]:

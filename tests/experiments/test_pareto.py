@@ -123,7 +123,7 @@ def test_killed_experiment_resumes_and_ends_bit_identical(tmp_path):
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed").glob("partial/*/sae.checkpoint")):
+    while not list((tmp_path / "killed").glob("partial/*/sae.npz")):
         assert child.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
