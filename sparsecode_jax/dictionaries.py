@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from sparsecode_jax import _checks
 from sparsecode_jax._scaling import in_units
-from sparsecode_jax._sharding import automatic
+from sparsecode_jax._sharding import automatic, on_automatic_axes
 from sparsecode_jax._sparse import SparseCodes, combine_rows
 from sparsecode_jax.types import Array, ArrayLike, Key
 
@@ -81,7 +81,7 @@ def reconstruct(codes: Array | SparseCodes, dictionary: Array) -> Array:
     if isinstance(codes, SparseCodes):
         values, indices = codes.checked()
         _checks.num_rows("reconstruct", "the dictionary", dictionary, codes.num_atoms)
-        return combine_rows(values, indices, dictionary)
+        return on_automatic_axes(combine_rows)(values, indices, dictionary)
     codes, dictionary = _checks.product("reconstruct", "codes", codes, dictionary, axis=0)
     return jnp.matmul(codes, dictionary, precision=_HIGHEST)
 

@@ -247,3 +247,23 @@ def test_bad_layouts_are_refused_in_one_sentence(data, kind):
     traced = jax.jit(lambda x, d: sc.sparse_encode(x, d, PENALTY, num_steps=2, step_size=0.1))
     with pytest.raises(ValueError, match="automatic axes are expected there"):
         traced(put(x, explicit, "signals"), put(d, explicit, "atoms"))
+
+
+@KIND
+def test_sparse_codes_stay_with_their_signals(data, kind):
+    mesh = mesh_of(kind, signals=4)
+    alone = sc.SparseCodes.from_dense(data.codes, num_active=3)
+    codes = jax.tree.map(lambda x: put(x, mesh, "signals"), alone)
+    signals = put(data.signals, mesh, "signals")
+    for run in (
+        lambda x, z: z.dense(),
+        lambda x, z: sc.dictionaries.reconstruct(z, data.dictionary),
+        lambda x, z: sc.objectives.reconstruction_error(x, data.dictionary, z),
+        lambda x, z: sc.SparseCodes.from_dense(z.dense(), num_active=3).values,
+    ):
+        got = run(signals, codes)
+        assert spec_of(got)[0] == "signals"
+        assert_close(got, run(data.signals, alone), 1e-5)
+    for metric in (sc.metrics.l0, sc.metrics.dead_fraction):
+        assert_close(metric(codes), metric(alone), 1e-6)
+    assert (codes.to_scipy() != alone.to_scipy()).nnz == 0
