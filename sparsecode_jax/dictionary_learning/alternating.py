@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from sparsecode_jax.dictionary_learning.updates import (
     DictionaryUpdate,
     method_of_optimal_directions,
 )
-from sparsecode_jax.solvers import solve, sparsa
+from sparsecode_jax.solvers import orthogonal_least_squares, solve, sparsa
 from sparsecode_jax.types import Array, ArrayLike, Key, Lasso, PyTree, Solver
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "before_rounds",
     "encode",
     "run_round",
+    "solver_and_steps",
 ]
 
 
@@ -224,6 +226,30 @@ def run_round(
         state = update.reset(state, new)
     further = jnp.where(new[:, None], renewed, further)
     return Ahead(further, value, Alternated(renewed, codes, state))
+
+
+def solver_and_steps(
+    name: str,
+    solver: Solver | Callable[[int], Solver] | None,
+    num_steps: int | None,
+    *,
+    penalty: Any,
+    num_active: int | None,
+    num_atoms: int,
+    default: Solver,
+    default_steps: int,
+) -> tuple[Solver, int]:
+    """Return what a learner codes with: a solver of the lasso, or a pursuit of K active codes."""
+    if num_active is not None:
+        build = orthogonal_least_squares if solver is None else solver
+        solver = _checks.pursuit(name, penalty, num_active, build)
+        _checks.num_active(name, num_active, num_atoms)
+        default_steps = num_active
+    solver = default if solver is None else solver
+    _checks.solver(name, solver)
+    assert isinstance(solver, Solver)
+    num_steps = default_steps if num_steps is None else num_steps
+    return solver, _checks.count(name, "num_steps", num_steps)
 
 
 def encode(

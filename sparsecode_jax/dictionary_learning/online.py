@@ -25,7 +25,7 @@ from sparsecode_jax.dictionary_learning._replacement import (
     rms_norm,
     start_from_signals,
 )
-from sparsecode_jax.dictionary_learning.alternating import encode
+from sparsecode_jax.dictionary_learning.alternating import encode, solver_and_steps
 from sparsecode_jax.dictionary_learning.updates import (
     DictionaryUpdate,
     block_coordinate,
@@ -34,7 +34,7 @@ from sparsecode_jax.dictionary_learning.updates import (
 from sparsecode_jax.flops import eval_flops
 from sparsecode_jax.io._identity import as_given, chained, digest_of, other_batches, program_of
 from sparsecode_jax.io.runs import Run
-from sparsecode_jax.solvers import fista, orthogonal_least_squares
+from sparsecode_jax.solvers import fista
 from sparsecode_jax.types import Array, ArrayLike, Key, PyTree, Solver
 
 __all__ = ["LearnedOnline", "learn_dictionary_online"]
@@ -150,17 +150,11 @@ def learn_dictionary_online(
     """
     name = "learn_dictionary_online"
     _checks.count(name, "num_atoms", num_atoms)
-    if num_active is not None:
-        build = orthogonal_least_squares if solver is None else solver
-        solver = _checks.pursuit(name, penalty, num_active, build)
-        _checks.num_active(name, num_active, num_atoms)
-    if num_steps is None:
-        num_steps = _STEPS if num_active is None else num_active
-    for label, count in (("num_steps", num_steps), ("num_epochs", num_epochs)):
-        _checks.count(name, label, count)
-    solver = fista() if solver is None else solver
-    _checks.solver(name, solver)
-    assert isinstance(solver, Solver)
+    _checks.count(name, "num_epochs", num_epochs)
+    solver, num_steps = solver_and_steps(
+        name, solver, num_steps, penalty=penalty, num_active=num_active, num_atoms=num_atoms,
+        default=fista(), default_steps=_STEPS,
+    )  # fmt: skip
     if update is None:
         update = projected_gradient() if num_atoms > WIDE else block_coordinate()
     _checks.update(name, update)

@@ -19,7 +19,7 @@ from sparsecode_jax._sharding import Layout, agreed, layout_of, on_automatic_axe
 from sparsecode_jax.dictionary_learning import _stages
 from sparsecode_jax.dictionary_learning._replacement import WIDE
 from sparsecode_jax.dictionary_learning._stages import Data, Plan, Searched
-from sparsecode_jax.dictionary_learning.alternating import Method, run_round
+from sparsecode_jax.dictionary_learning.alternating import Method, run_round, solver_and_steps
 from sparsecode_jax.dictionary_learning.updates import (
     DictionaryUpdate,
     method_of_optimal_directions,
@@ -29,7 +29,7 @@ from sparsecode_jax.flops import FlopCount
 from sparsecode_jax.io._identity import as_given, digest_of, program_of
 from sparsecode_jax.io.runs import Pace, Run, wait
 from sparsecode_jax.prox import soft_threshold
-from sparsecode_jax.solvers import orthogonal_least_squares, sparsa
+from sparsecode_jax.solvers import sparsa
 from sparsecode_jax.types import Array, ArrayLike, Key, Solver
 
 __all__ = [
@@ -221,18 +221,15 @@ def learn_dictionary(
     _checks.finite(name, signals=signals)
     _checks.count(name, "num_atoms", num_atoms)
     num_restarts, num_hops = default_counts(num_atoms, num_restarts, num_hops)
-    if num_active is not None:
-        build = orthogonal_least_squares if solver is None else solver
-        solver = _checks.pursuit(name, penalty, num_active, build)
-        _checks.num_active(name, num_active, num_atoms)
-    if num_steps is None:
-        num_steps = STEPS if num_active is None else num_active
+    solver, num_steps = solver_and_steps(
+        name, solver, num_steps, penalty=penalty, num_active=num_active, num_atoms=num_atoms,
+        default=sparsa(), default_steps=STEPS,
+    )  # fmt: skip
     if num_settling is None:
         without = 0 if dictionary0 is None else num_rounds
         num_settling = _stages.SETTLE_ROUNDS * num_rounds if num_hops else without
     for label, count, least in (
         ("num_rounds", num_rounds, 1),
-        ("num_steps", num_steps, 1),
         ("num_restarts", num_restarts, 1),
         ("num_hops", num_hops, 0),
         ("num_settling", num_settling, 0),
@@ -240,9 +237,6 @@ def learn_dictionary(
         _checks.count(name, label, count, minimum=least)
     flat = signals.reshape(-1, signals.shape[-1])
     _checks.enough_signals(name, flat.shape[0], num_atoms)
-    solver = sparsa() if solver is None else solver
-    _checks.solver(name, solver)
-    assert isinstance(solver, Solver)
     if update is None:
         update = projected_gradient() if num_atoms > WIDE else method_of_optimal_directions()
     _checks.update(name, update)
