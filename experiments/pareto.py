@@ -211,7 +211,7 @@ def _notes(total: float) -> str:
         f"saving: the published ITO's {total:.3e} FLOPs (by the paper's formula, step 19,900, MCC "
         f".9667) divided by the method's FLOPs at MCC {PUBLISHED_ITO}. What methods are told: all "
         "of the upper tables have the known dictionary; the number of active codes, K = 3, is told "
-        "to the TopK SAE alone. st.: solver or training steps, or atoms of pursuits and exhaustive "
+        "to the TopK SAE alone (settings of later SAEs were chosen on other data, knowing it). st.: solver or training steps, or atoms of pursuits and exhaustive "
         "search. λ: lasso penalty. Atoms, penalties and steps are chosen on the training half; "
         "fresh data sets reuse those choices. SAE + FISTA also chooses how long to train the SAE: "
         "for 1,024 signals, not at all; 'trained' starts from the SAE at its best. Pursuits "
