@@ -7,9 +7,11 @@ float32 products to TF32 or bfloat16, which stops a solver short of its optimum.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from sparsecode_jax import _checks
 from sparsecode_jax._scaling import in_units
@@ -21,6 +23,7 @@ __all__ = [
     "coherence",
     "correlate",
     "normalize",
+    "orthogonalize",
     "random",
     "reconstruct",
     "spectral_norm",
@@ -30,21 +33,86 @@ __all__ = [
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def random(key: Key, *, num_atoms: int, num_measurements: int) -> Array:
+def random(key: Key, *, num_atoms: int, num_measurements: int, mean_cosine: float = 0.0) -> Array:
     """Draw a dictionary of Gaussian atoms with unit norm.
 
     Args:
       key: PRNG key. **Traced**.
       num_atoms: N. **Static**.
       num_measurements: M. **Static**.
+      mean_cosine: c, of two atoms, at least 0 and below 1: atoms share a direction g that is drawn
+        with them, as the square root of c times g, plus that of 1 - c times their own. **Static**.
 
     Returns:
       (N, M), each row of unit l2 norm.
+
+    Raises:
+      ValueError: a count below 1, or a mean cosine outside of [0, 1).
     """
     _checks.key("random", key)
     _checks.count("random", "num_atoms", num_atoms)
     _checks.count("random", "num_measurements", num_measurements)
-    return unit_rows(jax.random.normal(key, (num_atoms, num_measurements)))
+    mean_cosine = _checks.static("random", "mean_cosine", mean_cosine)
+    if not 0 <= mean_cosine < 1:
+        raise ValueError(
+            f"random: mean_cosine is {mean_cosine}; at least 0 and below 1 is expected."
+        )
+    atoms = jax.random.normal(key, (num_atoms, num_measurements))
+    if mean_cosine:
+        common = jax.random.normal(jax.random.fold_in(key, num_atoms), (1, num_measurements))
+        atoms = (1 - mean_cosine) ** 0.5 * atoms + mean_cosine**0.5 * common
+    return unit_rows(atoms)
+
+
+def orthogonalize(
+    dictionary: ArrayLike, *, num_steps: int = 100, learning_rate: float = 3e-4
+) -> Array:
+    r"""Push atoms apart by steps of Adam on the squares of their products.
+
+    .. math:: \min_D \; \|D D^\top\|_F^2 - \sum_i \|d_i\|^4
+
+    with atoms of unit norm before each step. More atoms than measurements cannot be orthogonal;
+    what is left is spread evenly.
+
+    Args:
+      dictionary: (N, M), of any norms. **Traced**.
+      num_steps: **Static**.
+      learning_rate: positive. **Static**.
+
+    Returns:
+      (N, M), each row of unit l2 norm.
+
+    Raises:
+      ValueError: no matrix of numbers, or steps below 0.
+
+    **Cost**: 4NM min(N, M) operations per step; no array of N x N if M is smaller.
+
+    References:
+      The dictionary of SynthSAEBench, arXiv 2602.14687.
+    """
+    name = "orthogonalize"
+    (dictionary,) = _checks.floating(name, dictionary)
+    _checks.dictionary_matrix(name, dictionary)
+    _checks.finite(name, dictionary=dictionary)
+    _checks.count(name, "num_steps", num_steps, minimum=0)
+    learning_rate = _checks.static(name, "learning_rate", learning_rate)
+    _checks.positive(name, learning_rate=learning_rate)
+    return _orthogonalize(normalize(dictionary), learning_rate, num_steps)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _orthogonalize(atoms: Array, learning_rate: float, num_steps: int) -> Array:
+    adam = optax.scale_by_adam()
+    wide = atoms.shape[0] < atoms.shape[1]
+
+    def step(carry: tuple[Array, optax.OptState], _: None) -> tuple[Any, None]:
+        atoms, state = carry
+        small = correlate(atoms, atoms) if wide else correlate(atoms.T, atoms.T)
+        product = reconstruct(small, atoms) if wide else reconstruct(atoms, small)
+        direction, state = adam.update(4 * (product - atoms), state)
+        return (unit_rows(in_units(atoms - learning_rate * direction)), state), None
+
+    return jax.lax.scan(step, (atoms, adam.init(atoms)), length=num_steps)[0][0]
 
 
 def normalize(dictionary: ArrayLike) -> Array:

@@ -188,7 +188,13 @@ CALLS = {
         dictionaries.normalize, {"dictionary": DICTIONARY}, rows=("dictionary",), smooth=True
     ),
     "dictionaries.random": call(
-        dictionaries.random, {"key": KEY, "num_atoms": N, "num_measurements": M}
+        dictionaries.random,
+        {"key": KEY, "num_atoms": N, "num_measurements": M, "mean_cosine": 0.2},
+        kinds={"mean_cosine": "static"}, drawn=True,
+    ),
+    "dictionaries.orthogonalize": call(
+        dictionaries.orthogonalize,
+        {"dictionary": DICTIONARY, "num_steps": 3, "learning_rate": 3e-4},
     ),
     "dictionaries.reconstruct": call(
         dictionaries.reconstruct,
@@ -312,11 +318,55 @@ CALLS = {
     "synthetic.uniform": call(
         synthetic.uniform, {"key": KEY, "shape": (3, 2)}, kinds={"shape": "shape"}
     ),
+    "synthetic.log_normal": call(
+        synthetic.log_normal, {"key": KEY, "shape": (3, 2)}, kinds={"shape": "shape"}
+    ),
     "synthetic.sample_problem": call(
         synthetic.sample_problem,
         {"key": KEY, "num_active": 2, **SIZES, "magnitudes": synthetic.half_normal,
-         "noise": 0.1, "dictionary": DICTIONARY},
+         "weights": WEIGHTS, "noise": 0.1, "dictionary": DICTIONARY},
+        kinds={"weights": "array"}, drawn=True,
+    ),
+    "synthetic.sample_features": call(
+        synthetic.sample_features,
+        {"key": KEY, "model": synthetic.FeatureModel(DICTIONARY, np.full(N, 0.2, np.float32)),
+         "num_samples": S, "max_active": 4},
+        kinds={"max_active": "count"}, drawn=True,
+    ),
+    "synthetic.FeatureModel": call(
+        lambda **parts: synthetic.sample_features(
+            KEY, synthetic.FeatureModel(**parts), num_samples=S, max_active=6
+        ),
+        {"dictionary": DICTIONARY, "probabilities": WEIGHTS, "bias": SIGNALS[0],
+         "means": 1 + WEIGHTS, "deviations": WEIGHTS, "factors": OTHER / 2, "noise": 0.1},
+        kinds=dict.fromkeys(("probabilities", "bias", "means", "deviations", "factors"), "array"),
+        signature=synthetic.FeatureModel, via=("sample_features",), drawn=True,
+    ),
+    "synthetic.balanced_trees": call(
+        synthetic.balanced_trees,
+        {"num_roots": 2, "branching": 2, "depth": 1, "num_units": 7},
+        kinds=dict.fromkeys(("num_roots", "branching", "depth", "num_units"), "count"),
+        traced=False,
+    ),
+    "synthetic.compensate": call(
+        synthetic.compensate,
+        {"probabilities": np.float32([0.3, 0.3, 0.2, 0.05, 0.05, 0.1]),
+         "hierarchy": synthetic.tree([-1, -1, -1, 0, 1, 2])},
+        kinds={"probabilities": "array"},
+    ),
+    "synthetic.synth_sae_bench": call(
+        synthetic.synth_sae_bench,
+        {"key": KEY, "version": 2, "num_features": 8, "num_measurements": 4, "num_roots": 0,
+         "num_factors": 2, "num_orthogonalizing_steps": 1},
+        kinds=dict.fromkeys(
+            ("num_features", "num_roots", "num_factors", "num_orthogonalizing_steps"), "count"
+        ),
         drawn=True,
+    ),
+    "synthetic.zipf": call(
+        synthetic.zipf, {"num_features": 5, "exponent": 0.5, "largest": 0.4, "smallest": 0.01},
+        kinds={"num_features": "count", "exponent": "static", "largest": "static",
+               "smallest": "static"},
     ),
     # solvers: fronts
     "sparse_encode": call(
@@ -627,6 +677,8 @@ CALLS = {
 }  # fmt: skip
 
 WITHOUT = {
+    "synthetic.Tree": "built by synthetic.tree",
+    "synthetic.tree": "integers of a tree: tests/test_features.py",
     "SparseCodes": "its methods: tests/test_sparse_codes.py",
     "solvers.sparse_encode": "the same function as sparse_encode",
     "losses.cosine": "is given a batch that training.fit has checked",

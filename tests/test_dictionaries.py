@@ -216,3 +216,40 @@ def test_cost_of_the_spectral_norm(n, m):
         assert matmul == 2 * small * large * small + 2 * 6 * small**3
     formula = "2 S L S + 2 p S^3 matrix operations, L = max(M, N)"
     assert formula in docstring(dictionaries.spectral_norm)
+
+
+@pytest.mark.parametrize("mean_cosine", [0.0, 0.2, 0.7])
+def test_atoms_with_a_common_direction_have_the_cosine_asked_for(mean_cosine):
+    atoms = np.asarray(
+        dictionaries.random(
+            jax.random.key(0), num_atoms=300, num_measurements=400, mean_cosine=mean_cosine
+        )
+    )
+    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1, rtol=1e-5)
+    cosines = (atoms @ atoms.T)[~np.eye(300, dtype=bool)]
+    np.testing.assert_allclose(cosines.mean(), mean_cosine, atol=0.02)
+    with pytest.raises(ValueError, match=r"mean_cosine is 1.0; at least 0 and below 1"):
+        dictionaries.random(jax.random.key(0), num_atoms=3, num_measurements=4, mean_cosine=1.0)
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (5, 9)], ids=["wide", "tall"])
+def test_orthogonalized_atoms_are_those_of_adam_by_the_derivative_of_products(shape):
+    start = np.random.default_rng(0).normal(size=shape)
+
+    def loss(atoms):
+        cosines = atoms @ atoms.T
+        return jnp.sum(cosines**2) - jnp.sum(jnp.sum(atoms**2, axis=1) ** 2)
+
+    with jax.enable_x64(True):
+        atoms = start / np.linalg.norm(start, axis=1, keepdims=True)
+        first, second = np.zeros(shape), np.zeros(shape)
+        for step in range(1, 8):
+            slope = np.asarray(jax.grad(loss)(jnp.asarray(atoms)))
+            first = 0.9 * first + 0.1 * slope
+            second = 0.999 * second + 0.001 * slope**2
+            scaled = np.sqrt(second / (1 - 0.999**step)) + 1e-8
+            atoms = atoms - 0.01 * first / (1 - 0.9**step) / scaled
+            atoms = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+        found = dictionaries.orthogonalize(3 * start, num_steps=7, learning_rate=0.01)
+        np.testing.assert_allclose(found, atoms, rtol=1e-9)
+        assert loss(found) < loss(dictionaries.normalize(start))

@@ -1,5 +1,7 @@
 """Sparse problems: what is drawn is what was asked for, whatever is traced or mapped."""
 
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import pytest
 import scipy.stats
 
 from sparsecode_jax import synthetic
+from sparsecode_jax.synthetic import problems
 
 SIZES = {"num_samples": 400, "num_measurements": 8, "num_atoms": 16}
 
@@ -106,3 +109,31 @@ def test_a_given_dictionary_is_used_as_it_is():
     chex.assert_trees_all_equal(problem.dictionary, jnp.asarray(dictionary))
     chex.assert_trees_all_equal(problem.codes, sample().codes)
     np.testing.assert_allclose(problem.signals, problem.codes @ dictionary, atol=1e-4)
+
+
+def test_supports_are_those_of_a_stable_sort_by_rank():
+    draws = np.floor(np.random.default_rng(0).random((30, 200)) * 8) / 8  # full of equal numbers
+    for rows, dtype in ((draws, np.float32), (draws[:3], np.float64), (draws[:, :1], np.float32)):
+        ranks = np.argsort(np.argsort(rows, axis=-1, kind="stable"), axis=-1, kind="stable")
+        for count in {0, 1, 7, 100, 199, 200} & set(range(rows.shape[1] + 1)):
+            with jax.enable_x64(dtype == np.float64):
+                smallest = problems._smallest(jnp.asarray(rows, dtype), count)
+            np.testing.assert_array_equal(smallest, ranks < count)
+
+
+def test_weights_are_chances_of_one_draw_after_another():
+    weights = 1 / np.arange(1, 6)
+    first = weights / weights.sum()
+    pairs = {}  # of two draws without replacement, by enumeration
+    for one, other in itertools.permutations(range(5), 2):
+        both = frozenset((one, other))
+        pairs[both] = pairs.get(both, 0) + first[one] * first[other] / (1 - first[one])
+    codes = np.asarray(sample(num_active=2, num_samples=20_000, num_atoms=5, weights=weights).codes)
+    supports = [frozenset(np.flatnonzero(row)) for row in codes]
+    found = [supports.count(both) for both in pairs]
+    expected = 20_000 * np.array(list(pairs.values()))
+    assert scipy.stats.chisquare(found, expected).pvalue > 1e-3
+    with pytest.raises(ValueError, match=r"weights have shape \(5,\); \(16,\)"):
+        sample(weights=weights)
+    with pytest.raises(ValueError, match="weights is"):
+        sample(num_atoms=2, num_active=1, weights=[1.0, 0.0])

