@@ -69,10 +69,10 @@ def orthogonalize(
 ) -> Array:
     r"""Push atoms apart by steps of Adam on the squares of their products.
 
-    .. math:: \min_D \; \|D D^\top\|_F^2 - \sum_i \|d_i\|^4
+    .. math:: \min_D \; \sum_{i \ne j} \langle d_i, d_j \rangle^2
+              + N \sum_i (\|d_i\|^2 - 1)^2
 
-    with atoms of unit norm before each step. More atoms than measurements cannot be orthogonal;
-    what is left is spread evenly.
+    More atoms than measurements cannot be orthogonal; what is left is spread evenly.
 
     Args:
       dictionary: (N, M), of any norms. **Traced**.
@@ -109,10 +109,13 @@ def _orthogonalize(atoms: Array, learning_rate: float, num_steps: int) -> Array:
         atoms, state = carry
         small = correlate(atoms, atoms) if wide else correlate(atoms.T, atoms.T)
         product = reconstruct(small, atoms) if wide else reconstruct(atoms, small)
-        direction, state = adam.update(4 * (product - atoms), state)
-        return (unit_rows(in_units(atoms - learning_rate * direction)), state), None
+        squares = jnp.sum(atoms * atoms, axis=1, keepdims=True)
+        slope = 4 * (product - squares * atoms + atoms.shape[0] * (squares - 1) * atoms)
+        direction, state = adam.update(slope, state)
+        return (atoms - learning_rate * direction, state), None
 
-    return jax.lax.scan(step, (atoms, adam.init(atoms)), length=num_steps)[0][0]
+    atoms = jax.lax.scan(step, (atoms, adam.init(atoms)), length=num_steps)[0][0]
+    return unit_rows(in_units(atoms))
 
 
 def normalize(dictionary: ArrayLike) -> Array:

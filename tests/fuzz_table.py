@@ -337,7 +337,7 @@ CALLS = {
         lambda **parts: synthetic.sample_features(
             KEY, synthetic.FeatureModel(**parts), num_samples=S, max_active=6
         ),
-        {"dictionary": DICTIONARY, "probabilities": WEIGHTS, "bias": SIGNALS[0],
+        {"dictionary": DICTIONARY, "probabilities": 10 * WEIGHTS, "bias": SIGNALS[0],
          "means": 1 + WEIGHTS, "deviations": WEIGHTS, "factors": OTHER / 2, "noise": 0.1},
         kinds=dict.fromkeys(("probabilities", "bias", "means", "deviations", "factors"), "array"),
         signature=synthetic.FeatureModel, via=("sample_features",), drawn=True,
@@ -361,7 +361,7 @@ CALLS = {
         kinds=dict.fromkeys(
             ("num_features", "num_roots", "num_factors", "num_orthogonalizing_steps"), "count"
         ),
-        drawn=True,
+        via=("balanced_trees",), drawn=True,
     ),
     "synthetic.zipf": call(
         synthetic.zipf, {"num_features": 5, "exponent": 0.5, "largest": 0.4, "smallest": 0.01},
@@ -426,6 +426,11 @@ CALLS = {
         solvers.refit,
         {"codes": NEAR, "signals": SIGNALS, "dictionary": DICTIONARY, "num_active": 3,
          "prox": POSITIVE, "num_rounds": 5},
+        rows=("signals", "codes"),
+    ),
+    "solvers.leave_one_out": call(
+        solvers.leave_one_out,
+        {"codes": NEAR, "signals": SIGNALS, "dictionary": DICTIONARY, "threshold": 0.1},
         rows=("signals", "codes"),
     ),
     "solvers.gradient_restart": call(

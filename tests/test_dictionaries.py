@@ -238,7 +238,8 @@ def test_orthogonalized_atoms_are_those_of_adam_by_the_derivative_of_products(sh
 
     def loss(atoms):
         cosines = atoms @ atoms.T
-        return jnp.sum(cosines**2) - jnp.sum(jnp.sum(atoms**2, axis=1) ** 2)
+        squares = jnp.sum(atoms**2, axis=1)
+        return jnp.sum(cosines**2) - jnp.sum(squares**2) + len(atoms) * jnp.sum((squares - 1) ** 2)
 
     with jax.enable_x64(True):
         atoms = start / np.linalg.norm(start, axis=1, keepdims=True)
@@ -249,7 +250,7 @@ def test_orthogonalized_atoms_are_those_of_adam_by_the_derivative_of_products(sh
             second = 0.999 * second + 0.001 * slope**2
             scaled = np.sqrt(second / (1 - 0.999**step)) + 1e-8
             atoms = atoms - 0.01 * first / (1 - 0.9**step) / scaled
-            atoms = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+        atoms = atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
         found = dictionaries.orthogonalize(3 * start, num_steps=7, learning_rate=0.01)
         np.testing.assert_allclose(found, atoms, rtol=1e-9)
         assert loss(found) < loss(dictionaries.normalize(start))

@@ -46,7 +46,7 @@ def slow(rng, model, num_samples):
     chances = np.asarray(model.probabilities, float)
     num = len(chances)
     loads = np.asarray(model.factors, float)
-    own = np.maximum(1 - (loads**2).sum(axis=1), 0.01)
+    own = 1 - (loads**2).sum(axis=1)
     common = rng.normal(size=(num_samples, loads.shape[1]))
     latent = common @ loads.T + np.sqrt(own) * rng.normal(size=(num_samples, num))
     magnitudes = np.maximum(

@@ -1,5 +1,7 @@
 """Least squares on given supports, against SciPy and NumPy one signal at a time."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
 from sparsecode_jax.solvers import refit
 
 from .contracts import docstring
+
+module = sys.modules[refit.__module__]
 
 PROX = {True: nonnegative_soft_threshold, False: soft_threshold}
 
@@ -128,3 +132,26 @@ def test_cost(k):
     assert "2MK^2 + 5MK + 3K + 2M - 1 arithmetic operations per signal" in text
     assert "K(K + 1)(2K + 1)/6 + 2K^2 once" in text
     assert "K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 per round and M + 1 more once" in text
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_codes_by_value_and_place_give_the_same_as_dense_ones(nonnegative, monkeypatch):
+    codes, signals, dictionary = draw()
+    prox = PROX[nonnegative]
+    for num_active, slots in ((3, 3), (3, 7), (None, 5)):
+        few = sc.SparseCodes.from_dense(codes, num_active=slots)
+        expected = refit(few.dense(), signals, dictionary, num_active=num_active or 5, prox=prox)
+        found = refit(few, signals, dictionary, num_active=num_active, prox=prox)
+        assert found.values.shape == (60, num_active or 5)
+        np.testing.assert_allclose(found.dense(), expected, rtol=1e-5, atol=1e-5)
+    free = sc.SparseCodes(few.values.at[:, 2:].set(0), few.indices.at[:, 2:].set(0), 20)
+    assert not np.asarray(refit(free, signals, dictionary).values)[:, 2:].any()
+    with pytest.raises(ValueError, match="num_active is 6, but the codes have 5 slots"):
+        refit(few, signals, dictionary, num_active=6)
+    with pytest.raises(ValueError, match=r"codes have shape \(60, 19\); \(60, 20\)"):
+        refit(sc.SparseCodes(few.values, few.indices % 19, 19), signals, dictionary)
+    monkeypatch.setattr(module, "_BLOCK", 5 * 7 * dictionary.shape[1])  # blocks of 7 signals
+    module._refit.clear_cache()
+    blocks = refit(few, signals, dictionary, prox=prox)
+    module._refit.clear_cache()
+    np.testing.assert_allclose(blocks.dense(), refit(few, signals, dictionary, prox=prox).dense())

@@ -15,6 +15,7 @@ from sparsecode_jax.solvers.gradient_pursuit import gradient_pursuit
 from sparsecode_jax.solvers.ista import ista
 from sparsecode_jax.solvers.iterative_hard_thresholding import iterative_hard_thresholding
 from sparsecode_jax.solvers.lca import LcaState, lca
+from sparsecode_jax.solvers.leave_one_out import leave_one_out
 from sparsecode_jax.solvers.log_adam import LogAdamState, log_adam
 from sparsecode_jax.solvers.matching_pursuit import MatchingPursuitState, matching_pursuit
 from sparsecode_jax.solvers.orthogonal_least_squares import orthogonal_least_squares
@@ -43,6 +44,7 @@ __all__ = [
     "ista",
     "iterative_hard_thresholding",
     "lca",
+    "leave_one_out",
     "log_adam",
     "matching_pursuit",
     "orthogonal_least_squares",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from sparsecode_jax._sharding import (
     over_devices,
     varying_like,
 )
+from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._spread import spread
@@ -26,17 +28,19 @@ from sparsecode_jax.types import Array, ArrayLike, Lasso
 
 __all__ = ["refit"]
 
+_BLOCK = 2**26  # numbers of the atoms that are gathered at once
+
 
 @on_automatic_axes
 def refit(
-    codes: ArrayLike,
+    codes: ArrayLike | SparseCodes,
     signals: ArrayLike,
     dictionary: ArrayLike,
     *,
-    num_active: int,
+    num_active: int | None = None,
     prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold,
     num_rounds: int = 10,
-) -> Array:
+) -> Any:
     r"""Keep the support of given codes, such as an encoder's, and fit the codes anew on it.
 
     .. math:: \min_z \|x - zD\|^2 \quad\text{subject to}\quad
@@ -49,44 +53,64 @@ def refit(
     squares. Ten rounds settled every random support of up to M/2 atoms, 20 those of up to M.
 
     Args:
-      codes: z_0, (..., N). **Traced**.
+      codes: z_0, (..., N), or :class:`~sparsecode_jax.SparseCodes` of them. **Traced**.
       signals: (..., M). **Traced**.
       dictionary: (N, M). **Traced**.
-      num_active: K: the support is that of the K largest magnitudes. **Static**.
+      num_active: K: the support is that of the K largest magnitudes; None for all slots of
+        ``SparseCodes``. **Static**.
       prox: ``nonnegative_soft_threshold`` for non-negative codes; ``soft_threshold`` for signed
         ones, which are plain least squares. **Static**.
       num_rounds: fits of a signal for non-negative codes. **Static**.
 
     Returns:
-      Codes (..., N).
+      Codes (..., N), by value and place if the given ones are.
 
     Raises:
       ValueError: shapes that disagree, non-finite numbers, a zero atom, no signal, or num_active
-        is not an integer from 1 to N.
+        is not an integer from 1 to N (or to the number of slots).
 
     **Cost**: 2MK^2 + 5MK + 3K + 2M - 1 arithmetic operations per signal, and
     K(K + 1)(2K + 1)/6 + 2K^2 once, or for non-negative codes
-    K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 per round and M + 1 more once.
+    K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 per round and M + 1 more once. It works on blocks of signals
+    whose atoms, K of M numbers each, take at most 256 MB in float32.
 
     References:
       Portugal, Judice, Vicente, 1994, block principal pivoting.
     """
     name = "refit"
-    codes, signals, dictionary = _checks.floating(name, codes, signals, dictionary)
-    _checks.signals_shape(name, signals)
-    _checks.dictionary_matrix(name, dictionary)
-    _checks.same_measurements(name, signals, dictionary)
-    expected = signals.shape[:-1] + dictionary.shape[:1]
-    _checks.codes_shape(name, "the codes", codes, expected)
-    _checks.finite(name, codes=codes, signals=signals, dictionary=dictionary)
+    codes, signals, dictionary = check_codes(name, codes, signals, dictionary)
+    if num_active is None and isinstance(codes, SparseCodes):
+        num_active = codes.values.shape[-1]
     _checks.count(name, "num_active", num_active)
     _checks.num_active(name, num_active, dictionary.shape[0])
+    if isinstance(codes, SparseCodes) and num_active > codes.values.shape[-1]:  # type: ignore[operator]
+        raise ValueError(
+            f"{name}: num_active is {num_active}, but the codes have {codes.values.shape[-1]} "
+            "slots; at most that many is expected. Leave num_active out to take them all."
+        )
     _checks.count(name, "num_rounds", num_rounds)
     rounds = 0 if keeps_negatives(name, prox) else num_rounds
     zero = jnp.zeros((), signals.dtype)
     problem = Lasso(signals, dictionary, zero, zero)
     codes, layout = spread(name, None, problem, codes)
     return _refit(codes, signals, dictionary, num_active, rounds, layout)
+
+
+def check_codes(
+    name: str, codes: Any, signals: Any, dictionary: Any
+) -> tuple[Array | SparseCodes, Array, Array]:
+    """Return codes, dense or not, with the signals and the dictionary, or raise."""
+    sparse = isinstance(codes, SparseCodes)
+    values, places = codes.checked() if sparse else (codes, None)
+    values, signals, dictionary = _checks.floating(name, values, signals, dictionary)
+    _checks.signals_shape(name, signals)
+    _checks.dictionary_matrix(name, dictionary)
+    _checks.same_measurements(name, signals, dictionary)
+    codes = dataclasses.replace(codes, values=values, indices=places) if sparse else values
+    expected = signals.shape[:-1] + dictionary.shape[:1]
+    _checks.codes_shape(name, "the codes", codes, expected)
+    _checks.finite(name, codes=values, signals=signals, dictionary=dictionary)
+    return codes, signals, dictionary
 
 
 class _Exchange(NamedTuple):
@@ -100,22 +124,40 @@ class _Exchange(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("num_active", "num_rounds", "layout"))
 def _refit(
-    codes: Array,
+    codes: Array | SparseCodes,
     signals: Array,
     dictionary: Array,
     num_active: int,
     num_rounds: int,
     layout: Layout | None,
-) -> Array:
-    fit = functools.partial(_fit, num_active=num_active, num_rounds=num_rounds)
+) -> Any:
+    fit = functools.partial(_in_blocks, num_active=num_active, num_rounds=num_rounds)
     rows, whole = by_signal(layout), PartitionSpec()
     return over_devices(fit, layout, (rows, rows, whole), rows)(codes, signals, dictionary)
 
 
-def _fit(
-    codes: Array, signals: Array, dictionary: Array, *, num_active: int, num_rounds: int
-) -> Array:
-    magnitudes, places = jax.lax.top_k(jnp.abs(codes), num_active)
+def _in_blocks(
+    codes: Any, signals: Array, dictionary: Array, *, num_active: int, num_rounds: int
+) -> Any:
+    """Fit as many signals at a time as their atoms leave room for."""
+
+    def fit(codes: Any, signals: Array) -> Any:
+        return _fit(codes, signals, dictionary, num_active=num_active, num_rounds=num_rounds)
+
+    width = num_active * signals.shape[-1]
+    if signals.size // signals.shape[-1] * width <= _BLOCK:
+        return fit(codes, signals)
+    leading = signals.shape[:-1]
+    rows = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), (codes, signals))
+    fits = jax.lax.map(lambda row: fit(*row), rows, batch_size=max(1, _BLOCK // width))
+    return jax.tree.map(lambda x: x.reshape(*leading, x.shape[-1]), fits)
+
+
+def _fit(codes: Any, signals: Array, dictionary: Array, *, num_active: int, num_rounds: int) -> Any:
+    sparse = isinstance(codes, SparseCodes)
+    magnitudes, places = jax.lax.top_k(jnp.abs(codes.values if sparse else codes), num_active)
+    if sparse:
+        places = _support.at(codes.indices, places)
     atoms, norms = _support.unit_atoms(dictionary[places])
     block = jnp.einsum("...km,...lm->...kl", atoms, atoms, precision="highest")
     unit, inverse = unit_of(signals)  # or squares of signals of 1e-20 would be 0
@@ -125,9 +167,12 @@ def _fit(
         values = _exchange(block, projections, magnitudes > 0, tiny, num_rounds)
     else:
         values = _support.least_squares(block, projections, magnitudes > 0)
+    values = values * unit / norms
     known = jnp.isfinite(projections[..., :1]) & jnp.isfinite(magnitudes[..., :1])
+    if sparse:
+        return SparseCodes(jnp.where(known, values, jnp.nan), places, codes.num_atoms)
     none = jnp.where(known, jnp.zeros_like(codes), jnp.nan)  # of what is not finite
-    return _support.add_at(none, places, values * unit / norms)
+    return _support.add_at(none, places, values)
 
 
 def _exchange(block: Array, projections: Array, support: Array, tiny: Array, rounds: int) -> Array:

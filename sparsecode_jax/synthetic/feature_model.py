@@ -26,7 +26,7 @@ from sparsecode_jax.types import Array, ArrayLike, Key
 __all__ = ["FeatureModel", "FeatureSamples", "sample_features"]
 
 _BLOCK = 512  # units that are drawn at once, for all samples
-_MIN_VARIANCE = 0.01  # of what a unit has of its own, as in SynthSAEBench
+_MOST_SHARED = 0.99  # of a unit's variance; what is left has to be divided by
 
 
 @jax.tree_util.register_dataclass
@@ -50,14 +50,15 @@ class FeatureModel:
       bias: (M,), or None for none. **Traced**.
       means: of magnitudes, () or (U,). **Traced**.
       deviations: what multiplies X, () or (U,). **Traced**.
-      factors: F, (U, R), with squares that sum up to at most 1 per unit; None where units are
+      factors: F, (U, R), with squares that sum up to at most .99 per unit; None where units are
         independent. **Traced**.
       tree: which unit needs which other one, or None. **Traced**.
       groups: the number of features of each unit, which follow one another, (U,) of integers that
         sum up to N. Those of one unit have a common direction, uniform on the sphere, times its
         magnitude: two make a circle. None for one each, whose code is the magnitude. **Traced**.
       noise: standard deviation of Gaussian noise on each measurement, or None. **Traced**.
-      magnitudes: ``(key, shape) -> X``. **Static**.
+      magnitudes: ``(key, shape) -> X``, such as ``half_normal``; None for a standard normal.
+        **Static**.
 
     Example:
       >>> import jax, sparsecode_jax as sc
@@ -79,8 +80,8 @@ class FeatureModel:
     tree: Tree | None = None
     groups: Array | None = None
     noise: ArrayLike | None = None
-    magnitudes: Callable[[Key, tuple[int, ...]], Array] = dataclasses.field(
-        default=gaussian, metadata={"static": True}
+    magnitudes: Callable[[Key, tuple[int, ...]], Array] | None = dataclasses.field(
+        default=None, metadata={"static": True}
     )
 
 
@@ -119,7 +120,7 @@ def sample_features(
 
     Raises:
       ValueError: shapes that disagree, probabilities outside of [0, 1], more common variance than
-        1, a negative deviation or noise, fewer slots than features fire on average.
+        .99, a negative deviation or noise, fewer slots than features fire on average.
 
     **Cost**: random numbers for the units without a parent and for the children of those that are
     active, and 2KM operations per signal. Nothing of size (S, N) is made.
@@ -165,7 +166,11 @@ def _checked(name: str, model: FeatureModel) -> FeatureModel:
         raise TypeError(
             f"{name}: the model is a {type(model).__name__}; a FeatureModel is expected."
         )
-    _checks.function(name, "magnitudes", model.magnitudes)
+    if model.magnitudes is not None:
+        _checks.function(name, "magnitudes", model.magnitudes)
+    for label in ("dictionary", "probabilities", "means", "deviations"):
+        if getattr(model, label) is None:
+            raise TypeError(f"{name}: the model's {label} are None; numbers are expected.")
     given = {
         label: value
         for label in ("dictionary", "probabilities", "means", "deviations", "bias", "factors",
@@ -219,13 +224,13 @@ def _checked(name: str, model: FeatureModel) -> FeatureModel:
                 f"{name}: factors have shape {factors.shape}; ({num_units}, R) is expected."
             )
         if _checks.concrete(factors):
-            shares = np.sum(to_host(factors) ** 2, axis=1)
+            shares = np.sum(to_host(factors).astype(np.float64) ** 2, axis=1)
             worst = int(np.argmax(shares))
-            if shares[worst] > 1:
+            if shares[worst] > _MOST_SHARED:
                 raise ValueError(
                     f"{name}: the squared factors of unit {worst} sum up to {shares[worst]:.4g}; "
-                    "at most 1, the variance of what they are a part of, is expected. Scale the "
-                    "factors down."
+                    f"at most {_MOST_SHARED}, of the variance of 1 that they are a part of, is "
+                    "expected. Scale the factors down."
                 )
     if model.tree is not None:
         _check_tree(name, model.tree, num_units, model.means)
@@ -349,12 +354,15 @@ def _table(model: FeatureModel) -> _Table:
     )
     loads = None
     if model.factors is not None:
-        own = jnp.maximum(1 - jnp.sum(model.factors**2, axis=1), _MIN_VARIANCE)
+        own = 1 - jnp.sum(model.factors**2, axis=1)
         loads, levels = model.factors / jnp.sqrt(own)[:, None], levels / jnp.sqrt(own)
     means, deviations = (
         jnp.broadcast_to(jnp.asarray(x, dtype), shape) for x in (model.means, model.deviations)
     )
-    return _Table(loads, levels, means, deviations)
+    # What is no number would not fire, and signals would not show it.
+    numbers = (model.probabilities, means, deviations) + (() if loads is None else (loads,))
+    lost = jnp.any(jnp.stack([jnp.any(~jnp.isfinite(x)) for x in numbers]))
+    return _Table(loads, levels, jnp.where(lost, jnp.nan, means), deviations)
 
 
 def _probability(loads: Array | None, levels: Array, common: Array | None) -> Array:
@@ -444,7 +452,7 @@ def _children(
 
 
 def _magnitudes(key: Key, model: FeatureModel, table: _Table, units: Array) -> Array:
-    drawn = model.magnitudes(key, units.shape).astype(table.means.dtype)
+    drawn = (model.magnitudes or gaussian)(key, units.shape).astype(table.means.dtype)
     return jnp.maximum(table.means[units] + table.deviations[units] * drawn, 0)
 
 

@@ -65,7 +65,8 @@ def synth_sae_bench(
     Firing falls as the square root of a feature's number, from .4 to 5e-4. Two thirds of the
     features are in trees of 4 children a parent, 3 levels deep, of which one at most is active;
     firing is correlated through 25 factors of scale .1; mean magnitudes fall from 5 to 4, with
-    deviations |N(.5, .5)|; atoms are pushed apart by 100 steps of Adam; the bias has norm .5.
+    deviations that are the absolute values of normal numbers around .5; atoms are pushed apart by
+    100 steps of Adam; the bias has norm .5.
 
     The published models were drawn on a GPU: this is a statistical twin of theirs, not the same
     numbers. Roots come first, then their children, level by level, and free features last.
@@ -101,6 +102,7 @@ def synth_sae_bench(
         num_roots = num_features // 128
     _checks.count(name, "num_roots", num_roots, minimum=0)
     _checks.count(name, "num_factors", num_factors, minimum=0)
+    _checks.count(name, "num_orthogonalizing_steps", num_orthogonalizing_steps, minimum=0)
     atom_key, bias_key, deviation_key, factor_key = jax.random.split(key, 4)
     probabilities, hierarchy = zipf(num_features), None
     if num_roots:
