@@ -27,8 +27,8 @@ class SparseCodes:
     """Codes (..., N) of which at most K per signal are not zero, by value and place: a pytree.
 
     ``dictionaries.reconstruct``, ``objectives.reconstruction_error`` and ``relative_error``,
-    ``metrics.l0`` and ``metrics.dead_fraction`` work on the K alone; other objectives and metrics
-    make the codes dense first.
+    ``metrics.l0``, ``dead_fraction``, ``latent_f1`` and ``score_features`` work on the K alone;
+    other objectives and metrics make the codes dense first.
 
     Attributes:
       values: (..., K). A slot that is not in use has the value 0. **Traced**.

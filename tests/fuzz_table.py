@@ -165,6 +165,11 @@ def loss_of(loss, codes=CODES):
     return loss(jnp.asarray(codes), losses.Batch(SIGNALS, jnp.asarray(DICTIONARY), PENALTY, CODES))
 
 
+def scored(signals, true_codes, codes, reconstruction, **dictionaries):
+    batch = signals, true_codes, codes, reconstruction
+    return metrics.score_features([batch], **dictionaries)
+
+
 def double(penalty):
     return 2 * penalty
 
@@ -173,6 +178,10 @@ ENCODER = encoders.linear(M, N)
 PARAMS = ENCODER.init(KEY)
 LASSO = {"signals": SIGNALS, "dictionary": DICTIONARY, "penalty": PENALTY, "step_size": STEP}
 BASE = {"signals": SIGNALS, "dictionary": DICTIONARY, "codes": NEAR}
+FEATURES = {
+    "true_codes": CODES, "codes": np.where(NEAR > 0.1, NEAR, 0),
+    "true_dictionary": DICTIONARY, "dictionary": OTHER,
+}  # fmt: skip
 SIGNED = prox.soft_threshold
 POSITIVE = prox.nonnegative_soft_threshold
 
@@ -218,6 +227,16 @@ CALLS = {
     "metrics.pearson_dictionary_mcc": call(
         metrics.pearson_dictionary_mcc, {"true_dictionary": DICTIONARY, "dictionary": OTHER}
     ),
+    "metrics.matched_dictionary_mcc": call(
+        metrics.matched_dictionary_mcc, {"true_dictionary": DICTIONARY, "dictionary": OTHER[:4]}
+    ),
+    "metrics.latent_f1": call(metrics.latent_f1, FEATURES),
+    "metrics.uniqueness": call(
+        metrics.uniqueness, {"true_dictionary": DICTIONARY, "dictionary": OTHER}
+    ),
+    "metrics.score_features": call(
+        scored, {"signals": SIGNALS, **FEATURES, "reconstruction": SIGNALS * 0.9}, traced=False
+    ),
     "metrics.mcc_chance": call(
         metrics.mcc_chance, {"key": KEY, "true_codes": CODES, "codes": NEAR, "num_draws": 2},
         drawn=True,
@@ -230,6 +249,9 @@ CALLS = {
     ),
     "metrics.mse": call(metrics.mse, {"signals": SIGNALS, "reconstruction": SIGNALS + 0.1}),
     "metrics.r2": call(metrics.r2, {"signals": SIGNALS, "reconstruction": SIGNALS * 0.9}),
+    "metrics.shrinkage": call(
+        metrics.shrinkage, {"signals": SIGNALS, "reconstruction": SIGNALS * 0.9}
+    ),
     "metrics.l0": call(metrics.l0, {"codes": CODES, "threshold": 0.01}),
     "metrics.dead_fraction": call(metrics.dead_fraction, {"codes": CODES, "threshold": 0.01}),
     "metrics.nearest_neighbor_cosine": call(

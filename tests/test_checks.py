@@ -181,6 +181,30 @@ ERRORS = {
         r"dictionary_mcc: dictionary holds 1 non-finite numbers \(the first at index \(2, 3\)\)",
         lambda: metrics.dictionary_mcc(DICTIONARY, spoiled(DICTIONARY, np.nan)),
     ),
+    "matched_measurements": (
+        "matched_dictionary_mcc: .*must agree",
+        lambda: metrics.matched_dictionary_mcc(DICTIONARY, DICTIONARY.T),
+    ),
+    "uniqueness_stack": (
+        r"uniqueness: the dictionary has shape \(2, 16, 8\); \(N, M\) .*use jax.vmap",
+        lambda: metrics.uniqueness(DICTIONARY, np.stack([DICTIONARY] * 2)),
+    ),
+    "latent_f1_atoms": (
+        r"latent_f1: the codes have shape \(20, 15\); \(S, 16\) is expected",
+        lambda: metrics.latent_f1(
+            CODES, CODES[:, 1:], true_dictionary=DICTIONARY, dictionary=DICTIONARY
+        ),
+    ),
+    "latent_f1_samples": (
+        r"latent_f1: true codes \(20, 16\) and codes \(19, 16\) have different numbers",
+        lambda: metrics.latent_f1(
+            CODES, CODES[1:], true_dictionary=DICTIONARY, dictionary=DICTIONARY
+        ),
+    ),
+    "shrinkage_shapes": (
+        r"shrinkage: signals \(20, 8\) and reconstruction \(19, 8\); two arrays of one shape",
+        lambda: metrics.shrinkage(SIGNALS, SIGNALS[1:]),
+    ),
     "pearson_measurements": (
         "pearson_dictionary_mcc: .*must agree",
         lambda: metrics.pearson_dictionary_mcc(DICTIONARY, DICTIONARY.T),

@@ -46,7 +46,7 @@ def test_the_examples_are_found():
         "sparsecode_jax.encoders.flax_adapter.from_flax",
         "sparsecode_jax.flops",
         "sparsecode_jax.training.fit.fit",
-        "sparsecode_jax.metrics.mcc",
+        "sparsecode_jax.metrics._matching.mcc",
         "sparsecode_jax.solvers._core.sparse_encode",
         "sparsecode_jax.sweep.sweep",
         "sparsecode_jax.synthetic.sample_problem",

@@ -80,6 +80,12 @@ def test_fronts(mode):
             metrics.dictionary_mcc(DICTIONARY, DICTIONARY[::-1]), metrics.l0(NEAR),
             metrics.pearson_dictionary_mcc(DICTIONARY, DICTIONARY), metrics.dead_fraction(CODES),
             metrics.mse(SIGNALS, SIGNALS + 1), metrics.r2(SIGNALS, SIGNALS + 1),
+            metrics.latent_f1(CODES, NEAR, true_dictionary=DICTIONARY, dictionary=DICTIONARY),
+            metrics.uniqueness(DICTIONARY, DICTIONARY), metrics.shrinkage(SIGNALS, SIGNALS + 1),
+            metrics.score_features(
+                [(SIGNALS, CODES, NEAR, SIGNALS + 1)],
+                true_dictionary=DICTIONARY, dictionary=DICTIONARY,
+            ),
             metrics.nearest_neighbor_cosine(DICTIONARY), dictionaries.coherence(DICTIONARY),
             sc.objectives.kkt_residual(SIGNALS, DICTIONARY, CODES, 0.05),
             sc.objectives.relative_error(SIGNALS, DICTIONARY, CODES),

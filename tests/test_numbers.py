@@ -31,6 +31,10 @@ SCORES = {
     "pearson_dictionary_mcc": lambda s: metrics.pearson_dictionary_mcc(
         s * DICTIONARY, OTHER.dictionary
     ),
+    "matched_dictionary_mcc": lambda s: metrics.matched_dictionary_mcc(
+        s * DICTIONARY, OTHER.dictionary
+    ),
+    "shrinkage": lambda s: metrics.shrinkage(s * OTHER.signals, s * SIGNALS / 5),
     "nearest_neighbor_cosine": lambda s: metrics.nearest_neighbor_cosine(s * DICTIONARY),
     "r2": lambda s: metrics.r2(s * SIGNALS, s * (SIGNALS + OTHER.signals / 10)),
     "coherence": lambda s: dictionaries.coherence(s * DICTIONARY),
@@ -83,7 +87,9 @@ TRACED = {
     "latent_correlation": (metrics.latent_correlation, CODES, CODES),
     "dictionary_mcc": (metrics.dictionary_mcc, DICTIONARY, DICTIONARY),
     "pearson_dictionary_mcc": (metrics.pearson_dictionary_mcc, DICTIONARY, DICTIONARY),
+    "matched_dictionary_mcc": (metrics.matched_dictionary_mcc, DICTIONARY, DICTIONARY),
     "mse": (metrics.mse, SIGNALS, SIGNALS),
+    "shrinkage": (metrics.shrinkage, SIGNALS, SIGNALS),
     "r2": (metrics.r2, SIGNALS, SIGNALS),
     "l0": (metrics.l0, CODES),
     "dead_fraction": (metrics.dead_fraction, CODES),
@@ -91,6 +97,13 @@ TRACED = {
     "coherence": (dictionaries.coherence, DICTIONARY),
     "spectral_norm": (dictionaries.spectral_norm, DICTIONARY),
 }
+
+
+@pytest.mark.parametrize("metric", [metrics.dictionary_mcc, metrics.matched_dictionary_mcc])
+def test_an_atom_that_is_no_number_is_not_left_unmatched(metric):
+    broken = np.array(DICTIONARY)
+    broken[2, 3] = np.nan
+    assert np.isnan(jax.jit(metric)(broken, OTHER.dictionary[:4]))
 
 
 @pytest.mark.parametrize("name", TRACED)

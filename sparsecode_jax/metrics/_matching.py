@@ -1,14 +1,9 @@
-"""Metrics of codes and dictionaries: the mean correlation coefficient (MCC) in its named variants.
-
-"MCC" means several things in the literature; each variant here has its own name, and
-:func:`mcc_chance` and :func:`dictionary_mcc_chance` give the score of an unrelated answer, which is
-far from zero when the dimension is small (0.67 for random dictionaries of 16 atoms in 8
-dimensions). Codes may be :class:`~sparsecode_jax.SparseCodes` in all of them.
-"""
+"""Mean correlation coefficients: scores of pairs, the best one-to-one matching, its mean."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -16,28 +11,26 @@ import numpy as np
 import optax
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax._scaling import in_units, unit_of
+from sparsecode_jax._scaling import in_units
 from sparsecode_jax._sharding import automatic, to_host
-from sparsecode_jax._sparse import SparseCodes, dense
+from sparsecode_jax._sparse import dense
+from sparsecode_jax.metrics._samples import Codes
 from sparsecode_jax.types import Array, ArrayLike, Key
 
 __all__ = [
-    "dead_fraction",
     "dictionary_mcc",
     "dictionary_mcc_chance",
-    "l0",
     "latent_correlation",
+    "matched_dictionary_mcc",
+    "matched_mean",
     "mcc",
     "mcc_chance",
-    "mse",
-    "nearest_neighbor_cosine",
     "pearson_dictionary_mcc",
-    "r2",
+    "unit_atoms",
 ]
 
-Codes = ArrayLike | SparseCodes
-
 _MIN_VARIANCE = 1e-12  # below it, in units of its largest value, a latent counts as constant
+_AT_ONCE = 2**24  # scores that a product makes on the way to the host: 64 MiB
 
 
 @automatic
@@ -71,7 +64,8 @@ def mcc(true_codes: Codes, codes: Codes) -> Array:
     true_codes, codes = _checks.floating("mcc", dense(true_codes), dense(codes))
     _check_samples("mcc", true_codes, codes)
     _checks.finite("mcc", true_codes=true_codes, codes=codes)
-    return _matched_mean(_absolute_correlations(true_codes, codes))
+    columns = jnp.swapaxes(_standardize(true_codes), -1, -2)
+    return matched_mean(columns, _standardize(codes), over=true_codes.shape[-1])
 
 
 @automatic
@@ -110,8 +104,36 @@ def dictionary_mcc(true_dictionary: ArrayLike, dictionary: ArrayLike) -> Array:
     Returns:
       (...,), from 0 to 1; true atoms left without a partner (N' < N) count as 0.
     """
-    name = "dictionary_mcc"
-    return _matched_mean(_absolute_cosines(name, true_dictionary, dictionary, center=False))
+    true, found = unit_atoms("dictionary_mcc", true_dictionary, dictionary)
+    return matched_mean(true, jnp.swapaxes(found, -1, -2), over=true.shape[-2])
+
+
+@automatic
+def matched_dictionary_mcc(true_dictionary: ArrayLike, dictionary: ArrayLike) -> Array:
+    """Return the mean absolute cosine over the matched pairs alone, as SAELens defines its MCC.
+
+    The sum of :func:`dictionary_mcc`, divided by the number of pairs min(N, N') and not by the
+    number of true atoms N: what a dictionary with fewer atoms leaves out does not count against
+    it. With as many atoms as true ones, or more, the two are the same.
+
+    Args:
+      true_dictionary: (..., N, M), of any norms. **Traced**.
+      dictionary: (..., N', M), of any norms. **Traced**.
+
+    Returns:
+      (...,), from 0 to 1.
+
+    Example:
+      >>> import jax.numpy as jnp, sparsecode_jax as sc
+      >>> true = jnp.eye(4)
+      >>> float(sc.metrics.dictionary_mcc(true, true[:3]))
+      0.75
+      >>> float(sc.metrics.matched_dictionary_mcc(true, true[:3]))
+      1.0
+    """
+    true, found = unit_atoms("matched_dictionary_mcc", true_dictionary, dictionary)
+    over = min(true.shape[-2], found.shape[-2])
+    return matched_mean(true, jnp.swapaxes(found, -1, -2), over=over)
 
 
 @automatic
@@ -129,7 +151,8 @@ def pearson_dictionary_mcc(true_dictionary: ArrayLike, dictionary: ArrayLike) ->
       (...,), from 0 to 1; true atoms left without a partner (N' < N) count as 0.
     """
     name = "pearson_dictionary_mcc"
-    return _matched_mean(_absolute_cosines(name, true_dictionary, dictionary, center=True))
+    true, found = unit_atoms(name, true_dictionary, dictionary, center=True)
+    return matched_mean(true, jnp.swapaxes(found, -1, -2), over=true.shape[-2])
 
 
 def mcc_chance(
@@ -171,7 +194,8 @@ def dictionary_mcc_chance(
       key: PRNG key. **Traced**.
       true_dictionary: (N, M). **Traced**.
       num_atoms: N' of the random dictionaries; None means N. **Static**.
-      metric: ``dictionary_mcc`` or ``pearson_dictionary_mcc``: compare like with like. **Static**.
+      metric: ``dictionary_mcc``, ``matched_dictionary_mcc`` or ``pearson_dictionary_mcc``: compare
+        like with like. **Static**.
       num_draws: random dictionaries. **Static**.
 
     Returns:
@@ -199,120 +223,6 @@ def dictionary_mcc_chance(
     return jnp.mean(jnp.stack(scores)), jnp.std(jnp.stack(scores))
 
 
-@automatic
-def mse(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
-    """Return the squared error averaged over samples and measurements.
-
-    Args:
-      signals: (..., S, M). **Traced**.
-      reconstruction: the same shape. **Traced**.
-
-    Returns:
-      (...,).
-    """
-    signals, reconstruction = _same_shape("mse", signals, reconstruction)
-    difference = signals - reconstruction
-    unit, inverse = unit_of(difference, axis=(-2, -1))
-    mean = jnp.mean((difference * inverse) ** 2, axis=(-2, -1), keepdims=True)
-    return (mean * unit * unit)[..., 0, 0]
-
-
-@automatic
-def r2(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
-    """Return the explained variance: 1 - (squared error) / (squared deviation from the mean).
-
-    Both sums run over all samples and measurements, so the value does not depend on how samples
-    are batched or on the signals' scale, and predicting the mean signal scores 0.
-
-    Args:
-      signals: (..., S, M) with S >= 2. **Traced**.
-      reconstruction: the same shape. **Traced**.
-
-    Returns:
-      (...,), at most 1.
-    """
-    signals, reconstruction = _same_shape("r2", signals, reconstruction)
-    _checks.samples("r2", "signals", signals, minimum=2)
-    _, inverse = unit_of(signals, axis=(-2, -1))
-    signals, reconstruction = signals * inverse, reconstruction * inverse
-    residual = jnp.sum((signals - reconstruction) ** 2, axis=(-2, -1))
-    deviation = signals - jnp.mean(signals, axis=-2, keepdims=True)
-    return 1 - residual / jnp.sum(deviation**2, axis=(-2, -1))
-
-
-@automatic
-def l0(codes: Codes, *, threshold: ArrayLike = 0.0) -> Array:
-    """Return the mean number of latents per sample with ``|code| > threshold``.
-
-    Args:
-      codes: (..., S, N). **Traced**.
-      threshold: >= 0; codes of unconverged or exponential parametrisations are never exactly 0.
-        **Traced**.
-
-    Returns:
-      (...,), from 0 to N; NaN if a code or the threshold is.
-    """
-    values, threshold = _counted("l0", codes, threshold)
-    active = jnp.abs(values) > threshold
-    mean = jnp.mean(jnp.sum(active, axis=-1, dtype=jnp.result_type(float)), axis=-1)
-    return _known(mean, values, threshold)
-
-
-@automatic
-def dead_fraction(codes: Codes, *, threshold: ArrayLike = 0.0) -> Array:
-    """Return the fraction of latents that no sample activates.
-
-    Args:
-      codes: (..., S, N). **Traced**.
-      threshold: a latent is active where ``|code| > threshold``. **Traced**.
-
-    Returns:
-      (...,), from 0 to 1; NaN if a code or the threshold is.
-    """
-    values, threshold = _counted("dead_fraction", codes, threshold)
-    active = jnp.abs(values) > threshold
-    if isinstance(codes, SparseCodes):
-        flat = (*codes.shape[:-2], -1)
-        counts, places = active.astype(jnp.int32).reshape(flat), codes.indices.reshape(flat)
-        used = SparseCodes(counts, places, codes.num_atoms).dense() > 0
-    else:
-        used = jnp.any(active, axis=-2)
-    return _known(jnp.mean(~used, axis=-1, dtype=jnp.result_type(float)), values, threshold)
-
-
-@automatic
-def nearest_neighbor_cosine(dictionary: ArrayLike) -> Array:
-    """Return each atom's largest cosine with another atom, averaged over atoms.
-
-    Args:
-      dictionary: (N, M), N >= 2. **Traced**.
-
-    Returns:
-      A scalar, from -1 to 1; 1 means that every atom has a duplicate.
-    """
-    (dictionary,) = _checks.floating("nearest_neighbor_cosine", dictionary)
-    _checks.matrix("nearest_neighbor_cosine", "dictionary", dictionary, minimum=2)
-    atoms = dictionaries.normalize(dictionary)
-    cosines = dictionaries.correlate(atoms, atoms)
-    others = jnp.where(jnp.eye(cosines.shape[0], dtype=bool), -jnp.inf, cosines)
-    return jnp.mean(jnp.max(others, axis=-1))
-
-
-def _counted(name: str, codes: Codes, threshold: ArrayLike) -> tuple[Array, Array]:
-    """Return the codes, or the values of sparse ones, and a threshold that they are counted by."""
-    values = codes.checked()[0] if isinstance(codes, SparseCodes) else codes
-    values, threshold = _checks.floating(name, values, threshold)
-    _checks.samples(name, "codes", codes if isinstance(codes, SparseCodes) else values)
-    _checks.scalar(name, "threshold", threshold)
-    return values, threshold
-
-
-def _known(value: Array, codes: Array, threshold: Array) -> Array:
-    """Return a value (...,) of codes (..., S, N), NaN where comparisons met a NaN."""
-    lost = jnp.any(jnp.isnan(codes) | jnp.isnan(threshold), axis=(-2, -1))
-    return jnp.where(lost, jnp.nan, value)
-
-
 def _standardize(codes: Array) -> Array:
     """Center columns and scale them to unit norm; constant columns become 0."""
     codes = in_units(codes.astype(jnp.promote_types(codes.dtype, jnp.float32)), axis=-2)
@@ -324,14 +234,10 @@ def _standardize(codes: Array) -> Array:
     return jnp.where(constant, 0, centered / jnp.sqrt(jnp.where(constant, 1, squares)))
 
 
-def _absolute_correlations(true_codes: Array, codes: Array) -> Array:
-    columns = jnp.swapaxes(_standardize(true_codes), -1, -2)
-    return jnp.abs(jnp.matmul(columns, _standardize(codes), precision=jax.lax.Precision.HIGHEST))
-
-
-def _absolute_cosines(
-    name: str, true_dictionary: ArrayLike, dictionary: ArrayLike, *, center: bool
-) -> Array:
+def unit_atoms(
+    name: str, true_dictionary: ArrayLike, dictionary: ArrayLike, *, center: bool = False
+) -> tuple[Array, Array]:
+    """Return both dictionaries with atoms of unit norm, so that products are cosines, or raise."""
     true_dictionary, dictionary = _checks.floating(name, true_dictionary, dictionary)
     for label, array in (("true dictionary", true_dictionary), ("dictionary", dictionary)):
         if array.ndim < 2 or 0 in array.shape:
@@ -345,34 +251,65 @@ def _absolute_cosines(
     if center:
         true_dictionary = true_dictionary - jnp.mean(true_dictionary, axis=-1, keepdims=True)
         dictionary = dictionary - jnp.mean(dictionary, axis=-1, keepdims=True)
-    rows = dictionaries.unit_rows(true_dictionary)
-    columns = jnp.swapaxes(dictionaries.unit_rows(dictionary), -1, -2)
-    return jnp.abs(jnp.matmul(rows, columns, precision=jax.lax.Precision.HIGHEST))
+    return dictionaries.unit_rows(true_dictionary), dictionaries.unit_rows(dictionary)
 
 
-def _matched_mean(scores: Array) -> Array:
-    """Mean over true rows of the best one-to-one assignment of (..., N, N') scores."""
-    if _checks.concrete(scores):
-        import scipy.optimize  # on use: it is slow to load
+def matched_mean(true: Array, found: Array, *, over: int) -> Array:
+    """Match rows of scores ``|true @ found|`` with columns, one to one, and add up; by a count.
 
-        host = to_host(scores)
-        flat = host.reshape((-1,) + host.shape[-2:])
-        totals = []
-        for matrix in flat:
-            rows, columns = scipy.optimize.linear_sum_assignment(matrix, maximize=True)
-            totals.append(matrix[rows, columns].sum() / matrix.shape[0])
-        return jnp.asarray(np.reshape(totals, host.shape[:-2]), dtype=scores.dtype)
+    Takes (..., N, L) and (..., L, N'), and returns (...,).
+    """
+    if _checks.concrete(true) and _checks.concrete(found):
+        leading = np.broadcast_shapes(true.shape[:-2], found.shape[:-2])
+        totals = [scores.sum() / over for scores in _matched_on_host(true, found, leading)]
+        return jnp.asarray(np.reshape(totals, leading), dtype=true.dtype)
 
     def matched(matrix: Array) -> Array:
         rows, columns = optax.assignment.hungarian_algorithm(-matrix)
-        return jnp.sum(matrix[rows, columns]) / matrix.shape[0]
+        mean = jnp.sum(matrix[rows, columns]) / over
+        return jnp.where(jnp.any(jnp.isnan(matrix)), jnp.nan, mean)  # of unmatched rows too
 
-    return _over_leading(matched, scores)
-
-
-def _over_leading(fn: Callable[[Array], Array], scores: Array) -> Array:
+    scores = _scores(true, found)
     flat = scores.reshape((-1,) + scores.shape[-2:])
-    return jax.vmap(fn)(flat).reshape(scores.shape[:-2])
+    return jax.vmap(matched)(flat).reshape(scores.shape[:-2])
+
+
+def _scores(true: Array, found: Array) -> Array:
+    return jnp.abs(jnp.matmul(true, found, precision=jax.lax.Precision.HIGHEST))
+
+
+def _matched_on_host(true: Array, found: Array, leading: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Yield the scores of the matched pairs, for each of the leading axes."""
+    shape = true.shape[-2], found.shape[-1]
+    size = min(max(_AT_ONCE // shape[1], 1), shape[0])
+    if math.prod(leading) * shape[0] <= size:
+        for scores in to_host(_scores(true, found)).reshape((-1, *shape)):
+            yield _best_pairs(shape, [(0, scores)])
+        return
+    true, found = (jnp.broadcast_to(x, leading + x.shape[-2:]) for x in (true, found))
+    pairs = (x.reshape((-1,) + x.shape[-2:]) for x in (true, found))
+    for one, other in zip(*pairs, strict=True):
+        starts = [*range(0, shape[0] - size, size), shape[0] - size]
+        rows = ((s, jax.lax.dynamic_slice_in_dim(one, s, size)) for s in starts)
+        yield _best_pairs(shape, ((s, to_host(_scores(some, other))) for s, some in rows))
+
+
+def _best_pairs(shape: tuple[int, int], blocks: Iterable[tuple[int, np.ndarray]]) -> np.ndarray:
+    """Return the scores of the best one-to-one pairs of a matrix, from blocks of its rows.
+
+    SciPy copies what is not float64, is to be maximized or has more rows than columns: of 16,384
+    by 16,384 scores each copy is 2 GiB. It is given the one array that it needs.
+    """
+    import scipy.optimize  # on use: it is slow to load
+
+    tall = shape[0] > shape[1]
+    costs = np.empty(shape[::-1] if tall else shape)
+    by_row = costs.T if tall else costs
+    for start, scores in blocks:
+        by_row[start : start + len(scores)] = -scores
+    rows, columns = scipy.optimize.linear_sum_assignment(costs)
+    best = -costs[rows, columns]
+    return (best[np.argsort(columns)] if tall else best).astype(scores.dtype)
 
 
 def _check_samples(name: str, true_codes: Array, codes: Array) -> None:
@@ -389,13 +326,3 @@ def _check_samples(name: str, true_codes: Array, codes: Array) -> None:
         )
     if codes.shape[-2] < 2:
         raise ValueError(f"{name}: {codes.shape[-2]} sample; a correlation needs at least 2.")
-
-
-def _same_shape(name: str, signals: ArrayLike, reconstruction: ArrayLike) -> tuple[Array, Array]:
-    signals, reconstruction = _checks.floating(name, signals, reconstruction)
-    if signals.shape != reconstruction.shape or signals.ndim < 2 or signals.size == 0:
-        raise ValueError(
-            f"{name}: signals {signals.shape} and reconstruction {reconstruction.shape}; two "
-            "arrays of one shape (..., S, M), not empty, are expected."
-        )
-    return signals, reconstruction
