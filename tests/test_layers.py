@@ -23,6 +23,7 @@ LAYERS = (
         "_bound",
         "_checks",
         "_jax_release",
+        "_order",
         "_processes",
         "_rows",
         "_scaling",

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound, cached
+from sparsecode_jax._order import is_kept, kth_largest
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._sparse import SparseCodes
-from sparsecode_jax.encoders._select import is_kept, kth_largest, largest, scatter, take
+from sparsecode_jax.encoders._select import largest, scatter, take
 from sparsecode_jax.encoders.jump_relu import JumpReluParams
 from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init, linear_roles
 from sparsecode_jax.encoders.wrappers import CenteredParams
