@@ -70,9 +70,9 @@ class Config:
 
 
 QUICK = Config(
-    num_features=1600, num_measurements=96, num_roots=12, width=256, num_active=6, num_proposed=12,
-    max_active=80, batch_size=256, num_samples=20_000, num_choice=512, num_scored=2048,
-    prefixes=(32, 128, 256), learning_rate=3e-3, methods=("Matryoshka",),
+    num_features=1000, num_measurements=64, num_roots=10, width=128, num_active=5, num_proposed=10,
+    max_active=80, batch_size=256, num_samples=10_000, num_choice=512, num_scored=1024,
+    prefixes=(32, 128), learning_rate=3e-3, methods=("Matryoshka",),
 )  # fmt: skip
 
 

@@ -1,0 +1,73 @@
+"""The benchmark's twin, in a minute's version: what its table says holds of its numbers."""
+
+import numpy as np
+import pytest
+
+import sparsecode_jax as sc
+from experiments import synth_sae_bench as bench
+
+WAYS = ("OMP", "OMP, leave-one-out, refit", "lasso", "lasso, refit", "lasso, leave-one-out, refit")
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    out = tmp_path_factory.mktemp("results")
+    bench.main(bench.QUICK, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def rows(quick):
+    arrays, manifest = sc.io.load_results(quick / bench.NAME)
+    numbers = [dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values(), strict=True)]
+    return dict(zip(manifest["cases"], numbers, strict=True))
+
+
+def test_every_dictionary_is_read_in_every_way(rows):
+    expected = {f"true atoms 0: {way}" for way in WAYS} | {f"Matryoshka 0: {way}" for way in WAYS}
+    own = ("own encoder", "own encoder, refit", "own encoder, leave-one-out, refit")
+    assert set(rows) == expected | {f"Matryoshka 0: {way}" for way in own}
+
+
+def test_codes_are_compared_at_one_number_of_active_ones(rows):
+    for label, row in rows.items():
+        assert abs(row["l0"] - bench.QUICK.num_active) < 1.5, label
+        assert row["num_samples"] == 1024
+
+
+def test_true_atoms_are_the_ceiling_and_refinement_raises_it(rows):
+    for way in WAYS:
+        assert rows[f"true atoms 0: {way}"]["f1"] > rows[f"Matryoshka 0: {way}"]["f1"]
+        assert rows[f"true atoms 0: {way}"]["mcc"] > 0.999
+    plain, refined = (rows[f"true atoms 0: {way}"] for way in WAYS[:2])
+    assert refined["f1"] > plain["f1"]
+    lasso, fitted = (rows[f"true atoms 0: {way}"] for way in WAYS[2:4])
+    assert fitted["explained_variance"] > lasso["explained_variance"] + 0.05
+
+
+def test_training_and_inference_are_charged_apart(rows):
+    n, m = bench.QUICK.width, bench.QUICK.num_measurements
+    own = rows["Matryoshka 0: own encoder"]
+    assert 2 * m * n <= own["flops"] < 2.2 * m * n + 4 * n
+    assert own["training_flops"] > 4 * m * n * bench.QUICK.num_samples
+    assert rows["true atoms 0: OMP"]["training_flops"] == 0
+    assert rows["true atoms 0: OMP"]["once"] >= 2 * m * n * n  # the Gram matrix
+    assert rows["true atoms 0: lasso"]["flops"] > 40 * 4 * m * n * 0.9
+
+
+def test_the_table_says_twin_version_and_seeds(quick):
+    text = (quick / f"{bench.NAME}.txt").read_text()
+    for said in ("twin, version 2", "trained on 10,000 samples", "1,024 others", "seeds [0]"):
+        assert said in text
+
+
+def test_a_sample_without_room_is_no_sample(quick):
+    config = bench.QUICK
+    model = bench.twin(config)
+    narrow = bench.dataclasses.replace(config, max_active=12)
+    with pytest.raises(RuntimeError, match="found no slot of 12"):
+        next(bench.samples(narrow, model, bench.SCORED, 256))
+    one, again = (next(bench.samples(config, model, bench.SCORED, 256)) for _ in range(2))
+    np.testing.assert_array_equal(one.signals, again.signals)
+    other = next(bench.samples(config, model, bench.CHOICE, 256))
+    assert not np.allclose(one.signals, other.signals)
