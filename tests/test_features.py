@@ -168,6 +168,24 @@ def test_rates_and_pairs_are_those_of_the_normal_law():
         assert abs(found - both) < 4.5 * np.sqrt(both / 2e5), (one, other)
 
 
+def test_children_are_correlated_with_others_through_their_factors():
+    model = plain(3, probabilities=jnp.array([1.0, 0.5, 0.3]), tree=synthetic.tree([-1, 0, -1]),
+                  factors=jnp.array([[0.0], [0.9], [0.9]]))  # fmt: skip
+    active = dense(draw(model, 20_000)) > 0
+    assert active[:, 0].all()
+    levels = scipy.stats.norm.isf([0.5, 0.3])
+    law = scipy.stats.multivariate_normal([0, 0], [[1, 0.81], [0.81, 1]])
+    both = (active[:, 1] & active[:, 2]).mean()
+    np.testing.assert_allclose(both, law.cdf(-levels), atol=0.015)
+
+
+def test_what_is_certain_happens(monkeypatch):
+    last = jnp.uint32(2**32 - 1)
+    monkeypatch.setattr(jax.random, "bits", lambda key, shape, dtype: jnp.full(shape, last))
+    flags = feature_model._chance(key(), jnp.array([0.0, 0.5, 1.0]))
+    assert flags.tolist() == [False, False, True]
+
+
 def test_small_probabilities_are_kept():
     rate = 2.0**-27  # far below the steps of uniform numbers in float32
     model = plain(4, probabilities=jnp.array([rate, 0.0, 1.0, 1e-3]))
