@@ -43,7 +43,7 @@ def kills(tmp_path_factory):
         ("train", 8),
         ("sweep", 10),
         ("measured", 10),
-        ("encoded", 4),
+        ("encoded", 2),
         pytest.param("encoded", 12, marks=pytest.mark.slow),
         pytest.param("learn", 12, marks=pytest.mark.slow),
         pytest.param("online", 12, marks=pytest.mark.slow),
@@ -54,7 +54,8 @@ def test_a_killed_run_ends_in_the_same_bits_and_leaves_nothing(kills, task, leas
     said = kills(task, least)
     assert said["kills"] >= least
     assert said["same"] and said["left"] == [] and said["lost"] == []
-    assert said["swaps"] >= (5 if task in ("encoded", "learned") else 0)
+    if task in ("encoded", "learned"):
+        assert said["swaps"] >= (5 if least >= 10 else 1)
 
 
 @pytest.mark.slow  # those with one checkpoint, below, run every day
