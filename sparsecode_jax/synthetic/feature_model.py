@@ -2,9 +2,9 @@
 
 Given the common factors of a sample, all its features fire independently, so a child of a parent
 that is silent is never drawn: a sample costs its roots and free features, and beyond them only what
-is active. Units without a parent are drawn in blocks, whose flags are packed into words of 32 bits; the
-first set bits of a row of words are found by counting. Children are drawn for active parents alone,
-one slot of all samples after another, level by level.
+is active. Units without a parent are drawn in blocks, whose flags are packed into words of 32 bits;
+the first set bits of a row of words are found by counting. Children are drawn for active parents
+alone, one slot of all samples after another, level by level.
 """
 
 from __future__ import annotations
