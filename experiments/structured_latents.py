@@ -46,12 +46,13 @@ METHODS = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Structures, fresh data sets of each, and the learner's defaults."""
+    """Structures, fresh data sets of each, and the learner's budget, as in ``decomposition``."""
 
     structures: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (501, 502, 503, 504, 505)
+    num_restarts: int = 4
     num_rounds: int = 100
-    num_hops: int | None = None
+    num_hops: int = 4
 
 
 Draw = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -116,7 +117,9 @@ STRUCTURES: dict[str, Draw] = {
     "uniform magnitudes": functools.partial(_features, magnitudes=synthetic.uniform),
     "circles": _circles,
 }
-QUICK = Config(("Zipf (the authors')", "hierarchy"), (501,), num_rounds=30, num_hops=0)
+QUICK = Config(
+    ("Zipf (the authors')", "hierarchy"), (501,), num_restarts=2, num_rounds=30, num_hops=0
+)
 
 
 def draw(structure: str, seeds: tuple[int, ...]) -> Data:
@@ -138,8 +141,8 @@ def measure(structure: str, config: Config) -> dict[str, np.ndarray]:
     data = draw(structure, config.seeds)
     learned = [
         sc.dictionary_learning.learn_dictionary(
-            jax.random.key(0), signals, num_atoms=N, num_rounds=config.num_rounds,
-            num_hops=config.num_hops, progress=None,
+            jax.random.key(0), signals, num_atoms=N, num_restarts=config.num_restarts,
+            num_rounds=config.num_rounds, num_hops=config.num_hops, progress=None,
         )
         for signals in data.train_signals
     ]  # fmt: skip
