@@ -313,8 +313,10 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
                     functools.partial(score, params, read, config, model),
                 )
                 rows[method, name, seed] = {k: float(v) for k, v in numbers.items()}
-                print(f"{method} {seed}, {name}: F1 {rows[method, name, seed]['f1']:.4f}")
-        write(config, rows, spent, out)
+                f1 = rows[method, name, seed]["f1"]
+                print(f"{method} {seed}, {name}: F1 {f1:.4f}", flush=True)
+                text = write(config, rows, spent, out)  # what there is, after each row
+        print("\n" + text)
 
 
 def _dictionary(
@@ -332,8 +334,8 @@ def write(
     rows: dict[tuple[str, str, int], dict[str, float]],
     spent: dict[tuple[str, int], float],
     out: pathlib.Path,
-) -> None:
-    """Write numbers, manifest and table."""
+) -> str:
+    """Write numbers, manifest and table, which is returned."""
     columns = list(next(iter(rows.values())))
     arrays = {key: np.asarray([row[key] for row in rows.values()]) for key in columns}
     labels = [f"{method} {seed}: {name}" for method, name, seed in rows]
@@ -347,7 +349,7 @@ def write(
     sc.io.save_results(out / NAME, arrays, manifest)
     text = table(config, rows, spent)
     (out / f"{NAME}.txt").write_text(text)
-    print("\n" + text)
+    return text
 
 
 def table(
