@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from sparsecode_jax import _checks
 from sparsecode_jax._scaling import in_units
@@ -102,19 +101,22 @@ def orthogonalize(
 
 @functools.partial(jax.jit, static_argnums=2)
 def _orthogonalize(atoms: Array, learning_rate: float, num_steps: int) -> Array:
-    adam = optax.scale_by_adam()
     wide = atoms.shape[0] < atoms.shape[1]
 
-    def step(carry: tuple[Array, optax.OptState], _: None) -> tuple[Any, None]:
-        atoms, state = carry
+    def step(carry: tuple[Array, Array, Array], count: Array) -> tuple[Any, None]:
+        atoms, first, second = carry
         small = correlate(atoms, atoms) if wide else correlate(atoms.T, atoms.T)
         product = reconstruct(small, atoms) if wide else reconstruct(atoms, small)
         squares = jnp.sum(atoms * atoms, axis=1, keepdims=True)
         slope = 4 * (product - squares * atoms + atoms.shape[0] * (squares - 1) * atoms)
-        direction, state = adam.update(slope, state)
-        return (atoms - learning_rate * direction, state), None
+        # Adam, whose step in Optax mixes dtypes.
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        scale = jnp.sqrt(second / (1 - 0.999**count)) + 1e-8
+        return (atoms - learning_rate * first / (1 - 0.9**count) / scale, first, second), None
 
-    atoms = jax.lax.scan(step, (atoms, adam.init(atoms)), length=num_steps)[0][0]
+    zeros = jnp.zeros_like(atoms)
+    counts = jnp.arange(1, num_steps + 1, dtype=atoms.dtype)
+    atoms = jax.lax.scan(step, (atoms, zeros, zeros), counts)[0][0]
     return unit_rows(in_units(atoms))
 
 

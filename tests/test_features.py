@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import pickle
 
 import chex
 import jax
@@ -151,6 +152,20 @@ def test_trees_of_different_sizes_need_no_balance():
     ).mean(0)
     expected = [0.5, 0.5, 0.25, 0.25, 0.25, 0.25, 0.125, 0.0625, 0.5]
     np.testing.assert_allclose(rates, expected, atol=0.015)
+
+
+def test_a_tree_without_children_is_none():
+    for num in (1, 6):
+        alone = draw(plain(num, tree=synthetic.tree([-1] * num)), 50)
+        chex.assert_trees_all_equal(alone, draw(plain(num), 50))
+
+
+def test_a_chain_of_eleven_is_drawn_and_counted():
+    chain = plain(11, probabilities=jnp.ones(11), tree=synthetic.tree(np.arange(11) - 1))
+    np.testing.assert_array_equal(dense(draw(chain, 3)), 1)
+    one = draw(chain, 3, max_active=1)
+    assert int(one.num_dropped) == 3 * 10
+    np.testing.assert_array_equal(one.codes.indices, 0)
 
 
 def test_rates_and_pairs_are_those_of_the_normal_law():
@@ -324,6 +339,61 @@ def test_the_key_decides_everything_under_jit_and_vmap_too():
         assert wide.signals.dtype == wide.codes.values.dtype == np.float64
 
 
+def test_models_may_be_stacked_and_pickled():
+    parents = [-1, -1, 0, 0, 1, 1]
+    models = [plain(6, tree=synthetic.tree(parents, exclusive=e)) for e in (True, False)]
+    stacked = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(y) for y in x]), *models)
+
+    def one(model):
+        return synthetic.sample_features(key(5), model, num_samples=40, max_active=6)
+
+    many = jax.vmap(one)(stacked)
+    for number, model in enumerate(models):
+        chex.assert_trees_all_close(jax.tree.map(lambda x: x[number], many), one(model), rtol=1e-5)  # noqa: B023
+        again = pickle.loads(pickle.dumps(model))
+        chex.assert_trees_all_equal(one(again), one(model))
+
+
+SPOILED = {
+    "no number": jnp.nan, "above one": 1.5, "below zero": -0.5, "without end": jnp.inf
+}  # fmt: skip
+WITH = {
+    "alone": {}, "in a tree": {"tree": synthetic.tree([-1, -1, 0, 0, 1, 1])},
+    "in groups": {"groups": jnp.arange(4, 10)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("parts", WITH.values(), ids=WITH)
+def test_a_traced_model_that_cannot_be_gives_no_numbers(parts):
+    num = int(parts["groups"].sum()) if "groups" in parts else 6
+    whole = {"probabilities": jnp.full(6, 0.2), "means": jnp.ones(6), "deviations": jnp.ones(6),
+             "factors": jnp.full((6, 2), 0.2)}  # fmt: skip
+    model = plain(num, **whole, **parts)
+    run = jax.jit(lambda model: draw(model, 20, max_active=num))
+    assert np.isfinite(run(model).signals).all()
+    for label, kinds in (
+        ("probabilities", SPOILED), ("means", ("no number", "without end")),
+        ("deviations", ("no number", "below zero", "without end")),
+        ("factors", ("no number", "above one", "without end")),
+    ):  # fmt: skip
+        for kind in kinds:
+            value = getattr(model, label)
+            bad = value.at[(2,) + (0,) * (value.ndim - 1)].set(SPOILED[kind])
+            found = run(dataclasses.replace(model, **{label: bad}))
+            assert np.isnan(found.signals).all() and np.isnan(found.codes.values).all()
+
+
+def test_groups_may_be_a_list_and_numbers_are_of_32_bits_or_more():
+    sizes = [1, 2, 3]
+    model = plain(6, probabilities=jnp.ones(3), groups=sizes)
+    expected = draw(dataclasses.replace(model, groups=jnp.asarray(sizes)), 5)
+    chex.assert_trees_all_equal(draw(model, 5), expected)
+    half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), plain())
+    with pytest.raises(TypeError, match="numbers are bfloat16; float32 or float64 is expected"):
+        draw(half)
+    draw(dataclasses.replace(half, probabilities=np.full(24, 0.2, np.float32)), 5)
+
+
 def test_nothing_of_samples_by_features_is_made():
     atoms = jax.ShapeDtypeStruct((16_384, 64), jnp.float32)
     of_units = jax.ShapeDtypeStruct((16_384,), jnp.float32)
@@ -365,6 +435,43 @@ def test_compensated_children_are_as_frequent_as_wanted_to_first_order():
         synthetic.compensate([0.1, 0.15], hierarchy)
 
 
+def test_compensation_of_zeros_is_zero_and_other_numbers_are_refused():
+    hierarchy = synthetic.tree([-1, -1, 0, 0, 1])
+    with jax.debug_nans(True):
+        np.testing.assert_array_equal(synthetic.compensate(np.zeros(5), hierarchy), 0)
+        found = synthetic.compensate([0.5, 0, 0.1, 0, 0], hierarchy)
+    np.testing.assert_allclose(found, [0.5, 0, 0.2, 0, 0], rtol=1e-6)
+    with pytest.raises(ValueError, match="unit 4 would have to fire with probability inf"):
+        synthetic.compensate([0.5, 0, 0.1, 0, 0.1], hierarchy)
+    for wrong, text in ((-0.1, "-0.1; a number"), (1.5, "1.5; a number")):
+        with pytest.raises(ValueError, match=rf"^compensate: probabilities\[2\] is {text}"):
+            synthetic.compensate([0.5, 0.5, wrong, 0.1, 0.1], hierarchy)
+    with pytest.raises(ValueError, match="compensate: probabilities holds 1 non-finite"):
+        synthetic.compensate([0.5, np.nan, 0.1, 0.1, 0.1], hierarchy)
+    with pytest.raises(TypeError, match="compensate: the hierarchy is a list; a Tree"):
+        synthetic.compensate([0.5, 0.1], [-1, 0])
+
+
+def test_compensation_and_the_benchmark_are_traced():
+    parents = [-1, -1, 0, 0, 0, 1, 2, 6, -1]
+    hierarchy, wanted = synthetic.tree(parents), jnp.array([0.5, 0.5, *6 * [0.05], 0.5])
+    expected = synthetic.compensate(wanted, hierarchy)
+    np.testing.assert_allclose(jax.jit(synthetic.compensate)(wanted, hierarchy), expected)
+    inside = jax.jit(lambda p: synthetic.compensate(p, synthetic.tree(parents)))
+    np.testing.assert_allclose(inside(wanted), expected)
+
+    def model(key):
+        return synthetic.synth_sae_bench(
+            key, num_features=512, num_measurements=4, num_orthogonalizing_steps=1
+        )
+
+    chex.assert_trees_all_close(jax.jit(model)(key()), model(key()), rtol=1e-5)
+    many = jax.vmap(model)(jax.random.split(key()))
+    assert many.dictionary.shape == (2, 512, 4)
+    signals = jax.jit(lambda k: draw(model(k), 6, max_active=60).signals)(key())
+    assert np.isfinite(signals).all()
+
+
 def test_zipf_falls_from_the_largest_to_the_smallest():
     rates = np.asarray(synthetic.zipf(1000, exponent=0.7, largest=0.3, smallest=0.01), float)
     np.testing.assert_allclose(rates[[0, -1]], [0.3, 0.01], rtol=1e-4)
@@ -373,6 +480,10 @@ def test_zipf_falls_from_the_largest_to_the_smallest():
     np.testing.assert_allclose(rates, expected, rtol=1e-4)
     np.testing.assert_allclose(synthetic.zipf(16_384).sum(), 59, atol=0.5)
     assert synthetic.zipf(1).tolist() == [pytest.approx(0.4)]
+    steep, flat = (synthetic.zipf(4, exponent=a) for a in (1e3, 1e-12))
+    np.testing.assert_allclose(steep, [0.4, 5e-4, 5e-4, 5e-4], rtol=1e-6)
+    logs = 1 - np.log([1, 2, 3, 4]) / np.log(4)  # what the law tends to
+    np.testing.assert_allclose(flat, 5e-4 + 0.3995 * logs, rtol=1e-6)
     with pytest.raises(ValueError, match="smallest is 0.5 and largest 0.4"):
         synthetic.zipf(10, smallest=0.5)
 
@@ -402,6 +513,13 @@ def test_the_benchmark_has_its_numbers():
         synthetic.synth_sae_bench(key(), version=3)
     with pytest.raises(ValueError, match="hold 850 units, but num_units is 300"):
         benchmark_of(300, 10)
+    with pytest.raises(ValueError, match="^synth_sae_bench: with 1 trees among 100 features some"):
+        benchmark_of(100, 1)
+    many = benchmark_of(200, 0, num_factors=90)  # whose squares would sum up to .9 on average
+    shares = np.sum(np.asarray(many.factors) ** 2, axis=1)
+    assert (shares > 0.9899).sum() > 20
+    np.testing.assert_array_less(shares, 0.99001)
+    draw(many, 3)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Everything runs under JAX's stricter modes too, and gives what it gives without them."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,7 @@ def test_fronts(mode):
 
     def run():
         weights = np.full(N, 0.05, np.float32)
+        few = sc.SparseCodes.from_dense(NEAR, num_active=4)
         to = [
             sc.sparse_encode(SIGNALS, DICTIONARY, 0.05, tolerance=1e-4),
             sc.sparse_encode(SIGNALS, DICTIONARY, weights, num_steps=5),
@@ -71,6 +74,9 @@ def test_fronts(mode):
                 SIGNALS, DICTIONARY, 0.05, num_steps=5, solver=solvers.sparsa(prox=net)
             ),
             sc.solvers.refit(NEAR, SIGNALS, DICTIONARY, num_active=4),
+            sc.solvers.refit(few, SIGNALS, DICTIONARY),
+            sc.solvers.leave_one_out(few, SIGNALS, DICTIONARY, threshold=0.1),
+            sc.solvers.leave_one_out(NEAR, SIGNALS, DICTIONARY, threshold=2 * weights),
         ]
         gradient = jax.grad(
             lambda d: sc.sparse_encode(SIGNALS, d, 0.05, tolerance=1e-5).sum()
@@ -103,6 +109,34 @@ def test_encoders(mode, case):
     with jax.enable_x64(False):
         params = encoder.init(KEY)
     agree(mode, lambda: encoder.apply(params, SIGNALS), rtol=1e-4)
+
+
+@each_mode
+def test_feature_models(mode):
+    synthetic, atoms, rates = sc.synthetic, DICTIONARY[:6], np.float32([0.5, 1, 0.1, 0.1, 0, 0.2])
+    first = np.array([True] + 5 * [False])
+    groups = {"dictionary": DICTIONARY[:12], "groups": np.array([1, 2, 3, 1, 2, 3], np.int32)}
+
+    def run():
+        hierarchy = synthetic.tree([-1, -1, 0, 0, 1, 1], scaled=True, exclusive=first)
+        model = synthetic.FeatureModel(
+            atoms, synthetic.compensate(rates, hierarchy), bias=np.ones(M, np.float32),
+            means=np.ones(6, np.float32), deviations=0.1,
+            factors=np.full((6, 2), 0.3, np.float32), tree=hierarchy, noise=0.1,
+        )  # fmt: skip
+        bench = synthetic.synth_sae_bench(
+            KEY, num_features=512, num_measurements=4, num_orthogonalizing_steps=2
+        )
+        drawn = [
+            synthetic.sample_features(KEY, made, num_samples=9, max_active=5)
+            for made in (model, replace(model, tree=None), replace(model, **groups))
+        ]
+        if mode != "x64":
+            return bench, drawn
+        assert all(np.isfinite(batch.signals).all() for batch in drawn)  # of other numbers
+        return bench.probabilities, bench.tree
+
+    agree(mode, run)
 
 
 def tapered(learning_rate):

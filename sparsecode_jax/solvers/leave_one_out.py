@@ -60,7 +60,7 @@ def leave_one_out(
     """
     name = "leave_one_out"
     codes, signals, dictionary = check_codes(name, codes, signals, dictionary)
-    (threshold,) = _checks.floating(name, threshold)
+    threshold = jnp.asarray(*_checks.real(name, threshold)).astype(signals.dtype)
     if threshold.shape not in ((), dictionary.shape[:1]):
         raise ValueError(
             f"{name}: the threshold has shape {threshold.shape}; one number, or one for each of "
@@ -92,6 +92,9 @@ def _needed(codes: Any, signals: Array, dictionary: Array, threshold: Array) -> 
     else:
         explained = correlate(signals - reconstruct(codes, dictionary), dictionary)
         values = codes
+        squares, threshold = (
+            jnp.expand_dims(x, range(codes.ndim - x.ndim)) for x in (squares, threshold)
+        )
     gain = jnp.sign(values) * explained + jnp.abs(values) * squares
     kept = jnp.where(gain > threshold, values, 0)
     kept = jnp.where(jnp.isnan(gain + threshold), jnp.nan, kept)

@@ -28,7 +28,7 @@ from sparsecode_jax.types import Array, ArrayLike, Key
 __all__ = ["FeatureModel", "FeatureSamples", "sample_features"]
 
 _BLOCK = 512  # units that are drawn at once, for all samples
-_MOST_SHARED = 0.99  # of a unit's variance; what is left has to be divided by
+MOST_SHARED = 0.99  # of a unit's variance; what is left has to be divided by
 
 
 @jax.tree_util.register_dataclass
@@ -153,6 +153,9 @@ def sample_features(
 def _sample(key: Key, model: FeatureModel, *, num_samples: int, max_active: int) -> FeatureSamples:
     draw_key, direction_key, noise_key = jax.random.split(key, 3)
     codes, num_dropped = _codes(draw_key, direction_key, model, num_samples, max_active)
+    # What is no number does not fire, and signals would not show it.
+    values = jnp.where(_is_lost(model), jnp.nan, codes.values)
+    codes = SparseCodes(values, codes.indices, codes.num_atoms)
     signals = combine_rows(codes.values, codes.indices, model.dictionary)
     if model.bias is not None:
         signals = signals + model.bias[None]
@@ -181,6 +184,11 @@ def _checked(name: str, model: FeatureModel) -> FeatureModel:
     }  # fmt: skip
     arrays: dict[str, Any] = dict(zip(given, _checks.floating(name, *given.values()), strict=True))
     model = dataclasses.replace(model, **arrays)
+    if jnp.finfo(model.dictionary.dtype).bits < 32:
+        raise TypeError(
+            f"{name}: the model's numbers are {model.dictionary.dtype}; float32 or float64 is "
+            "expected. Pass the probabilities so: the rest is cast to the most precise of them."
+        )
     _checks.matrix(name, "dictionary", model.dictionary)
     num_features, num_measurements = model.dictionary.shape
     probabilities = model.probabilities
@@ -197,7 +205,9 @@ def _checked(name: str, model: FeatureModel) -> FeatureModel:
                 "expected. Pass groups= if several atoms make one unit."
             )
     else:
-        _check_groups(name, model.groups, num_units, num_features)
+        groups = jnp.asarray(*_checks.real(name, model.groups))
+        _check_groups(name, groups, num_units, num_features)
+        model = dataclasses.replace(model, groups=groups)
     shapes: dict[str, tuple[tuple[int, ...], ...]] = {
         "bias": ((num_measurements,),),
         "means": ((), (num_units,)),
@@ -228,10 +238,10 @@ def _checked(name: str, model: FeatureModel) -> FeatureModel:
         if _checks.concrete(factors):
             shares = np.sum(to_host(factors).astype(np.float64) ** 2, axis=1)
             worst = int(np.argmax(shares))
-            if shares[worst] > _MOST_SHARED:
+            if shares[worst] > MOST_SHARED + 1e-5:  # but for the rounding of float32
                 raise ValueError(
                     f"{name}: the squared factors of unit {worst} sum up to {shares[worst]:.4g}; "
-                    f"at most {_MOST_SHARED}, of the variance of 1 that they are a part of, is "
+                    f"at most {MOST_SHARED}, of the variance of 1 that they are a part of, is "
                     "expected. Scale the factors down."
                 )
     if model.tree is not None:
@@ -315,14 +325,15 @@ def _codes(
     common = None
     if model.factors is not None:
         common = jax.random.normal(factor_key, (num_samples, model.factors.shape[1]), dtype)
-    tops = jnp.arange(num_units) if model.tree is None else model.tree.tops
+    tops = jnp.arange(num_units, dtype=jnp.int32) if model.tree is None else model.tree.tops
     fired, num_fired = _fire(keys[0], table, tops, common, num_samples, max_active)
     units = tops[jnp.minimum(fired, tops.shape[0] - 1)]
     values = _magnitudes(keys[1], model, table, units)
-    values = jnp.where(jnp.arange(fired.shape[1]) < num_fired[:, None], values, 0)
+    slots = jnp.arange(fired.shape[1], dtype=jnp.int32)
+    values = jnp.where(slots[None] < num_fired[:, None], values, 0)
     level = _Slots(units, values)
     dropped = jnp.maximum(num_fired - max_active, 0)
-    if model.tree is not None:
+    if model.tree is not None and model.tree.depth:
         missing = max_active - level.units.shape[1]  # where there are fewer units without a parent
         level = _Slots(*(jnp.pad(x, ((0, 0), (0, missing))) for x in level))
 
@@ -331,7 +342,7 @@ def _codes(
             return found, (found, over)
 
         _, (levels, over) = jax.lax.scan(below, level, jax.random.split(keys[2], model.tree.depth))
-        dropped = dropped + jnp.sum(over, axis=0)
+        dropped = dropped + jnp.sum(over, axis=0, dtype=jnp.int32)
         units, values = (
             jnp.concatenate([x, *below], axis=1) for x, below in zip(level, levels, strict=True)
         )
@@ -361,10 +372,17 @@ def _table(model: FeatureModel) -> _Table:
     means, deviations = (
         jnp.broadcast_to(jnp.asarray(x, dtype), shape) for x in (model.means, model.deviations)
     )
-    # What is no number would not fire, and signals would not show it.
-    numbers = (model.probabilities, means, deviations) + (() if loads is None else (loads,))
-    lost = jnp.any(jnp.stack([jnp.any(~jnp.isfinite(x)) for x in numbers]))
-    return _Table(loads, levels, jnp.where(lost, jnp.nan, means), deviations)
+    return _Table(loads, levels, means, deviations)
+
+
+def _is_lost(model: FeatureModel) -> Array:
+    """Say whether a traced model has numbers that it cannot have: nothing is drawn by them."""
+    chances = model.probabilities
+    wrong = [~((chances >= 0) & (chances <= 1)), ~jnp.isfinite(jnp.asarray(model.means))]
+    wrong.append(~(jnp.isfinite(model.deviations) & (jnp.asarray(model.deviations) >= 0)))
+    if model.factors is not None:
+        wrong.append(~(jnp.sum(model.factors**2, axis=1) < 1))
+    return jnp.any(jnp.stack([jnp.any(x) for x in wrong]))
 
 
 def _probability(loads: Array | None, levels: Array, common: Array | None) -> Array:
@@ -401,7 +419,7 @@ def _fire(
         loads = None if table.loads is None else table.loads[units]
         chance = _probability(loads, table.levels[units][None], common)
         chance = jnp.broadcast_to(chance, (num_samples, width))
-        return _words(_chance(key, chance) & (places < num_tops))
+        return _words(_chance(key, chance) & (places < num_tops)[None])
 
     words = jax.lax.map(block, (jax.random.split(key, num_blocks), places))
     words = jnp.moveaxis(words, 0, 1).reshape(num_samples, -1)
@@ -418,7 +436,7 @@ def _children(
     alive = (above.values > 0) & (tree.num_children[above.units] > 0)
     parents, _ = _packed(_Slots(above.units, jnp.where(alive, above.values, 0)), room)
     longest = jnp.max(jnp.sum(parents.values > 0, axis=1), initial=0)
-    offsets = jnp.arange(tree.branching)
+    offsets = jnp.arange(tree.branching, dtype=jnp.int32)[None]
     num_units = model.probabilities.shape[0]
 
     def family(slot: Array, found: _Slots) -> _Slots:
@@ -437,7 +455,7 @@ def _children(
         values = jnp.where(fired, values, 0)
         active = values > 0
         draws = jnp.where(active, jax.random.uniform(choice_key, active.shape), -1)
-        one = offsets == jnp.argmax(draws, axis=1, keepdims=True)
+        one = offsets == jnp.argmax(draws, axis=1, keepdims=True).astype(jnp.int32)
         values = jnp.where(one | ~tree.exclusive[parent][:, None], values, 0)
         return _Slots(
             *(
@@ -462,13 +480,14 @@ def _features(
     key: Key, groups: Array, level: _Slots, num_features: int, room: int
 ) -> tuple[SparseCodes, Array]:
     """Give each feature of an active group a slot and a part of its magnitude."""
+    groups = groups.astype(jnp.int32)
     starts = jnp.cumsum(groups) - groups
     sizes = jnp.where(level.values > 0, groups[level.units], 0)
     ends = jnp.cumsum(sizes, axis=1)
-    slots = jnp.arange(room)
+    slots = jnp.arange(room, dtype=jnp.int32)
     # The group that a slot belongs to: how many groups end before it.
     group = jax.vmap(lambda row: jnp.searchsorted(row, slots, side="right"))(ends)
-    used = slots < ends[:, -1:]
+    used = slots[None] < ends[:, -1:]
     group = jnp.minimum(group, level.units.shape[1] - 1)
     unit, value, end, size = (
         jnp.take_along_axis(x, group, axis=1) for x in (level.units, level.values, ends, sizes)
@@ -482,7 +501,7 @@ def _features(
     )
     direction = jnp.where(size == 1, 1, drawn * jax.lax.rsqrt(jnp.where(norm > 0, norm, 1)))
     values = jnp.where(used, value * direction, 0)
-    indices = jnp.where(used, starts[unit] + slots - first, 0)
+    indices = jnp.where(used, starts[unit] + slots[None] - first, 0)
     return SparseCodes(values, indices, num_features), jnp.maximum(ends[:, -1] - room, 0)
 
 
@@ -492,7 +511,8 @@ def _packed(slots: _Slots, room: int) -> tuple[_Slots, Array]:
     places, count = _places(_words(slots.values > 0), room)
     places = jnp.minimum(places, slots.values.shape[1] - 1)
     units, values = (jnp.take_along_axis(x, places, axis=1) for x in slots)
-    values = jnp.where(jnp.arange(room) < count[:, None], values, 0)
+    slots_kept = jnp.arange(room, dtype=jnp.int32)[None]
+    values = jnp.where(slots_kept < count[:, None], values, 0)
     return _Slots(units, values), jnp.maximum(count - room, 0)
 
 
@@ -500,7 +520,7 @@ def _words(flags: Array) -> Array:
     """Pack flags (S, W) into words of 32 bits, (S, W / 32 rounded up)."""
     flags = jnp.pad(flags, ((0, 0), (0, -flags.shape[1] % 32)))
     bits = flags.reshape(flags.shape[0], -1, 32).astype(jnp.uint32)
-    return jnp.sum(bits << jnp.arange(32, dtype=jnp.uint32), axis=-1, dtype=jnp.uint32)
+    return jnp.sum(bits << jnp.arange(32, dtype=jnp.uint32)[None, None], axis=-1, dtype=jnp.uint32)
 
 
 def _places(words: Array, room: int) -> tuple[Array, Array]:
@@ -514,7 +534,7 @@ def _places(words: Array, room: int) -> tuple[Array, Array]:
     word = jax.vmap(lambda row: jnp.searchsorted(row, slots, side="right"))(ends)
     word = jnp.minimum(word, words.shape[1] - 1)
     before = jnp.take_along_axis(ends - ones, word, axis=1)
-    bits, rank, place = jnp.take_along_axis(words, word, axis=1), slots - before, 32 * word
+    bits, rank, place = jnp.take_along_axis(words, word, axis=1), slots[None] - before, 32 * word
     for width in (16, 8, 4, 2, 1):  # the flag of this rank is in the lower half, or in the upper
         lower = jax.lax.population_count(bits & jnp.uint32(2**width - 1)).astype(jnp.int32)
         upper = rank >= lower

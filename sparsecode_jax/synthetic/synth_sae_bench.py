@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax.synthetic.feature_model import FeatureModel
+from sparsecode_jax.synthetic.feature_model import MOST_SHARED, FeatureModel
 from sparsecode_jax.synthetic.trees import balanced_trees, compensate, tree
 from sparsecode_jax.types import Array, Key
 
@@ -46,8 +47,9 @@ def zipf(
         )
     if num_features == 1:
         return jnp.full(1, largest)
-    power = jnp.arange(1, num_features + 1, dtype=jnp.result_type(float)) ** -exponent
-    return smallest + (largest - smallest) * (power - power[-1]) / (1 - power[-1])
+    fallen = np.expm1(-exponent * np.log(np.arange(1, num_features + 1)))  # i^-a - 1
+    rates = smallest + (largest - smallest) * (1 - fallen / fallen[-1])
+    return jnp.asarray(rates, jnp.result_type(float))
 
 
 def synth_sae_bench(
@@ -78,14 +80,16 @@ def synth_sae_bench(
       num_features: N. **Static**.
       num_measurements: M. **Static**.
       num_roots: of trees with 85 features each; None for N / 128. **Static**.
-      num_factors: **Static**.
+      num_factors: of more than about 50 some features have their row scaled down, to .99 of the
+        variance. **Static**.
       num_orthogonalizing_steps: **Static**.
 
     Returns:
       A :class:`FeatureModel`, whose signals have about 34 active features at full size.
 
     Raises:
-      ValueError: another version, or trees that hold more than N features.
+      ValueError: another version, trees that hold more than N features, or so few features that
+        some would have to fire more often than their parent.
 
     **Cost**: 4NM min(N, M) operations per orthogonalizing step.
 
@@ -104,11 +108,20 @@ def synth_sae_bench(
     _checks.count(name, "num_factors", num_factors, minimum=0)
     _checks.count(name, "num_orthogonalizing_steps", num_orthogonalizing_steps, minimum=0)
     atom_key, bias_key, deviation_key, factor_key = jax.random.split(key, 4)
-    probabilities, hierarchy = zipf(num_features), None
-    if num_roots:
-        parents = balanced_trees(num_roots, branching=4, depth=3, num_units=num_features)
-        hierarchy = tree(parents, scaled=version == 2)
-        probabilities = compensate(probabilities, hierarchy)
+    with jax.ensure_compile_time_eval():  # within jit too: none of it depends on the key
+        probabilities, hierarchy = zipf(num_features), None
+        if num_roots:
+            parents = balanced_trees(num_roots, branching=4, depth=3, num_units=num_features)
+            hierarchy = tree(parents, scaled=version == 2)
+            try:
+                probabilities = compensate(probabilities, hierarchy)
+            except ValueError as error:
+                raise ValueError(
+                    f"{name}: with {num_roots} trees among {num_features} features some children "
+                    "would have to fire with a probability above 1 when their parent does; at most "
+                    "1 is expected. Take num_roots=0, or more features with more roots, such as "
+                    "512 with 4."
+                ) from error
     atoms = dictionaries.random(atom_key, num_atoms=num_features, num_measurements=num_measurements)
     direction = jax.random.normal(bias_key, (num_measurements,))
     return FeatureModel(
@@ -117,8 +130,12 @@ def synth_sae_bench(
         bias=0.5 * direction / jnp.linalg.norm(direction),
         means=jnp.linspace(5.0, 4.0, num_features),
         deviations=jnp.abs(0.5 + 0.5 * jax.random.normal(deviation_key, (num_features,))),
-        factors=0.1 * jax.random.normal(factor_key, (num_features, num_factors))
-        if num_factors
-        else None,
+        factors=_factors(factor_key, num_features, num_factors) if num_factors else None,
         tree=hierarchy,
     )
+
+
+def _factors(key: Key, num_features: int, num_factors: int) -> Array:
+    factors = 0.1 * jax.random.normal(key, (num_features, num_factors))
+    shares = jnp.sum(factors**2, axis=1, keepdims=True)
+    return factors * jnp.sqrt(jnp.minimum(MOST_SHARED / shares, 1))

@@ -105,15 +105,16 @@ def tree(parents: ArrayLike, *, exclusive: ArrayLike = True, scaled: bool = Fals
     level = np.zeros(len(above), np.int64)
     for unit in children:  # a parent comes before its children
         level[unit] = level[above[unit]] + 1
-    return Tree(
-        jnp.asarray(np.flatnonzero(above < 0), jnp.int32),
-        jnp.asarray(first, jnp.int32),
-        jnp.asarray(counts, jnp.int32),
-        jnp.asarray(np.broadcast_to(excluding, above.shape)),
-        bool(scaled),
-        int(counts.max()),
-        int(level.max()),
-    )
+    with jax.ensure_compile_time_eval():  # within jit too a tree is known
+        return Tree(
+            jnp.asarray(np.flatnonzero(above < 0), jnp.int32),
+            jnp.asarray(first, jnp.int32),
+            jnp.asarray(counts, jnp.int32),
+            jnp.asarray(np.broadcast_to(excluding, above.shape)),
+            bool(scaled),
+            int(counts.max()),
+            int(level.max()),
+        )
 
 
 def balanced_trees(num_roots: int, *, branching: int, depth: int, num_units: int) -> np.ndarray:
@@ -164,12 +165,17 @@ def compensate(probabilities: ArrayLike, hierarchy: Tree) -> Array:
       (U,), as ``FeatureModel.probabilities``.
 
     Raises:
-      ValueError: a child's probability that comes out above 1.
+      ValueError: probabilities outside of [0, 1], or one of a child that comes out above 1.
 
     References:
       SynthSAEBench, arXiv 2602.14687.
     """
     name = "compensate"
+    if not isinstance(hierarchy, Tree):
+        raise TypeError(
+            f"{name}: the hierarchy is a {type(hierarchy).__name__}; a Tree, as "
+            "synthetic.tree(parents) makes it, is expected."
+        )
     (wanted,) = _checks.floating(name, probabilities)
     num_units = hierarchy.first_child.shape[0]
     if wanted.shape != (num_units,):
@@ -177,12 +183,21 @@ def compensate(probabilities: ArrayLike, hierarchy: Tree) -> Array:
             f"{name}: probabilities have shape {wanted.shape}; one for each of the {num_units} "
             "units of the tree is expected."
         )
-    parents = jnp.asarray(hierarchy.parents())
+    _checks.finite(name, probabilities=wanted)
+    if _checks.concrete(wanted):
+        host = to_host(wanted)
+        if bad := np.flatnonzero((host < 0) | (host > 1)).tolist():
+            raise ValueError(
+                f"{name}: probabilities[{bad[0]}] is {host[bad[0]]:.6g}; a number from 0 to 1 is "
+                "expected."
+            )
+    parents = _parents(hierarchy)
     child, above = parents >= 0, jnp.maximum(parents, 0)
-    ratio = jnp.where(child, wanted / wanted[above], 0)
+    ratio = jnp.where(child, wanted / jnp.where(wanted[above] == 0, 1, wanted[above]), 0)
     family = jnp.zeros(num_units, wanted.dtype).at[above].add(ratio)
     others = jnp.where(hierarchy.exclusive[above], family[above] - ratio, 0)
     needed = jnp.where(child, ratio * (1 + others), wanted)
+    needed = jnp.where(child & (wanted[above] == 0) & (wanted > 0), jnp.inf, needed)
     if _checks.concrete(needed):
         host = to_host(needed)
         worst = int(np.argmax(host))
@@ -194,3 +209,16 @@ def compensate(probabilities: ArrayLike, hierarchy: Tree) -> Array:
                 "Take less for the children, or more for the parent."
             )
     return needed
+
+
+def _parents(hierarchy: Tree) -> Array:
+    """Return what ``Tree.parents`` does, of a tree that may be traced."""
+    count = hierarchy.num_children
+    num_units = count.shape[0]
+    ends = jnp.cumsum(count, dtype=jnp.int32)
+    place = jnp.arange(num_units, dtype=jnp.int32)  # among the children, listed by parent
+    owner = jnp.searchsorted(ends, place, side="right").astype(jnp.int32)
+    inside = jnp.minimum(owner, num_units - 1)
+    child = hierarchy.first_child[inside] + place - (ends - count)[inside]
+    child = jnp.where(place < ends[-1], child, num_units)
+    return jnp.full(num_units, -1, jnp.int32).at[child].set(owner, mode="drop")
