@@ -13,7 +13,8 @@ scored; dead latents count as F1 0, as in the published table.
 Command: ``python -m experiments.synth_sae_bench`` (hours on 2 cores, most of them training;
 ``--methods TopK`` is the fastest; finished parts and checkpoints are kept until the table is
 written; ``--quick`` a minute at 1,000 features).
-Expected: docs/results/synth_sae_bench.txt.
+Expected: docs/results/synth_sae_bench.txt has ``--methods TopK --samples 1000000`` (half an hour):
+F1 with the true atoms .76 by OMP, .93 by the lasso, .95 refined; with the autoencoder's .14 to .20.
 """
 
 from __future__ import annotations
