@@ -69,7 +69,7 @@ def refit(
       ValueError: shapes that disagree, non-finite numbers, a zero atom, no signal, or num_active
         is not an integer from 1 to N (or to the number of slots).
 
-    **Cost**: 2MK^2 + 5MK + 3K + 2M - 1 arithmetic operations per signal, and
+    **Cost**: 2MK^2 + 7MK + 3K + 2M - 1 arithmetic operations per signal, and
     K(K + 1)(2K + 1)/6 + 2K^2 once, or for non-negative codes
     K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 per round and M + 1 more once. It works on blocks of signals
     whose atoms, K of M numbers each, take at most 256 MB in float32.
@@ -158,7 +158,9 @@ def _fit(codes: Any, signals: Array, dictionary: Array, *, num_active: int, num_
     magnitudes, places = jax.lax.top_k(jnp.abs(codes.values if sparse else codes), num_active)
     if sparse:
         places = _support.at(codes.indices, places)
-    atoms, norms = _support.unit_atoms(dictionary[places])
+    atoms = dictionary[places]
+    small = unit_of(atoms)[1]  # or squares of atoms of 1e-20 would be 0, and of 1e20 infinite
+    atoms, norms = _support.unit_atoms(atoms * small)
     block = jnp.einsum("...km,...lm->...kl", atoms, atoms, precision="highest")
     unit, inverse = unit_of(signals)  # or squares of signals of 1e-20 would be 0
     projections = jnp.einsum("...m,...km->...k", signals * inverse, atoms, precision="highest")
@@ -167,7 +169,7 @@ def _fit(codes: Any, signals: Array, dictionary: Array, *, num_active: int, num_
         values = _exchange(block, projections, magnitudes > 0, tiny, num_rounds)
     else:
         values = _support.least_squares(block, projections, magnitudes > 0)
-    values = values * unit / norms
+    values = values * unit / norms * small[..., 0]
     known = jnp.isfinite(projections[..., :1]) & jnp.isfinite(magnitudes[..., :1])
     if sparse:
         return SparseCodes(jnp.where(known, values, jnp.nan), places, codes.num_atoms)
