@@ -76,13 +76,13 @@ def orthogonalize(
     Args:
       dictionary: (N, M), of any norms. **Traced**.
       num_steps: **Static**.
-      learning_rate: positive. **Static**.
+      learning_rate: positive, and at most 1. **Static**.
 
     Returns:
       (N, M), each row of unit l2 norm.
 
     Raises:
-      ValueError: no matrix of numbers, or steps below 0.
+      ValueError: no matrix of numbers, steps below 0, or a rate outside of (0, 1].
 
     **Cost**: 4NM min(N, M) operations per step; no array of N x N if M is smaller.
 
@@ -96,6 +96,11 @@ def orthogonalize(
     _checks.count(name, "num_steps", num_steps, minimum=0)
     learning_rate = _checks.static(name, "learning_rate", learning_rate)
     _checks.positive(name, learning_rate=learning_rate)
+    if learning_rate > 1:
+        raise ValueError(
+            f"{name}: learning_rate is {learning_rate:g}; at most 1, for atoms of unit norm, is "
+            "expected."
+        )
     return _orthogonalize(normalize(dictionary), learning_rate, num_steps)
 
 

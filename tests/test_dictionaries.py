@@ -254,3 +254,5 @@ def test_orthogonalized_atoms_are_those_of_adam_by_the_derivative_of_products(sh
         found = dictionaries.orthogonalize(3 * start, num_steps=7, learning_rate=0.01)
         np.testing.assert_allclose(found, atoms, rtol=1e-9)
         assert loss(found) < loss(dictionaries.normalize(start))
+    with pytest.raises(ValueError, match="^orthogonalize: learning_rate is 2; at most 1"):
+        dictionaries.orthogonalize(start, learning_rate=2)
