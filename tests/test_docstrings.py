@@ -49,5 +49,5 @@ def test_the_examples_are_found():
         "sparsecode_jax.metrics._matching.mcc",
         "sparsecode_jax.solvers._core.sparse_encode",
         "sparsecode_jax.sweep.sweep",
-        "sparsecode_jax.synthetic.sample_problem",
+        "sparsecode_jax.synthetic.problems.sample_problem",
     } <= names
