@@ -39,14 +39,17 @@ class Tree:
     branching: int = dataclasses.field(metadata={"static": True})
     depth: int = dataclasses.field(metadata={"static": True})
 
-    def parents(self) -> np.ndarray:
-        """Return the parent of each unit, (U,), -1 where there is none."""
-        first, count = to_host(self.first_child), to_host(self.num_children)
-        parents = np.full(first.shape, -1, np.int32)
-        owners = np.repeat(np.arange(len(first)), count)
-        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        parents[first[owners] + within] = owners
-        return parents
+    def parents(self) -> Array:
+        """Return the parent of each unit, (U,) of int32, -1 where there is none."""
+        count = self.num_children
+        num_units = count.shape[0]
+        ends = jnp.cumsum(count, dtype=jnp.int32)
+        place = jnp.arange(num_units, dtype=jnp.int32)  # among the children, listed by parent
+        owner = jnp.searchsorted(ends, place, side="right").astype(jnp.int32)
+        inside = jnp.minimum(owner, num_units - 1)
+        child = self.first_child[inside] + place - (ends - count)[inside]
+        child = jnp.where(place < ends[-1], child, num_units)
+        return jnp.full(num_units, -1, jnp.int32).at[child].set(owner, mode="drop")
 
 
 def tree(parents: ArrayLike, *, exclusive: ArrayLike = True, scaled: bool = False) -> Tree:
@@ -191,7 +194,7 @@ def compensate(probabilities: ArrayLike, hierarchy: Tree) -> Array:
                 f"{name}: probabilities[{bad[0]}] is {host[bad[0]]:.6g}; a number from 0 to 1 is "
                 "expected."
             )
-    parents = _parents(hierarchy)
+    parents = hierarchy.parents()
     child, above = parents >= 0, jnp.maximum(parents, 0)
     ratio = jnp.where(child, wanted / jnp.where(wanted[above] == 0, 1, wanted[above]), 0)
     family = jnp.zeros(num_units, wanted.dtype).at[above].add(ratio)
@@ -209,16 +212,3 @@ def compensate(probabilities: ArrayLike, hierarchy: Tree) -> Array:
                 "Take less for the children, or more for the parent."
             )
     return needed
-
-
-def _parents(hierarchy: Tree) -> Array:
-    """Return what ``Tree.parents`` does, of a tree that may be traced."""
-    count = hierarchy.num_children
-    num_units = count.shape[0]
-    ends = jnp.cumsum(count, dtype=jnp.int32)
-    place = jnp.arange(num_units, dtype=jnp.int32)  # among the children, listed by parent
-    owner = jnp.searchsorted(ends, place, side="right").astype(jnp.int32)
-    inside = jnp.minimum(owner, num_units - 1)
-    child = hierarchy.first_child[inside] + place - (ends - count)[inside]
-    child = jnp.where(place < ends[-1], child, num_units)
-    return jnp.full(num_units, -1, jnp.int32).at[child].set(owner, mode="drop")

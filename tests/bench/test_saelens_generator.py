@@ -42,7 +42,7 @@ def tensor(x):
 
 def roots_of(tree):
     """Build SAELens's nodes, children before their parents."""
-    parents, exclusive = tree.parents(), np.asarray(tree.exclusive)
+    parents, exclusive = np.asarray(tree.parents()), np.asarray(tree.exclusive)
     children = [[] for _ in parents]
     for unit in reversed(range(len(parents))):
         node = theirs.HierarchyNode(
@@ -152,7 +152,7 @@ def test_what_is_drawn_has_the_moments_of_saelens(case):
 
 def uncompensated(model):
     wanted = synthetic.zipf(N)
-    parents = model.tree.parents()
+    parents = np.asarray(model.tree.parents())
     ratio = wanted / wanted[np.maximum(parents, 0)]
     return replace(model, probabilities=jnp.where(parents >= 0, ratio, wanted))
 
