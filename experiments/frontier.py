@@ -195,7 +195,7 @@ def known_dictionary(config: Any, stages: sc.io.Run, wide: Callable[[], Any]) ->
     # The efficient start is the SAE before training, which costs too much for 1,024 signals; so
     # also start from the SAE that scores best on the training half.
     codes = jax.vmap(jax.vmap(apply, (0, None)), (0, None))(sae, problem.train_signals)
-    best = int(settings.run_scores(sc.metrics.mcc, problem.train_codes, codes).mean(1).argmax())
+    best = int(np.argmax(settings.run_scores(sc.metrics.mcc, problem.train_codes, codes).mean(1)))
     offset = best * on_train[0].size
     chosen = offset + efficient(total[best], on_train[best])
     curves["trained_sae_fista"] = select(chosen, options, work, mcc)

@@ -135,7 +135,7 @@ def first_reaching(curve: Curve, target: float) -> int | None:
 def penalty_at(curve: Curve, target: float) -> float:
     """Return the penalty of the first point that reaches the target, or of the best point."""
     index = first_reaching(curve, target)
-    return float(curve.penalty[curve.mcc.mean(axis=-1).argmax() if index is None else index])
+    return float(curve.penalty[np.argmax(curve.mcc.mean(axis=-1)) if index is None else index])
 
 
 def tables(curves: dict[str, dict[str, Curve]]) -> str:
@@ -155,7 +155,7 @@ def tables(curves: dict[str, dict[str, Curve]]) -> str:
             index = first_reaching(curve, PUBLISHED_ITO)
             work = np.nan if index is None else getattr(curve, account)[index]
             ratio = "-" if index is None else f"{total / work:,.1f}x"
-            best = curve.mcc.mean(axis=-1).max()
+            best = np.max(curve.mcc.mean(axis=-1))
             rows.append((LABELS[method], *cells, ratio, f"{best:.4f}", runs(method, curve)))
         header = (
             "known dictionary", *(f"MCC {t:g}" for t in TARGETS), "saving", "best MCC", "n",

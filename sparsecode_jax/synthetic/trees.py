@@ -115,8 +115,8 @@ def tree(parents: ArrayLike, *, exclusive: ArrayLike = True, scaled: bool = Fals
             jnp.asarray(counts, jnp.int32),
             jnp.asarray(np.broadcast_to(excluding, above.shape)),
             bool(scaled),
-            int(counts.max()),
-            int(level.max()),
+            int(np.max(counts)),
+            int(np.max(level)),
         )
 
 
