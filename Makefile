@@ -78,7 +78,8 @@ lint: $(VENV)/test.stamp
 	$(BIN)/mypy
 
 test: lint  # compiling takes most of the time: programs are optimized only where that matters
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --least-effort --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --least-effort --dist loadfile \
+	  --no-loadscope-reorder
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and full_effort"
 
 test-matrix: $(VENV)/test.stamp

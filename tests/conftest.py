@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import pathlib
 
 import jax
 import pytest
@@ -13,6 +14,15 @@ LEAST_EFFORT = (
     "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_parallel_codegen_split_count=1",
 )
+
+
+# Files of the longest tests: workers that share files begin with them, so that none is left with
+# one when the others are done (with pytest-xdist's --no-loadscope-reorder, which keeps the order).
+LONGEST_FIRST = (
+    "experiments/test_pareto.py", "test_docs.py", "test_devices.py", "test_alternating.py",
+    "test_processes.py", "test_tolerance_runs.py", "test_features.py", "cli/test_learn.py",
+    "test_dead_latents.py", "cli/test_program.py", "experiments/test_synth_sae_bench.py",
+)  # fmt: skip
 
 
 def pytest_addoption(parser):
@@ -34,6 +44,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    here = pathlib.Path(__file__).parent
+    place = {here / name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
     if config.getoption("least_effort"):
         marked = [item for item in items if item.get_closest_marker("full_effort")]
         config.hook.pytest_deselected(items=marked)
