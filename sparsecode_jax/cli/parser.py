@@ -225,7 +225,7 @@ def _flops(parser: argparse.ArgumentParser) -> None:
     add("program", metavar="PROGRAM", help="encode, learn, or file.py:function")
     add(
         "--convention",
-        choices=("matmul", "arithmetic", "all"),
+        choices=("matmul", "arithmetic", "all", "ops"),
         default="arithmetic",
         help="what to count (default: arithmetic)",
     )

@@ -83,7 +83,8 @@ FLOPS_END = """\
 "encode" is counted for a number of steps: a run by tolerance says its own count when it is done.
 
 Conventions: "matmul" counts matrix products and convolutions; "arithmetic" every operation that
-makes a new number (a multiply-add is 2); "all" adds comparisons and sign changes.
+makes a new number (a multiply-add is 2); "all" adds comparisons and sign changes;
+"ops" is "arithmetic" and products of integers.
 
 examples:
   sparsecode-jax flops encode --num-measurements 16 --num-atoms 32 --num-signals 1024

@@ -13,8 +13,8 @@ as algorithmic work are reported apart. ``docs/flops.md`` has the conventions an
 
 Inside, the transform counts executions of basic blocks with 32-bit counters that saturate rather
 than wrap, and multiplies by static costs in exact Python integers on the host. Conventions
-(``"matmul"``, ``"arithmetic"``, ``"all"``) and breakdowns are therefore chosen after the run, and a
-program without data-dependent control flow compiles to exactly what it did before.
+(``"matmul"``, ``"arithmetic"``, ``"all"``, ``"ops"``) and breakdowns are therefore chosen after the
+run, and a program without data-dependent control flow compiles to exactly what it did before.
 
 Example:
     >>> import jax, jax.numpy as jnp

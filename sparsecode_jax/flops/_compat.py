@@ -1,13 +1,16 @@
 """The one module of this sub-package that touches JAX internals.
 
 docs/results/test_matrix.txt lists the releases that the tests pass on. What differs between them is
-told by what is there, never by a version number. Primitives are recognized by name, because their
-Python objects move between releases and some names differ (``jit`` and ``pjit``, ``remat2`` and
-``checkpoint``). The private names imported below were seen in 0.10.1, 0.11.2 and 0.12.0.1.
+told by what is there, never by a version number. Primitives are JAX's own if one of its modules
+holds them (``name_of``), and then told apart by name, because their Python objects move between
+releases and some names differ (``jit`` and ``pjit``, ``remat2`` and ``checkpoint``). The private
+names imported below were seen in 0.10.1, 0.11.2 and 0.12.0.1.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.extend.core as jex
@@ -26,6 +29,20 @@ Primitive = jex.Primitive
 Tracer = jax.core.Tracer
 
 weak_cache = weakref_lru_cache
+
+_names: "WeakKeyDictionary[Primitive, str]" = WeakKeyDictionary()
+
+
+def name_of(eqn: Eqn) -> str:
+    """Return the name of an operation of JAX's own; "" for a foreign one, whatever it is called."""
+    primitive = eqn.primitive
+    if primitive not in _names:
+        _names[primitive] = ""
+        for place, module in list(sys.modules.items()):
+            if place.partition(".")[0] == "jax":
+                found = [x for x in list(vars(module).values()) if isinstance(x, Primitive)]
+                _names.update({one: one.name for one in found})
+    return _names[primitive]
 
 
 def open_jaxpr(jaxpr: Any) -> tuple[Jaxpr, Sequence[Any]]:
@@ -177,15 +194,16 @@ def source_of(eqn: Eqn) -> str:
     return f"{place.replace(chr(92), '/').rsplit('/', 1)[-1]} {function}".strip()
 
 
-def lowered_primitive_names() -> frozenset[str]:
-    """Names of all primitives that JAX can lower on some platform."""
+def lowered_primitives() -> frozenset[Primitive]:
+    """All primitives that JAX can lower on some platform."""
     tables = [mlir._lowerings, *mlir._platform_specific_lowerings.values()]
-    return frozenset(primitive.name for table in tables for primitive in table)
+    return frozenset(primitive for table in tables for primitive in table)
 
 
 def identity_primitive(name: str) -> Primitive:
     """Make a primitive that returns all its operands but the first, and lowers to nothing."""
     primitive = Primitive(name)
+    _names[primitive] = name
     primitive.multiple_results = True
 
     def values(first: Any, *rest: Any, **_: Any) -> list[Any]:
@@ -210,10 +228,29 @@ def identity_primitive(name: str) -> Primitive:
     return primitive
 
 
-def platform_branch(platforms: Sequence[tuple[str, ...] | None]) -> int:
-    """Return which branch of a ``platform_dependent`` the default backend runs."""
-    backend = jax.default_backend()
-    names = {backend, *({"cuda", "rocm"} if backend == "gpu" else ())}
+def committed_device(values: Sequence[Any]) -> Any:
+    """Return the device that some array is committed to, where operations on them run, or None."""
+    for value in values:
+        if isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.committed:
+            return next(iter(value.devices()))
+    return None
+
+
+def platform_of(device: Any) -> str:
+    """Name the platform of a device; with None, of the one that JAX takes by itself.
+
+    That may be "", the default backend, which is not started before its name is needed.
+    """
+    device = jax.config.jax_default_device if device is None else device  # type: ignore
+    return device if isinstance(device, str) else getattr(device, "platform", "")
+
+
+def platform_branch(platforms: Sequence[tuple[str, ...] | None], platform: str) -> int:
+    """Return which branch of a ``platform_dependent`` a platform runs."""
+    names = {platform}
+    if platform == "gpu":
+        version = jax.devices("gpu")[0].client.platform_version
+        names.add("rocm" if "rocm" in version.lower() else "cuda")
     for index, choice in enumerate(platforms):
         if choice is None or names & set(choice):
             return index

@@ -12,7 +12,7 @@ from functools import cache, partial
 from math import prod
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 
 from sparsecode_jax.flops import _compat, kernels, rules, traffic
 from sparsecode_jax.flops import conventions as cls
@@ -20,7 +20,7 @@ from sparsecode_jax.flops.errors import FlopCountError, UnknownPrimitiveError
 from sparsecode_jax.flops.lanes import in_lockstep, lanes_are_shared
 from sparsecode_jax.flops.places import describe, require_static, unknown_message
 from sparsecode_jax.flops.rules_array import reduce_window_steps
-from sparsecode_jax.flops.rules_elementwise import size
+from sparsecode_jax.flops.rules_elementwise import is_inexact, size
 from sparsecode_jax.flops.table import TALLY, Block, Key, Loop, Region
 
 Handler = Callable[["Analyzer", Any], Region]
@@ -33,12 +33,25 @@ class Analyzer:
     Args:
         on_unknown: ``"error"`` to raise at an operation without a rule, ``"defer"`` to record it
             so that totals raise instead.
+        platform: the platform of choices between platforms, "" for the default backend.
         extra: handlers of operations that only some programs have.
+
+    Attributes:
+        met: names of all operations so far.
+        chosen_for: the platform, if some choice between platforms depends on it.
     """
 
-    def __init__(self, on_unknown: str = "error", extra: Mapping[str, Handler] | None = None):
+    def __init__(
+        self,
+        on_unknown: str = "error",
+        platform: str = "",
+        extra: Mapping[str, Handler] | None = None,
+    ):
         self.on_unknown = on_unknown
+        self.platform = platform
         self.handlers = {**STRUCTURAL, **(extra or {})}
+        self.met: set[str] = set()
+        self.chosen_for = ""
         self.axis_sizes: dict[Any, int] = {}
         self._regions: dict[Any, tuple[Any, Region]] = {}
 
@@ -58,11 +71,14 @@ class Analyzer:
 
     def equation(self, eqn: Any) -> Region:
         """Return costs and blocks of one equation, scopes relative to it."""
-        name = eqn.primitive.name
-        if (expansion := rules.expansion_for(name)) is not None:
-            return _expanded(self, eqn, expansion)
-        if (rule := rules.rule_for(name)) is not None:
-            return self._by_rule(eqn, rule, eqn.params)
+        self.met.add(eqn.primitive.name)
+        if (own := rules.registered(eqn.primitive)) is not None:
+            if own.is_rule:
+                return self._by_rule(eqn, own.function, eqn.params)
+            return _expanded(self, eqn, own.function)
+        name = _compat.name_of(eqn)
+        if name in rules.RULES:
+            return self._by_rule(eqn, rules.RULES[name], eqn.params)
         if name in rules.COLLECTIVES:
             group = self._group_size(eqn)
             return self._by_rule(eqn, rules.COLLECTIVES[name], {**eqn.params, "group_size": group})
@@ -84,20 +100,19 @@ class Analyzer:
     def _by_rule(self, eqn: Any, rule: Any, params: Mapping[str, Any]) -> Region:
         ins = [var.aval for var in eqn.invars]
         outs = [var.aval for var in eqn.outvars]
-        costs = rules.checked(eqn.primitive.name, rule(ins, outs, params))
-        dtypes = [str(a.dtype) for a in (*outs, *ins) if hasattr(a, "dtype") and _inexact(a)]
+        name = eqn.primitive.name
+        costs = rules.checked(f"the counting rule of {name!r} returned", rule(ins, outs, params))
         region = Region()
         for cost_class, amount in costs.items():
-            dtype = dtypes[0] if dtypes else ""
-            region.costs[Key(cost_class, eqn.primitive.name, "", dtype)] += amount
+            region.costs[Key(cost_class, name, "", _booked_dtype(cost_class, ins, outs))] += amount
         return region
 
     def _unknown(self, eqn: Any) -> Region:
         name = eqn.primitive.name
         if self.on_unknown == "error":
-            raise UnknownPrimitiveError(unknown_message(name, describe(eqn)))
+            raise UnknownPrimitiveError(unknown_message(eqn))
         region = Region()
-        region.costs[Key(cls.UNKNOWN, name, "", describe(eqn))] += 1
+        region.costs[Key(cls.UNKNOWN, name, "", unknown_message(eqn))] += 1
         return region
 
     def _group_size(self, eqn: Any) -> int:
@@ -113,8 +128,16 @@ class Analyzer:
         return prod(self.axis_sizes[axis] for axis in axes if isinstance(axis, str))
 
 
-def _inexact(aval: Any) -> bool:
-    return bool(jnp.issubdtype(aval.dtype, jnp.inexact))
+def _booked_dtype(cost_class: str, ins: Sequence[Any], outs: Sequence[Any]) -> str:
+    """Return the dtype that operations are in: of a product that of its factors, the wider one."""
+    if cost_class not in cls.PRODUCTS:
+        ins = [*outs, *ins]
+    ins = [aval for aval in ins if hasattr(aval, "dtype")]
+    floats = [aval.dtype for aval in ins if is_inexact(aval)]
+    if cost_class in cls.PRODUCTS:
+        candidates = floats or [aval.dtype for aval in ins]
+        return str(max(candidates, key=lambda dtype: dtype.itemsize)) if candidates else ""
+    return str(floats[0]) if floats else ""
 
 
 def _call(name: str, analyzer: Analyzer, eqn: Any) -> Region:
@@ -175,12 +198,15 @@ def inner_blocks(analyzer: Analyzer, eqn: Any) -> list[Block]:
 def _cond(analyzer: Analyzer, eqn: Any) -> Region:
     branches = [analyzer.region(branch) for branch in eqn.params["branches"]]
     region = Region()
-    if (choices := eqn.params.get("branches_platforms")) is not None:
-        chosen = branches[_compat.platform_branch(choices)]
+    same = all(branch.same_costs(branches[0]) for branch in branches)
+    if not same and (choices := eqn.params.get("branches_platforms")) is not None:
+        platform = analyzer.platform or jax.default_backend()
+        chosen = branches[_compat.platform_branch(choices, platform)]
         if not chosen.blocks:  # a choice by platform is no choice by value
+            analyzer.chosen_for = platform
             region.include(chosen)
             return region
-    if all(branch.same_costs(branches[0]) for branch in branches):
+    if same:
         least = min(branch.fused for branch in branches)
         most = max(branch.unfused for branch in branches)
         region.include(replace(branches[0], own=int, nested=least, unfused=most))

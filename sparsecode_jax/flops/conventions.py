@@ -3,8 +3,9 @@
 Operations are recorded under a class; a convention is a weight for every class, applied after the
 run. ``"matmul"`` counts matrix products and convolutions only (model FLOPs utilization),
 ``"arithmetic"`` every floating-point operation that produces a new number, and ``"all"`` adds
-comparisons and sign manipulations. Integer and boolean operations, layout changes, gathers,
-conversions and random bits cost nothing in any of them.
+comparisons and sign manipulations. ``"ops"`` is ``"arithmetic"`` and the products and convolutions
+of integers, which are no floating-point operations. All other integer and boolean operations,
+layout changes, gathers, conversions and random bits cost nothing in any of them.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ REDUCE = "reduce"  # sum and max reductions, cumulative sums
 SEARCH = "search"  # comparisons of sort, top_k, argmax
 SCATTER = "scatter"  # scatter-add and its kind, one an update
 NOMINAL = "nominal"  # textbook formulas: fft and dense linear algebra
+INTEGER = "integer"  # products and sums of integer matrix products and convolutions
 UNKNOWN = "unknown"  # occurrences of operations without a rule (on_unknown="defer")
 
 CLASSES: tuple[str, ...] = (
@@ -37,9 +39,12 @@ CLASSES: tuple[str, ...] = (
     SEARCH,
     SCATTER,
     NOMINAL,
+    INTEGER,
 )
 
 _DOT = (DOT_MUL, DOT_ADD, DOT_FIRST)
+#: Classes of contractions, whose dtype is that of what is multiplied.
+PRODUCTS = (*_DOT, INTEGER)
 _ARITHMETIC = (*_DOT, ELEMENTWISE, TRANSCENDENTAL, REDUCE, SCATTER, NOMINAL)
 
 
@@ -51,7 +56,8 @@ CONVENTIONS: Mapping[str, Mapping[str, int]] = MappingProxyType(
     {
         "matmul": _weights(_DOT),
         "arithmetic": _weights(_ARITHMETIC),
-        "all": _weights(CLASSES),
+        "all": _weights((*_ARITHMETIC, COMPARE, SEARCH)),
+        "ops": _weights((*_ARITHMETIC, INTEGER)),
     }
 )
 
@@ -62,8 +68,8 @@ def class_weights(
     """Return the integer weight of every cost class under a convention.
 
     Args:
-        convention: ``"matmul"``, ``"arithmetic"``, ``"all"``, or a mapping from class names to
-            integer weights, in which absent classes weigh 0. **Static**.
+        convention: ``"matmul"``, ``"arithmetic"``, ``"all"``, ``"ops"``, or a mapping from class
+            names to integer weights, in which absent classes weigh 0. **Static**.
         transcendental: factor on the weight of the transcendental class. **Static**.
 
     Returns:

@@ -10,7 +10,6 @@ from sparsecode_jax.flops import conventions as cls
 from sparsecode_jax.flops import host
 from sparsecode_jax.flops.errors import FlopCountError, UnknownPrimitiveError
 from sparsecode_jax.flops.table import Block, Key, Table, whole
-from sparsecode_jax.flops.tallies import saturating_add
 
 Convention = str | Mapping[str, int]
 GROUPS = ("class", "primitive", "scope", "dtype")
@@ -20,10 +19,10 @@ WORK = ("executed", "algorithmic")
 class FlopCount:
     """How often each basic block of a program ran, and what one execution of each costs.
 
-    A pytree: its leaves are uint32 counters (at least one, the constant 1 of the root block), its
-    table is static. It can be returned from ``jax.jit``, ``jax.vmap`` and ``jax.lax.scan``, whose
-    lanes or steps then become axes of every counter. Totals are taken on the host, in exact
-    Python integers.
+    A pytree: its leaves are counters (at least one, the constant 1 of the root block), its table
+    is static. It can be returned from ``jax.jit``, ``jax.vmap`` and ``jax.lax.scan``, whose lanes
+    or steps then become axes of every counter. Counters hold 64 bits and refuse arithmetic: add
+    counts with ``+``. Totals are taken on the host, in exact Python integers.
 
     Attributes:
         counters: one leaf for each counter, None where ``eval_flops`` leaves it open.
@@ -46,8 +45,8 @@ class FlopCount:
         """Sum the operations of all executions.
 
         Args:
-            convention: ``"matmul"``, ``"arithmetic"``, ``"all"``, or a mapping from class names
-                to weights. **Static**.
+            convention: ``"matmul"``, ``"arithmetic"``, ``"all"``, ``"ops"``, or a mapping from
+                class names to weights. **Static**.
             transcendental: factor on the weight of exp, log, tanh and their kind. **Static**.
             work: ``"executed"`` for what the program performs, ``"algorithmic"`` for what
                 ``tally`` booked. The two are never added. **Static**.
@@ -57,6 +56,9 @@ class FlopCount:
             lane.
 
         Raises:
+            FlopCountError: if a rule that was used has been registered anew, if the program ran
+                on another platform than its choices were counted for, or if the counters went
+                through foreign arithmetic.
             OpenTripCountError: if a block that costs anything has no known number of executions.
             SaturatedCounterError: if such a block's counter overflowed.
             UnknownPrimitiveError: if an operation without a rule was deferred.
@@ -82,8 +84,8 @@ class FlopCount:
         """Break the total down.
 
         Args:
-            group: ``"class"``, ``"primitive"``, ``"scope"`` (named scopes) or ``"dtype"``.
-                **Static**.
+            group: ``"class"``, ``"primitive"``, ``"scope"`` (named scopes) or ``"dtype"`` (of
+                a product that of its factors, the wider one). **Static**.
             convention: as in ``total``. **Static**.
             transcendental: as in ``total``. **Static**.
             work: as in ``total``; tallies are named under ``"primitive"``. **Static**.
@@ -124,7 +126,7 @@ class FlopCount:
             (64, 128)
         """
         low = high = self._zero()
-        for block, executions, _ in self._blocks():
+        for block, executions, _ in self._blocks("bytes_moved"):
             if any(block.moved):
                 times = host.exact(executions, block, "bytes_moved")
                 low, high = low + block.moved[0] * times, high + block.moved[1] * times
@@ -159,7 +161,7 @@ class FlopCount:
             SaturatedCounterError: if a counter overflowed.
         """
         trips: dict[str, Any] = {}
-        for block, executions, _ in self._blocks():
+        for block, executions, _ in self._blocks("trips"):
             rows = [(block.label, 1)] if block.is_loop else []
             rows += [(loop.label, times) for loop, times in block.loops]
             for label, times in rows:
@@ -189,7 +191,7 @@ class FlopCount:
         useful: Any = self._zero()
         executed: Any = self._zero()
         lanes = 1
-        for block, executions, active in self._blocks():
+        for block, executions, active in self._blocks("useful_fraction"):
             cost = sum(amount * weights.get(key.cost_class, 0) for key, amount in block.costs)
             if active is None or not cost or block.is_tally:
                 continue
@@ -222,7 +224,7 @@ class FlopCount:
             FlopCountError: for counters without values (traced, saturated or open).
         """
         counters: list[Any] = []
-        for block, *leaves in self._blocks():
+        for block, *leaves in self._blocks("sum"):
             own = leaves[: block.num_leaves]
             counters += [host.plain_sum(host.exact(leaf, block, "sum")) for leaf in own]
         return FlopCount(tuple(counters), self.table)
@@ -235,7 +237,7 @@ class FlopCount:
             return NotImplemented
         if self.table == other.table and host.any_traced(self.counters + other.counters):
             pairs = zip(self.counters, other.counters, strict=True)
-            return FlopCount(tuple(saturating_add(a, b) for a, b in pairs), self.table)
+            return FlopCount(tuple(host.add_traced(a, b) for a, b in pairs), self.table)
         return FlopCount(*host.merge(self.table, self._rows(), other.table, other._rows()))
 
     __radd__ = __add__
@@ -245,9 +247,13 @@ class FlopCount:
         if not isinstance(other, FlopCount) or self.table != other.table:
             return False
         pairs = zip(self.counters, other.counters, strict=True)
-        return all(a is b or bool(np.array_equal(a, b)) for a, b in pairs)
+        return all(a is b or host.same(a, b) for a, b in pairs)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle counters as plain arrays, which every release of JAX reads."""
+        return _load, (tuple(map(host.saved, self.counters)), self.table)
 
     def __repr__(self) -> str:
         """Return a short description; ``str`` gives the table."""
@@ -259,14 +265,15 @@ class FlopCount:
 
         return report(self)
 
-    def _blocks(self) -> Iterator[tuple[Block, Any, Any]]:
+    def _blocks(self, caller: str) -> Iterator[tuple[Block, Any, Any]]:
         rest = iter(self.counters)
         for block in self.table:
             executions = next(rest)
+            host.check_current(block, executions, caller)
             yield block, executions, None if block.lanes is None else next(rest)
 
     def _rows(self) -> list[list[Any]]:
-        return [leaves[: block.num_leaves] for block, *leaves in self._blocks()]
+        return [leaves[: block.num_leaves] for block, *leaves in self._blocks("+")]
 
     def _zero(self) -> Any:
         shape = np.shape(self.counters[0])
@@ -278,15 +285,13 @@ class FlopCount:
         if work not in WORK:
             raise FlopCountError(f"{caller}: work is {work!r}; expected one of {list(WORK)}.")
         sums: dict[str, Any] = {}
-        for block, executions, _ in self._blocks():
+        for block, executions, _ in self._blocks(caller):
             if block.is_tally != (work == "algorithmic"):
                 continue
             amounts: dict[str, Any] = {}
             for key, amount in block.costs:
                 if key.cost_class == cls.UNKNOWN:
-                    from sparsecode_jax.flops.places import unknown_message
-
-                    raise UnknownPrimitiveError(unknown_message(key.primitive, key.dtype))
+                    raise UnknownPrimitiveError(key.dtype)  # which has the message
                 if weight(key):
                     amounts[name(key)] = amounts.get(name(key), 0) + amount * weight(key)
             if not amounts:
@@ -295,6 +300,10 @@ class FlopCount:
             for group, amount in amounts.items():
                 sums[group] = sums.get(group, self._zero()) + amount * times
         return {name: whole(n, name or caller) for name, n in sums.items() if np.any(n)}
+
+
+def _load(saved: tuple[Any, ...], table: Table) -> FlopCount:
+    return FlopCount(tuple(map(host.loaded, saved)), table)
 
 
 def _flatten(count: FlopCount) -> tuple[tuple[Any, ...], Table]:

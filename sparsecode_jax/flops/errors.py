@@ -18,4 +18,4 @@ class OpenTripCountError(FlopCountError):
 
 
 class SaturatedCounterError(FlopCountError, OverflowError):
-    """A block ran more often than a 32-bit counter can hold."""
+    """A block ran more often than its counter can hold."""

@@ -5,9 +5,10 @@ from dataclasses import replace
 from math import inf, nan
 from typing import Any
 
+import jax
 import numpy as np
 
-from sparsecode_jax.flops import _compat
+from sparsecode_jax.flops import _compat, counters
 from sparsecode_jax.flops.errors import FlopCountError, OpenTripCountError, SaturatedCounterError
 from sparsecode_jax.flops.table import Block, Table, matching_block
 from sparsecode_jax.flops.tallies import SATURATED
@@ -23,21 +24,55 @@ def exact(leaf: Any, block: Block, caller: str) -> Any:
             "open. Run value_and_flops(fun)(*args) with arrays, or read trips() and str(count), "
             "which show what is known."
         )
-    if isinstance(leaf, _compat.Tracer) or not (hasattr(leaf, "__array__") or np.isscalar(leaf)):
+    if isinstance(leaf, _compat.Tracer | jax.ShapeDtypeStruct):
         raise FlopCountError(
             "a FlopCount has no values inside a traced function (jit, vmap, scan, grad): return it "
             "from there, or combine counts with +, and ask for totals outside."
         )
-    if isinstance(leaf, int):
-        return leaf
-    values = np.asarray(leaf)
-    if values.dtype == np.uint32 and np.any(values == SATURATED):
+    if not counters.is_counter(leaf):
+        return _exact_on_host(leaf, caller)
+    words = np.asarray(counters.words_of(leaf)).astype(object)
+    if np.any(words[..., 1] == int(SATURATED)):
         raise SaturatedCounterError(
-            f"{block.label} ran at least {int(SATURATED)} times, more than its 32-bit counter "
-            "holds. Count shorter stretches and add them on the host, count_a + count_b."
+            f"{block.label} ran at least {int(SATURATED)} times, more than its counter holds. "
+            "Count shorter stretches and add them, count_a + count_b."
         )
-    values = values.astype(object)
-    return values if values.ndim else values.item()
+    return words[..., 0] + (words[..., 1] << 32)
+
+
+def _exact_on_host(leaf: Any, caller: str) -> Any:
+    """Return counters that were added up on the host: integers, or object arrays of them."""
+    numbers = leaf.flat if isinstance(leaf, np.ndarray) else [leaf]
+    if all(type(number) is int and number >= 0 for number in numbers):
+        return leaf
+    raise FlopCountError(
+        f"{caller}: its counters are no longer counters but {type(leaf).__name__} {leaf!r}; "
+        "arithmetic on them (a mean, a difference, jax.tree.map(jnp.add, a, b)) is not exact. Add "
+        "counts with count_a + count_b and lanes with count.sum(), and divide totals."
+    )
+
+
+def check_current(block: Block, leaf: Any, caller: str) -> None:
+    """Refuse costs that a later registration, or the platform a program ran on, made wrong."""
+    if block.made is None:
+        return
+    if changed := block.made.changes():
+        raise FlopCountError(
+            f"{caller}: {changed[0]!r} was counted by an old rule and has been registered anew "
+            "since. Count again: compiled functions keep old costs until jax.clear_caches()."
+        )
+    platforms = _platforms(leaf) if block.made.platform else set()
+    if platforms - {block.made.platform}:
+        raise FlopCountError(
+            f"{caller}: the program chooses operations by platform and was counted for "
+            f"{block.made.platform!r}, but ran on {platforms.pop()!r}. Trace it under "
+            "jax.default_device(device) of the one that it runs on."
+        )
+
+
+def _platforms(leaf: Any) -> set[str]:
+    known = isinstance(leaf, jax.Array) and not isinstance(leaf, _compat.Tracer)
+    return {device.platform for device in leaf.devices()} if known else set()
 
 
 def plain_sum(values: Any) -> int:
@@ -83,3 +118,33 @@ def _add(x: Any, y: Any, block: Block) -> Any:
     if x is None or y is None:
         return None
     return exact(x, block, "+") + exact(y, block, "+")
+
+
+def add_traced(x: Any, y: Any) -> Any:
+    """Add counters inside a traced function."""
+    if x is None or y is None:
+        return None
+    if not (counters.is_counter(x) and counters.is_counter(y)):
+        raise FlopCountError(
+            "+: a count of integers, as count.sum() returns, was added inside a traced function, "
+            "where integers hold 32 bits. Start from FlopCount.zeros_like(count), or add outside."
+        )
+    return counters.add(x, y)
+
+
+def same(x: Any, y: Any) -> bool:
+    """Tell whether two counters are equal, wherever they are."""
+    if x is None or y is None:
+        return x is y
+    return bool(np.array_equal(saved(x), saved(y)))
+
+
+def saved(leaf: Any) -> Any:
+    """Return a counter as an array of uint32 with an axis of two words, anything else as it is."""
+    return np.asarray(counters.words_of(leaf)) if counters.is_counter(leaf) else leaf
+
+
+def loaded(leaf: Any) -> Any:
+    """Undo ``saved``."""
+    plain = isinstance(leaf, np.ndarray) and leaf.dtype == np.uint32
+    return counters.from_words(leaf) if plain else leaf

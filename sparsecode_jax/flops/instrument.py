@@ -62,7 +62,7 @@ def evaluate_open(analyzer: Analyzer, opened: Any, consts: Sequence[Any], args: 
         if not analyzer.equation(eqn).blocks:
             outs, inner = _compat.bind(eqn, values), no_tallies
         else:
-            outs, inner = HANDLERS[eqn.primitive.name](analyzer, eqn, values)
+            outs, inner = HANDLERS[_compat.name_of(eqn)](analyzer, eqn, values)
         env.update(zip(eqn.outvars, outs, strict=True))
         tallies.extend(inner)
     return [read(atom) for atom in live.outvars], tallies
@@ -100,7 +100,7 @@ def _remat(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
 
 def _inline(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
     with _compat.equation_context(eqn):
-        return evaluate(analyzer, eqn.params[CALLS[eqn.primitive.name]], args)
+        return evaluate(analyzer, eqn.params[CALLS[_compat.name_of(eqn)]], args)
 
 
 def _custom_rule(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:

@@ -37,8 +37,8 @@ def pallas_call(analyzer: Any, eqn: Any) -> Region:
             f"cannot count {eqn.primitive.name!r} ({describe(eqn)}): its grid {grid} is known only "
             "at run time. Give it a static grid, or register_flop_rule('pallas_call', rule)."
         )
-    inner = type(analyzer)(analyzer.on_unknown, _HANDLERS)
-    inner.axis_sizes = analyzer.axis_sizes
+    inner = type(analyzer)(analyzer.on_unknown, analyzer.platform, _HANDLERS)
+    inner.axis_sizes, inner.met = analyzer.axis_sizes, analyzer.met
     points = prod(grid)
     region = Region()
     region.include(require_static(inner.region(kernel), eqn), times=points)

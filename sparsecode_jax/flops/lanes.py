@@ -64,7 +64,7 @@ def _dependence(jaxpr: Any, inputs: Sequence[bool], visit: Visit | None) -> list
 
 
 def _equation_dependence(eqn: Any, marks: list[bool], visit: Visit | None) -> list[bool]:
-    name, params = eqn.primitive.name, eqn.params
+    name, params = _compat.name_of(eqn), eqn.params
     if name == "while":
         first, second = params["cond_nconsts"], params["body_nconsts"]
         cond_marks, body_marks = marks[:first], marks[first : first + second]

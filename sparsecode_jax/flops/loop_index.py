@@ -52,7 +52,7 @@ def loop_index(
 
 def _literal_step(eqn: Any, carried: Any) -> int:
     """Return c if an equation is ``carried + c`` or ``carried - c`` with a literal c, else 0."""
-    name = eqn.primitive.name
+    name = _compat.name_of(eqn)
     if name not in ("add", "sub"):
         return 0
     left, right = eqn.invars
@@ -74,7 +74,7 @@ def _bounded_carries(cond: Any, nconsts: int) -> set[tuple[int, int]]:
         eqn = None if isinstance(var, _compat.Literal) else producers.get(var)
         if eqn is None:
             continue
-        name = eqn.primitive.name
+        name = _compat.name_of(eqn)
         if name == "and" or (name == "convert_element_type" and _is_bool(eqn.invars[0])):
             pending.extend(eqn.invars)
         elif name in ("lt", "gt"):

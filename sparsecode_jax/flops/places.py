@@ -14,9 +14,10 @@ def describe(eqn: Any) -> str:
     return place + (f", scope {scope!r}" if scope else "")
 
 
-def unknown_message(name: str, where: str) -> str:
+def unknown_message(eqn: Any) -> str:
     """Explain an operation that cannot be counted, and the two ways out."""
-    reason = rules.OPAQUE.get(name)
+    name, where = eqn.primitive.name, describe(eqn)
+    reason = rules.OPAQUE.get(_compat.name_of(eqn))
     why = f"{name!r} {reason}" if reason else f"there is no counting rule for {name!r}"
     return (
         f"cannot count {name!r} ({where}): {why}. Its cost is not taken to be zero. Register it: "

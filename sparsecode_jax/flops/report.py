@@ -25,6 +25,8 @@ def report(count: Any) -> str:
     except FlopCountError:
         return "\n".join([head, *_symbolic_rows(count)])
     lines = [head, *_align([["class", *cls.CONVENTIONS], *rows])]
+    if closed.total({cls.INTEGER: 1}):
+        lines.append('products of integers count under "ops" alone')
     tallied = _class_rows(closed, work="algorithmic")
     if len(tallied) > 1:
         lines += ["", *_align([["algorithmic (tally)", *cls.CONVENTIONS], *tallied])]
@@ -51,7 +53,7 @@ def _class_rows(count: Any, work: str = "executed") -> list[list[str]]:
 def _symbolic_rows(count: Any) -> list[str]:
     """Show each block's cost beside the number of executions, ``?`` where it is not known."""
     rows = [["block", "executions", *cls.CONVENTIONS, "unknown"]]
-    for block, executions, _ in count._blocks():
+    for block, executions, _ in count._blocks("str"):
         costs = [
             sum(weights.get(key.cost_class, 0) * amount for key, amount in block.costs)
             for weights in cls.CONVENTIONS.values()

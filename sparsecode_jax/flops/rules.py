@@ -5,8 +5,10 @@ Every primitive JAX can lower has exactly one place: a rule, a structural handle
 raise because their shapes do not determine their work.
 """
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 from sparsecode_jax.flops import rules_array, rules_elementwise, rules_linalg
 from sparsecode_jax.flops.conventions import CLASSES
@@ -83,29 +85,31 @@ OPAQUE: Mapping[str, str] = {
     "unreduced_reduce_scatter_start": _ASYNC,
 }
 
-_user_rules: dict[str, Rule] = {}
-_user_expansions: dict[str, Callable[..., Any]] = {}
-_version = 0
+
+class Registered(NamedTuple):
+    """What a user registered for a primitive: a rule, or the function it is counted as."""
+
+    is_rule: bool
+    function: Callable[..., Any]
+
+
+_registry: dict[Any, Registered] = {}  # by primitive, or by name: whatever is called so
+_changed: dict[str, int] = {}  # the version that last touched a name
 
 
 def registry_version() -> int:
     """Return a number that changes with every registration, for caches."""
-    return _version
+    return max(_changed.values(), default=0)
 
 
-def rule_for(name: str) -> Rule | None:
-    """Return the rule of a primitive, a registered one before a built-in one."""
-    return _user_rules.get(name) or RULES.get(name)
+def registered(primitive: Any) -> Registered | None:
+    """Return what is registered for a primitive itself or, failing that, for its name."""
+    return _registry.get(primitive) or _registry.get(primitive.name)
 
 
-def expansion_for(name: str) -> Callable[..., Any] | None:
-    """Return the function a primitive is to be counted as, if one is registered."""
-    return _user_expansions.get(name)
-
-
-def is_registered(name: str) -> bool:
-    """Tell whether a primitive has a rule or an expansion of the user's."""
-    return name in _user_rules or name in _user_expansions
+def changed_since(names: frozenset[str], version: int) -> list[str]:
+    """Return which operations were registered, or registered anew, since a version."""
+    return sorted(name for name in names & _changed.keys() if _changed[name] > version)
 
 
 def register_flop_rule(
@@ -126,7 +130,7 @@ def register_flop_rule(
     Example:
         >>> register_flop_rule("my_kernel", lambda ins, outs, params: {"elementwise": 7})
     """
-    _register(_user_rules, primitive, rule, "register_flop_rule")
+    _register(True, primitive, rule, "register_flop_rule")
 
 
 def register_flop_expansion(primitive: Any, fun: Callable[..., Any]) -> None:
@@ -143,26 +147,41 @@ def register_flop_expansion(primitive: Any, fun: Callable[..., Any]) -> None:
     Example:
         >>> register_flop_expansion("my_softplus", lambda x: jax.numpy.logaddexp(x, 0.0))
     """
-    _register(_user_expansions, primitive, fun, "register_flop_expansion")
+    _register(False, primitive, fun, "register_flop_expansion")
 
 
-def _register(table: dict[str, Any], primitive: Any, value: Any, caller: str) -> None:
-    global _version
+def _register(is_rule: bool, primitive: Any, function: Any, caller: str) -> None:
     name = primitive if isinstance(primitive, str) else getattr(primitive, "name", None)
     if not isinstance(name, str):
         raise FlopCountError(f"{caller}: expected a JAX primitive or its name, got {primitive!r}.")
-    if not callable(value):
-        raise FlopCountError(f"{caller}: expected a function for {name!r}, got {value!r}.")
-    table[name] = value
-    _version += 1
+    if not callable(function):
+        raise FlopCountError(f"{caller}: expected a function for {name!r}, got {function!r}.")
+    _changed[name] = registry_version() + 1
+    _registry[primitive] = Registered(is_rule, function)
 
 
-def checked(name: str, costs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Check what a rule returned, and leave out the zeros."""
+def checked(caller: str, costs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return costs as Python integers, which cannot overflow, without the zeros.
+
+    Args:
+        caller: what to call their origin in an error. **Static**.
+        costs: operations by class; integers of NumPy are converted. Fractions, of work that
+            devices share, come from rules of this package alone. **Static**.
+
+    Raises:
+        FlopCountError: for anything else.
+    """
+    exact: dict[str, Any] = {}
     for cost_class, amount in costs.items():
-        if cost_class not in CLASSES or isinstance(amount, float) or amount < 0:
+        try:
+            number = amount if isinstance(amount, Fraction) else operator.index(amount)
+        except TypeError:
+            number = -1
+        if cost_class not in CLASSES or number < 0:
             raise FlopCountError(
-                f"the counting rule of {name!r} returned {{{cost_class!r}: {amount!r}}}; expected "
-                f"non-negative integers under names among {list(CLASSES)}."
+                f"{caller} {{{cost_class!r}: {amount!r}}}; expected non-negative integers under "
+                f"names among {list(CLASSES)}."
             )
-    return {cost_class: amount for cost_class, amount in costs.items() if amount}
+        if number:
+            exact[cost_class] = number
+    return exact

@@ -5,6 +5,7 @@ from fractions import Fraction
 from math import prod
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax.flops import conventions as cls
@@ -23,17 +24,22 @@ Params = dict[str, Any]
 Avals = Sequence[Any]
 
 
-def contraction(products: int, outputs: int, aval: Any) -> dict[str, int]:
+def contraction(products: int, outputs: int, avals: Avals) -> dict[str, int]:
     """Split a contraction into products, sums, and the first sum into each non-empty output.
 
     Args:
         products: total scalar products. **Static**.
         outputs: outputs that receive at least one product. **Static**.
-        aval: abstract value of the output, for its dtype.
+        avals: abstract values of the output and of what is multiplied, for their dtypes.
 
     Returns:
-        Operations by class; the three together make twice ``products`` for real numbers.
+        Operations by class; the three together make twice ``products`` for real numbers. Products
+        of integers have a class of their own, those of booleans are logic.
     """
+    aval = next((aval for aval in avals if is_inexact(aval)), None)
+    if aval is None:
+        integers = all(jnp.issubdtype(aval.dtype, jnp.integer) for aval in avals[1:])
+        return {cls.INTEGER: 2 * products} if integers else {}
     return {
         cls.DOT_MUL: products * mul_cost(aval),
         cls.DOT_ADD: (products - outputs) * add_cost(aval),
@@ -45,7 +51,7 @@ def _dot_general(ins: Avals, outs: Avals, params: Params) -> Mapping[str, int]:
     (contracting, _), _ = params["dimension_numbers"]
     length = prod(int(ins[0].shape[axis]) for axis in contracting)
     outputs = size(outs[0]) if length else 0
-    return contraction(outputs * length, outputs, outs[0])
+    return contraction(outputs * length, outputs, (outs[0], *ins[:2]))
 
 
 def window_taps(
@@ -96,7 +102,8 @@ def _conv(ins: Avals, outs: Avals, params: Params) -> Mapping[str, int]:
     # batch_group_count, so groups need no case of their own.
     features_in = int(rhs.shape[rhs_spec[1]])
     each = int(out.shape[out_spec[0]]) * int(out.shape[out_spec[1]])
-    return contraction(each * total * features_in, each * nonempty if features_in else 0, out)
+    outputs = each * nonempty if features_in else 0
+    return contraction(each * total * features_in, outputs, (out, lhs, rhs))
 
 
 def _reduction(cost_class: str, complex_: int) -> Rule:

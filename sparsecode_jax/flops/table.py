@@ -13,10 +13,12 @@ from fractions import Fraction
 from functools import partial
 from math import prod
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 
 from sparsecode_jax.flops.errors import FlopCountError
+from sparsecode_jax.flops.rules import changed_since
 
 TALLY = "tally"
 
@@ -44,6 +46,23 @@ class Loop(NamedTuple):
         return " ".join(part for part in parts if part)
 
 
+#: Tells this process from one that reads its counts.
+_PROCESS = uuid4().hex
+
+
+class Made(NamedTuple):
+    """What costs rest on besides the program: registered rules, and a platform."""
+
+    names: frozenset[str]
+    version: int
+    platform: str
+    process: str = _PROCESS
+
+    def changes(self) -> list[str]:
+        """Return which operations were registered anew in the process that made the table."""
+        return changed_since(self.names, self.version) if self.process == _PROCESS else []
+
+
 @dataclass(frozen=True)
 class Block:
     """One basic block: its cost an execution, and where it is in the program.
@@ -58,6 +77,7 @@ class Block:
         is_loop: whether executions of this block are iterations of a loop.
         aligned: whether its lanes are known to be those of the batched loops around it.
         moved: bytes an execution, perfectly fused and unfused (see ``traffic``).
+        made: of a root block, what the costs of its program rest on.
     """
 
     kind: str
@@ -69,11 +89,17 @@ class Block:
     is_loop: bool = False
     aligned: bool = True
     moved: tuple[int, int] = (0, 0)
+    made: "Made | None" = field(default=None, compare=False)
 
     @property
     def label(self) -> str:
         """One line that names the block."""
         return Loop(self.kind, self.scope, self.source).label
+
+    @property
+    def depends_on_platform(self) -> bool:
+        """Whether the costs are those of one platform."""
+        return self.made is not None and bool(self.made.platform)
 
     @property
     def is_tally(self) -> bool:

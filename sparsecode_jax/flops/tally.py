@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax.flops import _compat
-from sparsecode_jax.flops.conventions import CLASSES, ELEMENTWISE
+from sparsecode_jax.flops.conventions import ELEMENTWISE
 from sparsecode_jax.flops.errors import FlopCountError
+from sparsecode_jax.flops.rules import checked
 
 _tally_p = _compat.identity_primitive("flops_tally")
 
@@ -42,13 +43,8 @@ def tally(x: Any, n: Any, *, per_unit: int | Mapping[str, int], name: str) -> An
         >>> count.by("primitive", "matmul", work="algorithmic"), count.total("matmul")
         ({'active': 4}, 0)
     """
-    units = {ELEMENTWISE: per_unit} if isinstance(per_unit, int) else dict(per_unit)
-    for cost_class, amount in units.items():
-        if cost_class not in CLASSES or not isinstance(amount, int) or amount < 0:
-            raise FlopCountError(
-                f"tally: per_unit has {{{cost_class!r}: {amount!r}}}; expected non-negative "
-                f"integers under names among {list(CLASSES)}."
-            )
+    units = per_unit if isinstance(per_unit, Mapping) else {ELEMENTWISE: per_unit}
+    units = checked("tally: per_unit is", units)
     number = jnp.asarray(n)
     if number.ndim or not jnp.issubdtype(number.dtype, jnp.integer):
         raise FlopCountError(

@@ -51,10 +51,8 @@ def num_bytes(aval: Any) -> int:
 
 def with_bytes(region: Region, eqn: Any) -> Region:
     """Complete the analysis of an equation by the bytes its own operands and results take."""
-    name = eqn.primitive.name
-    if name == "flops_tally" or (name in CALLS and not rules.is_registered(name)):
-        return region
-    if _has_regions(name):
+    name = _compat.name_of(eqn)
+    if name == "flops_tally" or _is_call(eqn) or _has_regions(eqn):
         return region
     atoms = [v for v in eqn.invars if not isinstance(v, _compat.Literal)] + eqn.outvars
     unfused = sum(num_bytes(atom.aval) for atom in atoms)
@@ -63,10 +61,13 @@ def with_bytes(region: Region, eqn: Any) -> Region:
     return replace(region, nested=0, unfused=unfused)
 
 
-def _has_regions(name: str) -> bool:
-    if rules.is_registered(name):
-        return rules.expansion_for(name) is not None
-    return name in _REGIONS
+def _is_call(eqn: Any) -> bool:
+    return _compat.name_of(eqn) in CALLS and rules.registered(eqn.primitive) is None
+
+
+def _has_regions(eqn: Any) -> bool:
+    registered = rules.registered(eqn.primitive)
+    return _compat.name_of(eqn) in _REGIONS if registered is None else not registered.is_rule
 
 
 @dataclass(eq=False)
@@ -121,13 +122,13 @@ class _Flow:
 
     def equation(self, eqn: Any, values: list[_Value | None]) -> Sequence[_Value | None]:
         """Follow values through one equation."""
-        name = eqn.primitive.name
+        name = _compat.name_of(eqn)
         if name == "flops_tally":
             return values[1:]
-        if name in CALLS and not rules.is_registered(name):
+        if _is_call(eqn):
             inner = _compat.open_jaxpr(eqn.params[CALLS[name]])[0]
             return self.run(_compat.eliminate_dead_code(inner), values)
-        if _has_regions(name):
+        if _has_regions(eqn):
             for value in values:
                 self.leave(value)
             return [_Value(num_bytes(var.aval), inside=False) for var in eqn.outvars]

@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax.flops import _compat
 from sparsecode_jax.flops.analyze import ON_UNKNOWN, Analyzer
 from sparsecode_jax.flops.count import FlopCount
+from sparsecode_jax.flops.counters import counter
 from sparsecode_jax.flops.errors import FlopCountError
 from sparsecode_jax.flops.instrument import evaluate_open
 from sparsecode_jax.flops.rules import registry_version
-from sparsecode_jax.flops.table import Table
+from sparsecode_jax.flops.table import Made, Table
 from sparsecode_jax.flops.tallies import Tally, pack, saturating_sum
 
 
@@ -59,17 +59,20 @@ def value_and_flops(
     def counted(*args: Any, **kwargs: Any) -> tuple[Any, FlopCount]:
         jaxpr, out_tree = _trace(fun, args, kwargs, "value_and_flops")
         leaves = jax.tree.leaves((args, kwargs))
-        table, dynamic = _program(jaxpr.jaxpr, on_unknown, registry_version())
-        counters = [np.uint32(1)]
+        device = _compat.committed_device([*leaves, *jaxpr.consts])
+        platform = _compat.platform_of(device)
+        table, dynamic = _program(jaxpr.jaxpr, on_unknown, platform, registry_version())
+        numbers = [np.uint32(1)]
         if dynamic is None:
             outs = _compat.evaluate(jaxpr.jaxpr, jaxpr.consts, leaves)
         else:
             num_out = len(jaxpr.jaxpr.outvars)
             results = _compat.evaluate(dynamic.jaxpr, dynamic.consts, [*jaxpr.consts, *leaves])
-            outs, counters = results[:num_out], [*counters, *results[num_out:]]
-        return jax.tree.unflatten(out_tree, outs), FlopCount(
-            tuple(jnp.asarray(counter) for counter in counters), table
-        )
+            outs, numbers = results[:num_out], [*numbers, *results[num_out:]]
+        first, *others = (counter(number) for number in numbers)
+        if device is not None and table[0].depends_on_platform:  # where the program ran
+            first = jax.device_put(first, device)
+        return jax.tree.unflatten(out_tree, outs), FlopCount((first, *others), table)
 
     return counted
 
@@ -124,16 +127,17 @@ def eval_flops(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> FlopCount:
     """
     _check(fun, "error", "eval_flops")
     jaxpr, _ = _trace(fun, args, kwargs, "eval_flops")
-    table = _analyze(jaxpr.jaxpr, "error")[0]
-    counters: list[Any] = [np.uint32(1)]
+    device = _compat.committed_device([*jax.tree.leaves((args, kwargs)), *jaxpr.consts])
+    table = _analyze(jaxpr.jaxpr, "error", _compat.platform_of(device))[0]
+    counters: list[Any] = [1]
     counters += [None for block in table[1:] for _ in range(block.num_leaves)]
     return FlopCount(tuple(counters), table)
 
 
 @_compat.weak_cache
-def _program(jaxpr: Any, on_unknown: str, version: int) -> tuple[Table, Any]:
+def _program(jaxpr: Any, on_unknown: str, platform: str, version: int) -> tuple[Table, Any]:
     """Return a program's table, and its counting form if it has data-dependent blocks."""
-    table, analyzer = _analyze(jaxpr, on_unknown)
+    table, analyzer = _analyze(jaxpr, on_unknown, platform)
     if len(table) == 1:
         return table, None
     num_consts = len(jaxpr.constvars)
@@ -147,10 +151,11 @@ def _program(jaxpr: Any, on_unknown: str, version: int) -> tuple[Table, Any]:
     return table, _compat.trace(run, avals)
 
 
-def _analyze(jaxpr: Any, on_unknown: str) -> tuple[Table, Analyzer]:
-    analyzer = Analyzer(on_unknown)
+def _analyze(jaxpr: Any, on_unknown: str, platform: str) -> tuple[Table, Analyzer]:
+    analyzer = Analyzer(on_unknown, platform)
     region = analyzer.region(jaxpr)
-    root = replace(region, blocks=[]).as_block("root")
+    made = Made(frozenset(analyzer.met), registry_version(), analyzer.chosen_for)
+    root = replace(region, blocks=[]).as_block("root", made=made)
     return (root, *region.blocks), analyzer
 
 

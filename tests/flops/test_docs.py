@@ -11,14 +11,13 @@ PAGE = (Path(__file__).parents[2] / "docs" / "flops.md").read_text(encoding="utf
 
 
 def test_python_blocks_run(monkeypatch):
-    monkeypatch.setattr(rules, "_user_rules", {})
-    monkeypatch.setattr(rules, "_user_expansions", {})
+    monkeypatch.setattr(rules, "_registry", {})
     blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     assert len(blocks) >= 6 and sum(block.count("assert") for block in blocks) >= 12
     names: dict = {}
     for block in blocks:
         exec(compile(block, "docs/flops.md", "exec"), names)
-    assert set(rules._user_rules) == {"my_kernel"}
+    assert set(rules._registry) == {"my_kernel", "my_softplus"}
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -40,11 +40,15 @@ PLACES = {
 
 def test_every_lowered_primitive_has_exactly_one_place():
     # In a fresh interpreter, for other imports register primitives of their own.
-    program = "from sparsecode_jax.flops import _compat; print(*_compat.lowered_primitive_names())"
+    program = (
+        "from sparsecode_jax.flops import _compat; from types import SimpleNamespace as Eqn; "
+        "print(*(_compat.name_of(Eqn(primitive=p)) or f'foreign {p.name}'"
+        " for p in _compat.lowered_primitives()), sep='\\n')"
+    )
     listed = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    names = listed.stdout.split()
+    names = listed.stdout.splitlines()
     assert len(names) > 200
     places = {n: [place for place, known in PLACES.items() if n in known] for n in names}
     assert {name: where for name, where in places.items() if len(where) != 1} == {}
