@@ -2,14 +2,14 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from sparsecode_jax.flops import _compat
+from sparsecode_jax.flops import _compat, arguments
 from sparsecode_jax.flops.analyze import ON_UNKNOWN, Analyzer
 from sparsecode_jax.flops.count import FlopCount
 from sparsecode_jax.flops.counters import counter
@@ -21,7 +21,11 @@ from sparsecode_jax.flops.tallies import Tally, pack, saturating_sum
 
 
 def value_and_flops(
-    fun: Callable[..., Any], *, on_unknown: str = "error"
+    fun: Callable[..., Any],
+    *,
+    on_unknown: str = "error",
+    static_argnums: int | Iterable[int] | None = None,
+    static_argnames: str | Iterable[str] | None = None,
 ) -> Callable[..., tuple[Any, FlopCount]]:
     """Make a function return its value and the floating-point operations it performs.
 
@@ -33,19 +37,21 @@ def value_and_flops(
     short loop otherwise because its number of iterations is now an output.
 
     Args:
-        fun: a function of arrays (or pytrees of them) that ``jax.jit`` can trace. Every argument
-            is traced; bind static ones with ``functools.partial``. **Static**.
+        fun: a function of arrays (or pytrees of them) that ``jax.jit`` can trace. Of an argument
+            that contains other leaves, as modules do (functions, names), the arrays are traced and
+            all else is static, as ``equinox.filter_jit`` takes it. **Static**.
         on_unknown: ``"error"`` raises at the first operation without a counting rule;
             ``"defer"`` runs it and lets totals raise. **Static**.
+        static_argnums: positions of static arguments, as in ``jax.jit``. **Static**.
+        static_argnames: their names, as in ``jax.jit``. **Static**.
 
     Returns:
         A function with the arguments of ``fun`` that returns ``(fun(...), FlopCount)``. Compose it
-        with ``jit``, ``vmap``, ``scan`` and ``grad(..., has_aux=True)``:
-        ``vmap(value_and_flops(f))`` counts the useful work
-        of each lane, ``value_and_flops(vmap(f))`` what lanes in lock step execute.
+        with ``jit``, ``vmap``, ``scan`` and ``grad(..., has_aux=True)``.
 
     Raises:
-        FlopCountError: if ``fun`` is not a function or ``on_unknown`` is neither of the two.
+        FlopCountError: if ``fun`` is not a function, ``on_unknown`` is neither of the two, or
+            ``fun`` has no such static arguments.
         UnknownPrimitiveError: on the call, naming the operation, its source line and its scope.
 
     Example:
@@ -54,34 +60,22 @@ def value_and_flops(
         19
     """
     _check(fun, on_unknown, "value_and_flops")
-
-    @functools.wraps(fun)
-    def counted(*args: Any, **kwargs: Any) -> tuple[Any, FlopCount]:
-        jaxpr, out_tree = _trace(fun, args, kwargs, "value_and_flops")
-        leaves = jax.tree.leaves((args, kwargs))
-        device = _compat.committed_device([*leaves, *jaxpr.consts])
-        platform = _compat.platform_of(device)
-        table, dynamic = _program(jaxpr.jaxpr, on_unknown, platform, registry_version())
-        numbers = [np.uint32(1)]
-        if dynamic is None:
-            outs = _compat.evaluate(jaxpr.jaxpr, jaxpr.consts, leaves)
-        else:
-            num_out = len(jaxpr.jaxpr.outvars)
-            results = _compat.evaluate(dynamic.jaxpr, dynamic.consts, [*jaxpr.consts, *leaves])
-            outs, numbers = results[:num_out], [*numbers, *results[num_out:]]
-        first, *others = (counter(number) for number in numbers)
-        if device is not None and table[0].depends_on_platform:  # where the program ran
-            first = jax.device_put(first, device)
-        return jax.tree.unflatten(out_tree, outs), FlopCount((first, *others), table)
-
-    return counted
+    static = arguments.declared(fun, static_argnums, static_argnames, "value_and_flops")
+    return _counted(fun, on_unknown, static, "value_and_flops")
 
 
-def count_flops(fun: Callable[..., Any]) -> Callable[..., FlopCount]:
+def count_flops(
+    fun: Callable[..., Any],
+    *,
+    static_argnums: int | Iterable[int] | None = None,
+    static_argnames: str | Iterable[str] | None = None,
+) -> Callable[..., FlopCount]:
     """Make a function return only the operations it performs.
 
     Args:
         fun: as in ``value_and_flops``. **Static**.
+        static_argnums: positions of static arguments, as in ``jax.jit``. **Static**.
+        static_argnames: their names, as in ``jax.jit``. **Static**.
 
     Returns:
         A function with the arguments of ``fun`` that returns a ``FlopCount``. It runs ``fun``;
@@ -95,7 +89,8 @@ def count_flops(fun: Callable[..., Any]) -> Callable[..., FlopCount]:
         32
     """
     _check(fun, "error", "count_flops")
-    both = value_and_flops(fun)
+    static = arguments.declared(fun, static_argnums, static_argnames, "count_flops")
+    both = _counted(fun, "error", static, "count_flops")
 
     @functools.wraps(fun)
     def counted(*args: Any, **kwargs: Any) -> FlopCount:
@@ -126,12 +121,38 @@ def eval_flops(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> FlopCount:
         2097152
     """
     _check(fun, "error", "eval_flops")
-    jaxpr, _ = _trace(fun, args, kwargs, "eval_flops")
-    device = _compat.committed_device([*jax.tree.leaves((args, kwargs)), *jaxpr.consts])
+    jaxpr, leaves, _ = arguments.tracer(fun, "eval_flops")(args, kwargs)
+    device = _compat.committed_device([*leaves, *jaxpr.consts])
     table = _analyze(jaxpr.jaxpr, "error", _compat.platform_of(device))[0]
     counters: list[Any] = [1]
     counters += [None for block in table[1:] for _ in range(block.num_leaves)]
     return FlopCount(tuple(counters), table)
+
+
+def _counted(
+    fun: Callable[..., Any], on_unknown: str, static: arguments.Static, caller: str
+) -> Callable[..., tuple[Any, FlopCount]]:
+    trace = arguments.tracer(fun, caller, static)
+
+    @functools.wraps(fun)
+    def counted(*args: Any, **kwargs: Any) -> tuple[Any, FlopCount]:
+        jaxpr, leaves, out_tree = trace(args, kwargs)
+        device = _compat.committed_device([*leaves, *jaxpr.consts])
+        platform = _compat.platform_of(device)
+        table, dynamic = _program(jaxpr.jaxpr, on_unknown, platform, registry_version())
+        numbers = [np.uint32(1)]
+        if dynamic is None:
+            outs = _compat.evaluate(jaxpr.jaxpr, jaxpr.consts, leaves)
+        else:
+            num_out = len(jaxpr.jaxpr.outvars)
+            results = _compat.evaluate(dynamic.jaxpr, dynamic.consts, [*jaxpr.consts, *leaves])
+            outs, numbers = results[:num_out], [*numbers, *results[num_out:]]
+        first, *others = (counter(number) for number in numbers)
+        if device is not None and table[0].depends_on_platform:  # where the program ran
+            first = jax.device_put(first, device)
+        return arguments.unflatten(out_tree, outs), FlopCount((first, *others), table)
+
+    return counted
 
 
 @_compat.weak_cache
@@ -164,21 +185,6 @@ def _at_root(tally: Tally) -> Tally:
     if tally.active is None:
         return tally
     return tally._replace(active=saturating_sum(tally.active))
-
-
-def _trace(
-    fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], caller: str
-) -> tuple[Any, Any]:
-    try:
-        return _compat.program(fun, args, kwargs)
-    except Exception as error:
-        error.add_note(
-            f"{caller} traces its function as jax.jit does: every argument must be an array (or a "
-            "pytree of arrays), Python control flow may not depend on their values, and results "
-            "must be arrays. Bind static arguments first: "
-            f"{caller}(functools.partial(fun, num_steps=100))."
-        )
-        raise
 
 
 def _check(fun: Any, on_unknown: str, caller: str) -> None:
