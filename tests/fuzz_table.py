@@ -717,6 +717,7 @@ WITHOUT = {
     "losses.squared_error": "is given a batch that training.fit has checked",
     "flops.register_flop_rule": "takes primitives of JAX, for the whole process",
     "flops.register_flop_expansion": "takes primitives of JAX, for the whole process",
+    "flops.register_flop_inline": "takes primitives of JAX, for the whole process",
     "io.load_checkpoint": "files: tests/test_io.py",
     "io.save_checkpoint": "files: tests/test_io.py",
     "io.load_results": "files: tests/test_io.py",

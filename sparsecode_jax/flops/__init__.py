@@ -33,7 +33,11 @@ from sparsecode_jax.flops.errors import (
     SaturatedCounterError,
     UnknownPrimitiveError,
 )
-from sparsecode_jax.flops.rules import register_flop_expansion, register_flop_rule
+from sparsecode_jax.flops.rules import (
+    register_flop_expansion,
+    register_flop_inline,
+    register_flop_rule,
+)
 from sparsecode_jax.flops.tally import tally
 from sparsecode_jax.flops.transform import count_flops, eval_flops, value_and_flops
 
@@ -48,6 +52,7 @@ __all__ = [
     "count_flops",
     "eval_flops",
     "register_flop_expansion",
+    "register_flop_inline",
     "register_flop_rule",
     "tally",
     "value_and_flops",

@@ -7,8 +7,11 @@ releases and some names differ (``jit`` and ``pjit``, ``remat2`` and ``checkpoin
 names imported below were seen in 0.10.1, 0.11.2 and 0.12.0.1.
 """
 
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -192,6 +195,15 @@ def source_of(eqn: Eqn) -> str:
     summary = source_info_util.summarize(eqn.source_info)
     place, _, function = summary.partition(" ")
     return f"{place.replace(chr(92), '/').rsplit('/', 1)[-1]} {function}".strip()
+
+
+def calling_line() -> str:
+    """Return ``file.py:line (function)`` of what called into this package, outside of JAX."""
+    own = tuple(f"{Path(file).resolve().parent}{os.sep}" for file in (__file__, jax.__file__))
+    for frame, line in traceback.walk_stack(sys._getframe()):
+        if not frame.f_code.co_filename.startswith((*own, "<")):
+            return f"{Path(frame.f_code.co_filename).name}:{line} ({frame.f_code.co_name})"
+    return "an unknown line"
 
 
 def lowered_primitives() -> frozenset[Primitive]:

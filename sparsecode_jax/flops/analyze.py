@@ -39,6 +39,7 @@ class Analyzer:
     Attributes:
         met: names of all operations so far.
         chosen_for: the platform, if some choice between platforms depends on it.
+        around: the equations around the one under analysis, and it.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class Analyzer:
         self.met: set[str] = set()
         self.chosen_for = ""
         self.axis_sizes: dict[Any, int] = {}
+        self.around: list[Any] = []
         self._regions: dict[Any, tuple[Any, Region]] = {}
+        self._programs: dict[int, tuple[Any, Any]] = {}
 
     def region(self, jaxpr: Any) -> Region:
         """Return costs and blocks of one execution of a jaxpr (open or closed)."""
@@ -63,7 +66,9 @@ class Analyzer:
             total = Region()
             live = _compat.eliminate_dead_code(jaxpr)
             for eqn in live.eqns:
+                self.around.append(eqn)
                 inner = traffic.with_bytes(self.equation(eqn), eqn)
+                self.around.pop()
                 total.include(inner, scope=_compat.scope_of(eqn), inlined=True)
             total.own = cache(partial(traffic.fused_bytes, live))
             self._regions[memo] = (jaxpr, total)  # holding the jaxpr keeps its id unique
@@ -72,21 +77,46 @@ class Analyzer:
     def equation(self, eqn: Any) -> Region:
         """Return costs and blocks of one equation, scopes relative to it."""
         self.met.add(eqn.primitive.name)
+        if (program := self.inlined(eqn)) is not None:
+            region = Region()
+            region.include(self.region(program))
+            return region
         if (own := rules.registered(eqn.primitive)) is not None:
-            if own.is_rule:
+            if own.kind == rules.RULE:
                 return self._by_rule(eqn, own.function, eqn.params)
             return _expanded(self, eqn, own.function)
         name = _compat.name_of(eqn)
         if name in rules.RULES:
             return self._by_rule(eqn, rules.RULES[name], eqn.params)
         if name in rules.COLLECTIVES:
-            group = self._group_size(eqn)
-            return self._by_rule(eqn, rules.COLLECTIVES[name], {**eqn.params, "group_size": group})
+            return self._by_rule(eqn, rules.COLLECTIVES[name], self._with_groups(eqn))
         if name in self.handlers:
             return self.handlers[name](self, eqn)
         if name in rules.FREE:
             return Region()
-        return self._unknown(eqn)
+        return self.unknown(eqn)
+
+    def where(self, eqn: Any) -> str:
+        """Say where an equation is, by its own source line or that of a call around it."""
+        return describe(eqn, self.around)
+
+    def inlined(self, eqn: Any) -> Any:
+        """Return the jaxpr that an operation is counted and run as, None if there is none."""
+        fun = rules.inlined(eqn.primitive, _compat.name_of(eqn))
+        if fun is None:
+            return None
+        if id(eqn) not in self._programs:
+            jaxpr = _compat.trace(partial(fun, **eqn.params), [var.aval for var in eqn.invars])
+            returned = [(a.shape, a.dtype) for a in jaxpr.out_avals]
+            expected = [(var.aval.shape, var.aval.dtype) for var in eqn.outvars]
+            if returned != expected:
+                raise FlopCountError(
+                    f"register_flop_inline: the function of {eqn.primitive.name!r} "
+                    f"({self.where(eqn)}) returns {returned}; expected what the primitive returns, "
+                    f"{expected}."
+                )
+            self._programs[id(eqn)] = (eqn, jaxpr)  # holding the equation keeps its id unique
+        return self._programs[id(eqn)][1]
 
     @contextmanager
     def mesh_axes(self, eqn: Any) -> Iterator[None]:
@@ -107,25 +137,29 @@ class Analyzer:
             region.costs[Key(cost_class, name, "", _booked_dtype(cost_class, ins, outs))] += amount
         return region
 
-    def _unknown(self, eqn: Any) -> Region:
+    def unknown(self, eqn: Any) -> Region:
+        """Refuse an operation without a rule, or record it to be refused later."""
         name = eqn.primitive.name
+        message = unknown_message(eqn, self.where(eqn))
         if self.on_unknown == "error":
-            raise UnknownPrimitiveError(unknown_message(eqn))
+            raise UnknownPrimitiveError(message)
         region = Region()
-        region.costs[Key(cls.UNKNOWN, name, "", unknown_message(eqn))] += 1
+        region.costs[Key(cls.UNKNOWN, name, "", message)] += 1
         return region
 
-    def _group_size(self, eqn: Any) -> int:
+    def _with_groups(self, eqn: Any) -> dict[str, Any]:
         axes = eqn.params.get("axes", eqn.params.get("axis_name"))
         axes = axes if isinstance(axes, tuple | list) else (axes,)
         missing = [a for a in axes if isinstance(a, str) and a not in self.axis_sizes]
-        if missing or eqn.params.get("axis_index_groups") is not None:
+        if missing:
             raise FlopCountError(
-                f"{eqn.primitive.name} {describe(eqn)} combines values over the mapped axis "
-                f"{missing or axes}, so no one lane performs its operations; count outside the "
+                f"{eqn.primitive.name} {self.where(eqn)} combines values over the mapped axis "
+                f"{missing}, so no one lane performs its operations; count outside the "
                 "map, value_and_flops(jax.vmap(fun, axis_name=...)), not inside it."
             )
-        return prod(self.axis_sizes[axis] for axis in axes if isinstance(axis, str))
+        devices = prod(self.axis_sizes[axis] for axis in axes if isinstance(axis, str))
+        groups = eqn.params.get("axis_index_groups")
+        return {**eqn.params, "devices": devices, "groups": 1 if groups is None else len(groups)}
 
 
 def _booked_dtype(cost_class: str, ins: Sequence[Any], outs: Sequence[Any]) -> str:
@@ -149,8 +183,19 @@ def _call(name: str, analyzer: Analyzer, eqn: Any) -> Region:
 
 def _static_inner(name: str, analyzer: Analyzer, eqn: Any) -> Region:
     region = Region()
-    region.include(require_static(analyzer.region(eqn.params[name]), eqn))
+    region.include(require_static(analyzer.region(eqn.params[name]), eqn, analyzer.where(eqn)))
     return region
+
+
+def _custom_vmap(analyzer: Analyzer, eqn: Any) -> Region:
+    region = Region()
+    region.include(analyzer.region(eqn.params["call"]))
+    return region
+
+
+def _io_callback(analyzer: Analyzer, eqn: Any) -> Region:
+    # Without results it observes, as debug.print does; what it returns would be work on the host.
+    return analyzer.unknown(eqn) if eqn.outvars else Region()
 
 
 def _composite(analyzer: Analyzer, eqn: Any) -> Region:
@@ -261,7 +306,8 @@ def _select_and_scatter(analyzer: Analyzer, eqn: Any) -> Region:
 def _applied(analyzer: Analyzer, eqn: Any, name: str, times: int) -> Region:
     """Count a scalar function applied ``times`` times."""
     region = Region()
-    region.include(require_static(analyzer.region(eqn.params[name]), eqn), times=times)
+    inner = require_static(analyzer.region(eqn.params[name]), eqn, analyzer.where(eqn))
+    region.include(inner, times=times)
     return region
 
 
@@ -279,7 +325,7 @@ def _expanded(analyzer: Analyzer, eqn: Any, fun: Callable[..., Any]) -> Region:
     avals: Sequence[Any] = [var.aval for var in eqn.invars]
     jaxpr = _compat.trace(partial(fun, **eqn.params), avals)
     region = Region()
-    region.include(require_static(analyzer.region(jaxpr), eqn))
+    region.include(require_static(analyzer.region(jaxpr), eqn, analyzer.where(eqn)))
     return region
 
 
@@ -287,7 +333,8 @@ STRUCTURAL: dict[str, Handler] = {
     **{name: partial(_call, param) for name, param in traffic.CALLS.items()},
     "composite": _composite,
     "custom_partitioning": partial(_static_inner, "call"),
-    "custom_vmap_call": partial(_static_inner, "call"),
+    "custom_vmap_call": _custom_vmap,
+    "io_callback": _io_callback,
     "linear_call": partial(_static_inner, "callee"),
     "remat_opt": partial(_static_inner, "fwd_jaxpr"),
     "custom_linear_solve": _linear_solve,

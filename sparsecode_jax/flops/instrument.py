@@ -61,6 +61,8 @@ def evaluate_open(analyzer: Analyzer, opened: Any, consts: Sequence[Any], args: 
         values = [read(atom) for atom in eqn.invars]
         if not analyzer.equation(eqn).blocks:
             outs, inner = _compat.bind(eqn, values), no_tallies
+        elif (program := analyzer.inlined(eqn)) is not None:
+            outs, inner = _guarded(analyzer, eqn, program, values)
         else:
             outs, inner = HANDLERS[_compat.name_of(eqn)](analyzer, eqn, values)
         env.update(zip(eqn.outvars, outs, strict=True))
@@ -104,8 +106,11 @@ def _inline(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
 
 
 def _custom_rule(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
+    return _guarded(analyzer, eqn, eqn.params["call_jaxpr"], args)
+
+
+def _guarded(analyzer: Analyzer, eqn: Any, inner: Any, args: list[Any]) -> Outs:
     """Count a function with a derivative rule; refuse to be differentiated through."""
-    inner = eqn.params["call_jaxpr"]
     num, blocks = len(inner.out_avals), analyzer.region(inner).blocks
     where = describe(eqn)
 
@@ -123,6 +128,30 @@ def _custom_rule(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
 
     guarded = jax.custom_jvp(counted)
     guarded.defjvp(refuse)
+    with _compat.equation_context(eqn):
+        outs = guarded(*args)
+    return outs[:num], unpack(blocks, outs[num:])
+
+
+def _custom_vmap(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
+    """Count a function with a rule for vmap; refuse to be mapped through."""
+    inner = eqn.params["call"]
+    num, blocks = len(inner.out_avals), analyzer.region(inner).blocks
+    where = describe(eqn)
+
+    def counted(*operands: Any) -> list[Any]:
+        outs, tallies = evaluate(analyzer, inner, operands)
+        return [*outs, *pack(tallies)]
+
+    def refuse(*_: Any) -> Any:
+        raise FlopCountError(
+            f"cannot map value_and_flops {where}: a function with its own rule for vmap runs "
+            f"{blocks[0].label} there, and what was counted is not what its rule would run. Count "
+            "the map instead: value_and_flops(jax.vmap(fun)), not jax.vmap(value_and_flops(fun))."
+        )
+
+    guarded = jax.custom_batching.custom_vmap(counted)
+    guarded.def_vmap(refuse)
     with _compat.equation_context(eqn):
         outs = guarded(*args)
     return outs[:num], unpack(blocks, outs[num:])
@@ -316,6 +345,7 @@ HANDLERS: dict[str, Callable[[Analyzer, Any, list[Any]], Outs]] = {
     **dict.fromkeys(("call", "core_call", "closed_call", "eval_jaxpr"), _inline),
     **dict.fromkeys(("program_order", "xla_metadata_call"), _inline),
     **dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), _custom_rule),
+    "custom_vmap_call": _custom_vmap,
     "custom_linear_solve": _linear_solve,
     "scan": _scan,
     "shard_map": _shard_map,

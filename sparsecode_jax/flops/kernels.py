@@ -6,7 +6,7 @@ from typing import Any
 from sparsecode_jax.flops import _compat, traffic
 from sparsecode_jax.flops import conventions as cls
 from sparsecode_jax.flops.errors import FlopCountError
-from sparsecode_jax.flops.places import describe, require_static
+from sparsecode_jax.flops.places import require_static
 from sparsecode_jax.flops.rules_elementwise import add_cost, size
 from sparsecode_jax.flops.table import Key, Region
 
@@ -34,14 +34,16 @@ def pallas_call(analyzer: Any, eqn: Any) -> Region:
     grid, kernel = eqn.params["grid_mapping"].grid, eqn.params["jaxpr"]
     if not all(isinstance(length, int) for length in grid):
         raise FlopCountError(
-            f"cannot count {eqn.primitive.name!r} ({describe(eqn)}): its grid {grid} is known only "
-            "at run time. Give it a static grid, or register_flop_rule('pallas_call', rule)."
+            f"cannot count {eqn.primitive.name!r} ({analyzer.where(eqn)}): its grid {grid} is "
+            "known only at run time. Give it a static grid, or "
+            "register_flop_rule('pallas_call', rule)."
         )
     inner = type(analyzer)(analyzer.on_unknown, analyzer.platform, _HANDLERS)
     inner.axis_sizes, inner.met = analyzer.axis_sizes, analyzer.met
+    inner.around = [*analyzer.around, eqn]
     points = prod(grid)
     region = Region()
-    region.include(require_static(inner.region(kernel), eqn), times=points)
+    region.include(require_static(inner.region(kernel), eqn, analyzer.where(eqn)), times=points)
     # Each point fetches and stores its blocks anew, if nothing is kept between points.
     first = eqn.params["grid_mapping"].num_index_operands
     last = len(kernel.invars) - eqn.params["grid_mapping"].num_scratch_operands

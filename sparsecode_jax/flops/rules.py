@@ -1,13 +1,14 @@
 """The table of counting rules, and the way to extend it.
 
 Every primitive JAX can lower has exactly one place: a rule, a structural handler (in
-``analyze``), the list of operations that cost nothing, or the list of opaque operations, which
-raise because their shapes do not determine their work.
+``analyze``), a program that stands for it, the list of operations that cost nothing, or the list of
+opaque operations, which raise because their shapes do not determine their work.
 """
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple
 
 from sparsecode_jax.flops import rules_array, rules_elementwise, rules_linalg
@@ -46,6 +47,10 @@ _FUSED = "is a fused vendor kernel whose algorithm is not in the program"
 _PALLAS = "runs a hand-written kernel"
 _OLD = "is a construct that later releases of JAX write otherwise"
 _ASYNC = "is one half of an asynchronous collective"
+#: Operations that are counted, and run if they loop, as JAX's own program for them.
+INLINED: Mapping[str, Callable[[Any], Callable[..., Any]]] = {
+    "random_gamma": lambda primitive: partial(primitive.impl, use_vmap=True),  # as it is lowered
+}
 #: Operations whose work their shapes do not determine, with the reason.
 OPAQUE: Mapping[str, str] = {
     "call_exported": "runs a serialized program",
@@ -63,13 +68,10 @@ OPAQUE: Mapping[str, str] = {
     "dot_product_attention_fwd": _FUSED,
     "dot_product_attention_fwd_wrapper": _FUSED,
     "ffi_call": "runs foreign code",
-    "io_callback": "runs Python code on the host",
     "psum_done": _ASYNC,
     "psum_invariant_start": _ASYNC,
     "psum_start": _ASYNC,
     "pure_callback": "runs Python code on the host",
-    "ragged_dot_general": "multiplies groups whose sizes are known only at run time",
-    "random_gamma": "samples by rejection, a number of times that depends on the random bits",
     "reduce_scatter_done": _ASYNC,
     "reduce_scatter_start": _ASYNC,
     "run_state": "mutates references, which are not supported",
@@ -87,12 +89,13 @@ OPAQUE: Mapping[str, str] = {
 
 
 class Registered(NamedTuple):
-    """What a user registered for a primitive: a rule, or the function it is counted as."""
+    """What a user registered for a primitive: a rule, or a function that stands for it."""
 
-    is_rule: bool
+    kind: str
     function: Callable[..., Any]
 
 
+RULE, EXPANSION, INLINE = "rule", "expansion", "inline"
 _registry: dict[Any, Registered] = {}  # by primitive, or by name: whatever is called so
 _changed: dict[str, int] = {}  # the version that last touched a name
 
@@ -105,6 +108,13 @@ def registry_version() -> int:
 def registered(primitive: Any) -> Registered | None:
     """Return what is registered for a primitive itself or, failing that, for its name."""
     return _registry.get(primitive) or _registry.get(primitive.name)
+
+
+def inlined(primitive: Any, name: str) -> Callable[..., Any] | None:
+    """Return the function a primitive is counted and run as, if there is one."""
+    if (own := registered(primitive)) is not None:
+        return own.function if own.kind == INLINE else None
+    return INLINED[name](primitive) if name in INLINED else None
 
 
 def changed_since(names: frozenset[str], version: int) -> list[str]:
@@ -130,7 +140,7 @@ def register_flop_rule(
     Example:
         >>> register_flop_rule("my_kernel", lambda ins, outs, params: {"elementwise": 7})
     """
-    _register(True, primitive, rule, "register_flop_rule")
+    _register(RULE, primitive, rule, "register_flop_rule")
 
 
 def register_flop_expansion(primitive: Any, fun: Callable[..., Any]) -> None:
@@ -147,17 +157,39 @@ def register_flop_expansion(primitive: Any, fun: Callable[..., Any]) -> None:
     Example:
         >>> register_flop_expansion("my_softplus", lambda x: jax.numpy.logaddexp(x, 0.0))
     """
-    _register(False, primitive, fun, "register_flop_expansion")
+    _register(EXPANSION, primitive, fun, "register_flop_expansion")
 
 
-def _register(is_rule: bool, primitive: Any, function: Any, caller: str) -> None:
+def register_flop_inline(primitive: Any, fun: Callable[..., Any]) -> None:
+    """Register a function that runs in place of a primitive where its loops are counted.
+
+    For a primitive whose work depends on values. ``register_flop_expansion`` is for a static amount
+    of work: it leaves the primitive itself in the program.
+
+    Args:
+        primitive: a JAX primitive, or its name. **Static**.
+        fun: called as ``fun(*inputs, **params)``; it must return what the primitive returns.
+            **Static**.
+
+    Raises:
+        FlopCountError: if ``fun`` is not callable or ``primitive`` has no name. Where the function
+            is used, if it returns other shapes or dtypes than the primitive.
+
+    Example:
+        >>> def halve(x): return jax.lax.while_loop(lambda x: x > 1, lambda x: x / 2, x)
+        >>> register_flop_inline("my_halving", halve)
+    """
+    _register(INLINE, primitive, fun, "register_flop_inline")
+
+
+def _register(kind: str, primitive: Any, function: Any, caller: str) -> None:
     name = primitive if isinstance(primitive, str) else getattr(primitive, "name", None)
     if not isinstance(name, str):
         raise FlopCountError(f"{caller}: expected a JAX primitive or its name, got {primitive!r}.")
     if not callable(function):
         raise FlopCountError(f"{caller}: expected a function for {name!r}, got {function!r}.")
     _changed[name] = registry_version() + 1
-    _registry[primitive] = Registered(is_rule, function)
+    _registry[primitive] = Registered(kind, function)
 
 
 def checked(caller: str, costs: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,17 @@ def window_taps(
     return taps
 
 
+def _ragged_dot(ins: Avals, outs: Avals, params: Params) -> Mapping[str, int]:
+    # Every row of the left side meets the matrix of its own group, whatever the groups' sizes. If
+    # the groups divide a contracted axis, each has an output of its own.
+    numbers = params["ragged_dot_dimension_numbers"]
+    (_, contracting), (_, batch) = numbers.dot_dimension_numbers
+    taken = {*contracting, *batch, *numbers.rhs_group_dimensions}
+    columns = prod(int(n) for axis, n in enumerate(ins[1].shape) if axis not in taken)
+    products = size(ins[0]) * columns
+    return contraction(products, min(products, size(outs[0])), (outs[0], *ins[:2]))
+
+
 def _totals(taps: Sequence[np.ndarray]) -> tuple[int, int]:
     """Return the total taps, and the outputs with at least one, of a separable window."""
     total = prod(int(axis.sum()) for axis in taps)
@@ -203,11 +214,12 @@ def _select_and_gather_add(ins: Avals, outs: Avals, params: Params) -> Mapping[s
 
 
 def _psum(ins: Avals, outs: Avals, params: Params) -> Mapping[str, Any]:
-    # Summing over a group of g devices takes g - 1 sums an element, shared by its g devices.
-    # Under vmap the mapped axis is an axis of the operand, reduced first.
-    group = params["group_size"]
+    # Summing over a group of g devices takes g - 1 sums an element, shared by its g devices: n
+    # devices in G groups take n - G. Under vmap the mapped axis is an axis of the operand, reduced
+    # first.
+    num_devices, num_groups = params["devices"], params["groups"]
     steps = [
-        size(x) - size(out) + Fraction((group - 1) * size(out), group)
+        size(x) - size(out) + Fraction((num_devices - num_groups) * size(out), num_devices)
         for x, out in zip(ins, outs, strict=True)
     ]
     return {cls.REDUCE: sum(n * add_cost(x) for n, x in zip(steps, ins, strict=True))}
@@ -225,6 +237,7 @@ def _max(aval: Any) -> int:
 RULES: dict[str, Rule] = {
     "dot_general": _dot_general,
     "conv_general_dilated": _conv,
+    "ragged_dot_general": _ragged_dot,
     "reduce_sum": _reduction(cls.REDUCE, COMPLEX_ADD),
     "reduce_prod": _reduction(cls.REDUCE, COMPLEX_MUL),
     **{name: _reduction(cls.REDUCE, 2) for name in ("reduce_max", "reduce_min")},
@@ -244,7 +257,7 @@ RULES: dict[str, Rule] = {
     "select_and_gather_add": _select_and_gather_add,
 }
 
-# Rules that also need "group_size", the number of devices they combine over.
+# Rules that also need "devices" and "groups", the numbers of those they combine over.
 COLLECTIVES: dict[str, Rule] = {
     **dict.fromkeys(("psum", "psum_invariant", "pmax", "pmin"), _psum),
     "reduce_scatter": _reduce_scatter,

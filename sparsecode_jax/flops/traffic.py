@@ -32,6 +32,7 @@ CALLS: dict[str, str] = {
 #: Operations whose analysis includes regions of their own.
 _REGIONS = {
     *("scan", "while", "cond", "custom_linear_solve", "shard_map", "composite"),
+    *rules.INLINED,
     *("custom_partitioning", "custom_vmap_call", "linear_call", "remat_opt"),
 }
 _VIEWS = {
@@ -67,7 +68,7 @@ def _is_call(eqn: Any) -> bool:
 
 def _has_regions(eqn: Any) -> bool:
     registered = rules.registered(eqn.primitive)
-    return _compat.name_of(eqn) in _REGIONS if registered is None else not registered.is_rule
+    return _compat.name_of(eqn) in _REGIONS if registered is None else registered.kind != rules.RULE
 
 
 @dataclass(eq=False)

@@ -55,6 +55,12 @@ for check in (True, False):
     by = shared.by("primitive")
     assert {by.get("psum"), by.get("psum_invariant")} == {3, None}
 
+# In groups of one device nothing is summed, in one group of both each of two elements once.
+for groups, sums in (([[0], [1]], 0), ([[0, 1]], 2), (None, 2)):
+    grouped = lambda x, g=groups: lax.psum(x, "device", axis_index_groups=g)
+    count = count_flops(mapped(grouped, False))(x)
+    assert count.total() == sums, (groups, count.total())
+
 lanes = jnp.stack([x, 3.0 * x])
 executed = count_flops(jax.vmap(mapped(inner, True)))(lanes)
 assert list(executed.trips().values()) == [3 + 1]

@@ -17,7 +17,7 @@ def test_python_blocks_run(monkeypatch):
     names: dict = {}
     for block in blocks:
         exec(compile(block, "docs/flops.md", "exec"), names)
-    assert set(rules._registry) == {"my_kernel", "my_softplus"}
+    assert set(rules._registry) == {"my_kernel", "my_softplus", "my_halving"}
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -32,6 +32,7 @@ F32, C64, I32 = jnp.float32, jnp.complex64, jnp.int32
 PLACES = {
     "rule": rules.RULES,
     "collective": rules.COLLECTIVES,
+    "inlined": rules.INLINED,
     "free": rules.FREE,
     "opaque": rules.OPAQUE,
     "structural": STRUCTURAL,
@@ -65,6 +66,18 @@ CASES = {
         lambda a, b: jnp.einsum("bij,bjk->bik", a, b),
         [(2, 3, 4), (2, 4, 5)],
         {"dot_mul": 120, "dot_add": 90, "dot_first": 30},
+    ),
+    "ragged dot": (
+        lambda a, b: lax.ragged_dot(a, b, jnp.array([1, 0, 6])),
+        [(7, 4), (3, 4, 5)],
+        {"dot_mul": 140, "dot_add": 105, "dot_first": 35},
+    ),
+    "gradient of a ragged dot": (  # the groups divide the rows, which are summed over
+        lambda a, b: jax.vjp(lambda b: lax.ragged_dot(a, b, jnp.array([2, 1, 4])), b)[1](
+            jnp.ones((7, 5))
+        ),
+        [(7, 4), (3, 4, 5)],
+        {"dot_mul": 140, "dot_add": 80, "dot_first": 60},
     ),
     "outer product": (jnp.outer, [3, 4], {"elementwise": 12}),
     "empty contraction": (lambda a, b: a @ b, [(3, 0), (0, 5)], {}),
@@ -271,11 +284,6 @@ def test_registered_rules_and_expansions_are_used():
         (
             lambda x: jax.pure_callback(np.sin, x, x),
             "'pure_callback' runs Python code on the host",
-        ),
-        (lambda x: jax.random.gamma(jax.random.key(0), x), "'random_gamma' samples by rejection"),
-        (
-            lambda x: lax.ragged_dot(x[:, None], jnp.ones((2, 1, 2)), jnp.array([1, 2])),
-            "'ragged_dot_general' multiplies groups whose sizes are known only at run time",
         ),
     ],
 )
