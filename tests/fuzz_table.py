@@ -696,6 +696,16 @@ CALLS = {
         {"fun": jnp.sin, "on_unknown": "error"},
         kinds={"fun": "function", "on_unknown": "word"}, traced=False,
     ),
+    "flops.mfu": call(
+        lambda **kw: flops.mfu(flops.eval_flops(jnp.dot, SIGNALS, SIGNALS.T), **kw),
+        {"seconds": 0.5, "peak": 1e9, "convention": "matmul"},
+        kinds={"seconds": "other", "peak": "other", "convention": "word"}, traced=False,
+    ),
+    "flops.with_flop_budget": call(
+        lambda **kw: flops.with_flop_budget(jnp.sin, **kw)(SIGNALS)[0],
+        {"budget": 1000, "convention": "arithmetic"},
+        kinds={"budget": "other", "convention": "word"}, traced=False,
+    ),
     "flops.tally": call(
         lambda **kw: flops.count_flops(lambda x: flops.tally(x, **kw))(SIGNALS).total(),
         {"n": 3, "per_unit": 2, "name": "lookups"},

@@ -25,6 +25,7 @@ Example:
     (7, 15)
 """
 
+from sparsecode_jax.flops.budget import with_flop_budget
 from sparsecode_jax.flops.conventions import CLASSES, CONVENTIONS
 from sparsecode_jax.flops.count import FlopCount
 from sparsecode_jax.flops.errors import (
@@ -38,6 +39,7 @@ from sparsecode_jax.flops.rules import (
     register_flop_inline,
     register_flop_rule,
 )
+from sparsecode_jax.flops.speed import PEAK_FLOPS, mfu
 from sparsecode_jax.flops.tally import tally
 from sparsecode_jax.flops.transform import count_flops, eval_flops, value_and_flops
 
@@ -47,13 +49,16 @@ __all__ = [
     "FlopCount",
     "FlopCountError",
     "OpenTripCountError",
+    "PEAK_FLOPS",
     "SaturatedCounterError",
     "UnknownPrimitiveError",
     "count_flops",
     "eval_flops",
+    "mfu",
     "register_flop_expansion",
     "register_flop_inline",
     "register_flop_rule",
     "tally",
     "value_and_flops",
+    "with_flop_budget",
 ]

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from sparsecode_jax.flops import breakdown, counters, host
 from sparsecode_jax.flops import conventions as cls
-from sparsecode_jax.flops import host
 from sparsecode_jax.flops.errors import FlopCountError, UnknownPrimitiveError
 from sparsecode_jax.flops.table import Block, Key, Table, whole
 
@@ -223,11 +223,101 @@ class FlopCount:
         Raises:
             FlopCountError: for counters without values (traced, saturated or open).
         """
-        counters: list[Any] = []
+        sums: list[Any] = []
         for block, *leaves in self._blocks("sum"):
             own = leaves[: block.num_leaves]
-            counters += [host.plain_sum(host.exact(leaf, block, "sum")) for leaf in own]
-        return FlopCount(tuple(counters), self.table)
+            sums += [host.plain_sum(host.exact(leaf, block, "sum")) for leaf in own]
+        return FlopCount(tuple(sums), self.table)
+
+    def rows(
+        self, convention: Convention = "arithmetic", *, work: str = "executed"
+    ) -> list[dict[str, Any]]:
+        """Return the total in as many rows as it has parts, for a table.
+
+        Args:
+            convention: as in ``total``. **Static**.
+            work: as in ``total``. **Static**.
+
+        Returns:
+            Dicts with ``phase`` (forward, backward, recomputed or not differentiated), ``path``
+            (named scopes from the outside in), ``class``, ``primitive``, ``dtype`` and
+            ``operations``, most operations first, lanes added up. They add up to ``total``.
+
+        Raises:
+            FlopCountError: as ``total``.
+
+        Example:
+            >>> count = eval_flops(lambda x: x @ x, jax.ShapeDtypeStruct((2, 2), "float32"))
+            >>> sum(row["operations"] for row in count.rows())
+            16
+        """
+        count = self.sum() if np.shape(self.counters[0]) else self
+        weights = cls.class_weights(convention)
+        sums = count._accumulate("rows", work, lambda k: weights[k.cost_class], lambda k: k)
+        rows = []
+        for key, operations in sorted(sums.items(), key=lambda item: (-item[1], item[0])):
+            phase, path = breakdown.place_of(key.scope)
+            rows.append(
+                {
+                    "phase": phase,
+                    "path": path,
+                    "class": key.cost_class,
+                    "primitive": key.primitive,
+                    "dtype": key.dtype,
+                    "operations": operations,
+                }
+            )
+        return rows
+
+    def as_dict(
+        self, convention: Convention = "arithmetic", *, depth: int | None = None
+    ) -> dict[str, Any]:
+        """Return the total as a tree by named scope, forward and backward apart.
+
+        Args:
+            convention: as in ``total``. **Static**.
+            depth: levels below the whole; None for all. **Static**.
+
+        Returns:
+            ``{"operations", "share", "parts"}``, where ``parts`` has the same of every inner scope
+            by name, most operations first, and ``"(itself)"`` of a scope beside those inside it.
+            Parts add up to the whole, shares are of the whole.
+
+        Raises:
+            FlopCountError: as ``total``.
+        """
+        return breakdown.tree_of(self.rows(convention), depth)
+
+    def tree(self, convention: Convention = "arithmetic", *, depth: int | None = 3) -> str:
+        """Return ``as_dict`` as printable text; ``str`` has it too, to this depth.
+
+        Args:
+            convention: as in ``total``. **Static**.
+            depth: levels to show; None for all. **Static**.
+
+        Raises:
+            FlopCountError: as ``total``.
+        """
+        from sparsecode_jax.flops.report import tree
+
+        return "\n".join(tree(self, convention, depth))
+
+    @staticmethod
+    def zeros_like(count: "FlopCount") -> "FlopCount":
+        """Return a count of nothing, to start a carry with that counts are added to.
+
+        Args:
+            count: of the function that is repeated, from a run, from ``eval_flops`` or from
+                ``jax.eval_shape``. **Static**.
+
+        Example:
+            >>> zero = FlopCount.zeros_like(eval_flops(jax.numpy.sin, 0.5))
+            >>> step = lambda total, x: (total + count_flops(jax.numpy.sin)(x), None)
+            >>> jax.lax.scan(step, zero, jax.numpy.ones(10))[0].total()
+            10
+        """
+        shape = np.shape(count.counters[0])
+        return FlopCount(tuple(counters.zeros(shape) for _ in count.counters), count.table)
 
     def __add__(self, other: Any) -> "FlopCount":
         """Add two counts; blocks that both have are merged."""
@@ -238,6 +328,11 @@ class FlopCount:
         if self.table == other.table and host.any_traced(self.counters + other.counters):
             pairs = zip(self.counters, other.counters, strict=True)
             return FlopCount(tuple(host.add_traced(a, b) for a, b in pairs), self.table)
+        if host.any_traced(self.counters + other.counters):
+            raise FlopCountError(
+                "+: counts of two programs are added inside a traced function, where only counts "
+                "of one can be. Return both, or start from FlopCount.zeros_like(count) of the one."
+            )
         return FlopCount(*host.merge(self.table, self._rows(), other.table, other._rows()))
 
     __radd__ = __add__
@@ -280,15 +375,15 @@ class FlopCount:
         return np.zeros(shape, dtype=object) if shape else 0
 
     def _accumulate(
-        self, caller: str, work: str, weight: Callable[[Key], int], name: Callable[[Key], str]
-    ) -> dict[str, Any]:
+        self, caller: str, work: str, weight: Callable[[Key], int], name: Callable[[Key], Any]
+    ) -> dict[Any, Any]:
         if work not in WORK:
             raise FlopCountError(f"{caller}: work is {work!r}; expected one of {list(WORK)}.")
-        sums: dict[str, Any] = {}
+        sums: dict[Any, Any] = {}
         for block, executions, _ in self._blocks(caller):
             if block.is_tally != (work == "algorithmic"):
                 continue
-            amounts: dict[str, Any] = {}
+            amounts: dict[Any, Any] = {}
             for key, amount in block.costs:
                 if key.cost_class == cls.UNKNOWN:
                     raise UnknownPrimitiveError(key.dtype)  # which has the message
@@ -299,7 +394,7 @@ class FlopCount:
             times = host.exact(executions, block, caller)
             for group, amount in amounts.items():
                 sums[group] = sums.get(group, self._zero()) + amount * times
-        return {name: whole(n, name or caller) for name, n in sums.items() if np.any(n)}
+        return {name: whole(n, str(name) or caller) for name, n in sums.items() if np.any(n)}
 
 
 def _load(saved: tuple[Any, ...], table: Table) -> FlopCount:

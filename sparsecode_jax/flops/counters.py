@@ -7,6 +7,7 @@ which travels through ``jit``, ``vmap``, ``scan`` and ``cond`` as any array does
 ``neg`` or ``mean`` reject. Its two words of 32 bits are the low and the high half of a number.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -40,6 +41,11 @@ def counter(number: Any) -> Any:
 def from_words(words: Any) -> Any:
     """Make a counter of its words, an array of uint32 whose last axis has length 2."""
     return jax.random.wrap_key_data(words, impl=_IMPL)
+
+
+def zeros(shape: Sequence[int]) -> Any:
+    """Return counters at zero."""
+    return from_words(jnp.zeros((*shape, 2), jnp.uint32))
 
 
 def is_counter(leaf: Any) -> bool:

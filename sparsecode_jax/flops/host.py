@@ -31,7 +31,7 @@ def exact(leaf: Any, block: Block, caller: str) -> Any:
         )
     if not counters.is_counter(leaf):
         return _exact_on_host(leaf, caller)
-    words = np.asarray(counters.words_of(leaf)).astype(object)
+    words = saved(leaf).astype(object)
     if np.any(words[..., 1] == int(SATURATED)):
         raise SaturatedCounterError(
             f"{block.label} ran at least {int(SATURATED)} times, more than its counter holds. "
@@ -141,7 +141,10 @@ def same(x: Any, y: Any) -> bool:
 
 def saved(leaf: Any) -> Any:
     """Return a counter as an array of uint32 with an axis of two words, anything else as it is."""
-    return np.asarray(counters.words_of(leaf)) if counters.is_counter(leaf) else leaf
+    if not counters.is_counter(leaf):
+        return leaf
+    with jax.ensure_compile_time_eval():  # also while some other function is traced
+        return np.asarray(counters.words_of(leaf))
 
 
 def loaded(leaf: Any) -> Any:

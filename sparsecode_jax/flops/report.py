@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from sparsecode_jax.flops import conventions as cls
+from sparsecode_jax.flops.breakdown import lines_of
 from sparsecode_jax.flops.errors import FlopCountError
 
 
@@ -30,6 +31,8 @@ def report(count: Any) -> str:
     tallied = _class_rows(closed, work="algorithmic")
     if len(tallied) > 1:
         lines += ["", *_align([["algorithmic (tally)", *cls.CONVENTIONS], *tallied])]
+    parts = tree(closed, "arithmetic", 3)
+    lines += ["", *parts] if len(parts) > 1 else []
     trips = closed.trips()
     if trips:
         lines += ["", *_align([["loop", "iterations"], *([k, _n(v)] for k, v in trips.items())])]
@@ -38,6 +41,12 @@ def report(count: Any) -> str:
     low, high = closed.bytes_moved()
     lines += ["", f"bytes moved: {low:,} fused to {high:,} unfused"]
     return "\n".join(lines)
+
+
+def tree(count: Any, convention: Any, depth: int | None) -> list[str]:
+    """Return the lines of a count's tree by named scope."""
+    head = ["scope", "operations", "share"]
+    return _align([head, *lines_of(count.as_dict(convention, depth=depth))])
 
 
 def _class_rows(count: Any, work: str = "executed") -> list[list[str]]:

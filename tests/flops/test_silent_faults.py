@@ -160,6 +160,16 @@ def test_counts_add_up_past_32_bits_inside_a_program():
         endless.total()
 
 
+def test_counts_are_read_while_another_function_is_traced():
+    count, lanes = count_flops(doubling)(3), jax.vmap(count_flops(doubling))(jnp.array([3, 4]))
+
+    @jax.jit
+    def use(x):
+        return x + count.total() + lanes.sum().total()
+
+    assert use(1) == 1 + 3 + 7
+
+
 def test_counts_survive_pickling():
     count = count_flops(jax.vmap(doubling))(jnp.array([3, 4]))
     again = pickle.loads(pickle.dumps(count))

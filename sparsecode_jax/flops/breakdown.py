@@ -1,0 +1,81 @@
+"""Where operations are: rows for a table, and a tree by named scope.
+
+Scopes are what ``jax.named_scope`` and modules (flax.linen, haiku) name. Differentiation wraps
+them: ``jvp(Net)/Dense_0`` is forward, ``transpose(jvp(Net))/Dense_0`` backward, and what
+``jax.checkpoint`` computes anew stands under ``rematted_computation``.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_WRAPPED = re.compile(r"(jvp|transpose|vmap|pmap|shard_map)\((.*)\)")
+_RECOMPUTED = "rematted_computation"
+ITSELF = "(itself)"
+
+
+def place_of(scope: str) -> tuple[str, tuple[str, ...]]:
+    """Return the phase and the path of a scope, without the wrappers of transformations."""
+    path: list[str] = []
+    wrappers: set[str] = set()
+    for part in _split(scope):
+        while match := _WRAPPED.fullmatch(part):
+            wrappers.add(match[1])
+            part = match[2]
+        path += [part] if part else []
+    if _RECOMPUTED in path:
+        return "recomputed", tuple(part for part in path if part != _RECOMPUTED)
+    if "transpose" in wrappers:
+        return "backward", tuple(path)
+    return "forward" if "jvp" in wrappers else "not differentiated", tuple(path)
+
+
+def _split(scope: str) -> list[str]:
+    """Split at slashes outside of parentheses."""
+    parts, depth = [""], 0
+    for letter in scope:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "/" and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def tree_of(rows: Sequence[dict[str, Any]], depth: int | None) -> dict[str, Any]:
+    """Sum rows by phase and scope, as nested dicts; phases only where there is more than one."""
+    phases = {row["phase"] for row in rows}
+    leaves = [
+        (
+            (row["phase"], *row["path"]) if len(phases) > 1 else row["path"],
+            row["operations"],
+        )
+        for row in rows
+    ]
+    return _node(leaves, sum(n for _, n in leaves), depth)
+
+
+def _node(leaves: Any, total: int, depth: int | None) -> dict[str, Any]:
+    operations = sum(n for _, n in leaves)
+    node = {"operations": operations, "share": operations / total if total else 0.0, "parts": {}}
+    groups: dict[str, list[Any]] = {}
+    for path, n in leaves:
+        groups.setdefault(path[0] if path else ITSELF, []).append((path[1:], n))
+    if depth == 0 or set(groups) <= {ITSELF}:
+        return node
+    deeper = None if depth is None else depth - 1
+    parts = {
+        name: _node(inner, total, 0 if name == ITSELF else deeper) for name, inner in groups.items()
+    }
+    node["parts"] = dict(sorted(parts.items(), key=lambda item: (-item[1]["operations"], item[0])))
+    return node
+
+
+def lines_of(node: dict[str, Any], indent: int = 0) -> list[list[str]]:
+    """Return name, operations and share of every part, indented by its depth."""
+    rows: list[list[str]] = []
+    for name, part in node["parts"].items():
+        share = f"{100 * part['share']:.1f} %"
+        rows.append(["  " * indent + name, f"{part['operations']:,}", share])
+        rows += lines_of(part, indent + 1)
+    return rows
