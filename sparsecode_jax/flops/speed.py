@@ -14,7 +14,7 @@ _AMPERE = {"float32": 19.5e12, "bfloat16": 312e12, "float16": 312e12, "int8": 62
 #: Dense operations a second of a chip, by the dtype of what is multiplied, from the makers' data
 #: sheets: NVIDIA's datasheets of the A100, the H100 and the H200 Tensor Core GPU (SXM; those of the
 #: last two print tensor figures with sparsity, which are twice these; float32 is without TF32), and
-#: the pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e" of the Cloud TPU documentation.
+#: the pages "TPU v5e" and "TPU v6e" of the Cloud TPU documentation.
 PEAK_FLOPS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
         name: MappingProxyType(peaks)
@@ -22,9 +22,7 @@ PEAK_FLOPS: Mapping[str, Mapping[str, float]] = MappingProxyType(
             "A100 SXM": _AMPERE,
             "H100 SXM": _HOPPER,
             "H200 SXM": _HOPPER,
-            "TPU v4": {"bfloat16": 275e12, "int8": 275e12},
             "TPU v5e": {"bfloat16": 197e12, "int8": 393e12},
-            "TPU v5p": {"bfloat16": 459e12, "int8": 918e12},
             "TPU v6e": {"bfloat16": 918e12, "int8": 1836e12},
         }.items()
     }

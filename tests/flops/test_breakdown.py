@@ -140,7 +140,7 @@ def test_utilization():
     for chip, peaks in PEAK_FLOPS.items():
         assert peaks["bfloat16"] > 1e14, chip
     with pytest.raises(FlopCountError, match=r"operations in \['float32'\], and peak has"):
-        mfu(full, 1.0, PEAK_FLOPS["TPU v4"])
+        mfu(full, 1.0, PEAK_FLOPS["TPU v5e"])
     for bad in (0, -1.0, float("nan"), "fast"):
         with pytest.raises(FlopCountError, match="mfu: seconds is .* expected a positive number"):
             mfu(half, bad, 1e12)
