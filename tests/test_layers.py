@@ -41,7 +41,7 @@ LAYERS = (
         "io",
         "sweep",
     ),
-    ("solvers", "encoders"),
+    ("solvers", "encoders", "io.saes"),
     ("training", "dictionary_learning"),
     ("__init__",),
     ("cli", "__main__"),
@@ -88,12 +88,18 @@ def ours(path):
     for name, _ in imports(path):
         head, _, rest = name.partition(".")
         if head == "sparsecode_jax":
-            parts.add(rest.partition(".")[0] or "__init__")
+            parts.add(part_named(rest))
     return parts
 
 
+def part_named(name):
+    """Return the part of a dotted name: a module that has a layer of its own, or the first name."""
+    names = name.split(".")
+    return next((x for x in (".".join(names[:2]), names[0]) if x in LAYER), names[0] or "__init__")
+
+
 def part_of(path):
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+    return part_named(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
 
 
 def users(paths, package):
@@ -116,7 +122,8 @@ def test_imports_point_down(path):
     assert mine in LAYER, f"{mine} has no layer"
     for part in ours(path):
         assert part in LAYER, f"{name_of(path)} imports {part}, which has no layer"
-        assert LAYER[part] <= LAYER[mine], f"{name_of(path)} imports {part} from above"
+        front = (mine, part) == ("io", "io.saes") and path.name == "__init__.py"
+        assert front or LAYER[part] <= LAYER[mine], f"{name_of(path)} imports {part} from above"
         assert mine in WHOLE or part != "__init__", "nothing imports the whole package"
     for name, _ in imports(path):
         assert name.partition(".")[0] not in {"experiments", "benchmarks", "tests"}
@@ -130,7 +137,17 @@ def test_imports_point_down(path):
 def test_what_works_on_any_function_imports_next_to_nothing_of_ours(part, allowed):
     for path in FILES:
         if part_of(path) == part:
-            assert ours(path) <= {part, *allowed}, name_of(path)
+            assert ours(path) - {"io.saes"} <= {part, *allowed}, name_of(path)
+
+
+def test_what_the_front_of_io_shows_of_a_later_layer_makes_no_circle():
+    """The package io imports io.saes, and nothing that io.saes imports may import the package."""
+    reached, new = set(), ours(PACKAGE / "io" / "saes.py") - {"io"}
+    while new:
+        reached |= new
+        new = {p for f in FILES if part_of(f) in new for p in ours(f)} - reached
+    assert "encoders" in reached
+    assert not reached & {"io", "io.saes", "sweep", "training"}
 
 
 def test_only_experiments_and_one_module_of_the_command_line_plot():
@@ -212,7 +229,7 @@ def test_every_public_module_says_what_is_public():
 
 
 def test_the_package_exports_its_parts():
-    parts = {name for names in LAYERS[1:4] for name in names}
+    parts = {name for names in LAYERS[1:4] for name in names if "." not in name}
     assert parts <= set(sparsecode_jax.__all__)
     for part in parts - {"sweep"}:  # sweep is the function
         assert inspect.ismodule(getattr(sparsecode_jax, part))

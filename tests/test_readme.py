@@ -48,7 +48,7 @@ def test_linked_files_exist_and_the_page_is_short(page):
 def test_the_layers_are_those_that_the_tests_hold():
     section = (ROOT / "ARCHITECTURE.md").read_text().split("## Layers")[1].split("##")[0]
     rows = re.findall(r"^\|[^|]+\|([^|]+)\|$", section, flags=re.MULTILINE)[2:]
-    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == [set(names) for names in LAYERS]
+    assert [set(re.findall(r"`([\w.]+)`", row)) for row in rows] == [set(names) for names in LAYERS]
 
 
 def test_every_result_is_listed():
