@@ -255,6 +255,13 @@ def test_what_cannot_be_an_autoencoder_of_saelens(root, tmp_path):
     ):
         with pytest.raises(ValueError, match=f"save_sae: the {next(iter(change))} is not the one"):
             sc.io.save_sae(tmp_path / "no", sae._replace(**change))
+    learned = encoders.top_k(M, N, num_active=None)
+    none = learned.init(jax.random.key(0))._replace(num_active=jnp.zeros(()))
+    with pytest.raises(ValueError, match="as_sae: k is '0' in the configuration"):
+        sc.io.as_sae(learned, none, dictionary)
+    of_bytes = sc.io.as_sae(encoder, params, dictionary, metadata={"model": b"gpt2"})
+    with pytest.raises(ValueError, match="save_sae: the metadata holds what JSON cannot"):
+        sc.io.save_sae(tmp_path / "no", of_bytes)
     with pytest.raises(ValueError, match="save_sae: SAELens has no architecture"):
         sc.io.save_sae(tmp_path / "no", sc.io.load_sae(root / "sparsify_transcoder"))
     assert not (tmp_path / "no").exists()

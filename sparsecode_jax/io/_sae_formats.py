@@ -255,7 +255,7 @@ def _of_before_6(raw: Mapping[str, Any]) -> dict[str, Any]:
     metadata = {**_inner(new, "metadata")}
     activation, options = new.pop("activation_fn", "relu"), _inner(new, "activation_fn_kwargs")
     new.setdefault("architecture", "standard")
-    if activation == "topk" and options.get("k") is not None:
+    if options.get("k") is not None and "topk" in (activation, new["architecture"]):
         new["architecture"], new["k"] = "topk", options["k"]
     elif activation != "relu" and new["architecture"] == "standard":
         raise ValueError(

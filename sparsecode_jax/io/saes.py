@@ -135,9 +135,15 @@ def save_sae(folder: str | os.PathLike, sae: Sae) -> None:
                 "as_sae(encoder, params, dictionary, bias)."
             )
     metadata = {"sae_lens_version": FORMAT, **sae.config["metadata"]}
-    config["metadata"] = metadata
+    try:
+        text = json.dumps({**config, "metadata": metadata}, indent=2) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"save_sae: the metadata holds what JSON cannot ({error}); texts, numbers, lists and "
+            "dictionaries of them are expected. Leave it out, or write it as a text."
+        ) from None
     write_safetensors(pathlib.Path(folder) / WEIGHTS, host)
-    write_bytes(pathlib.Path(folder) / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_bytes(pathlib.Path(folder) / CONFIG, text.encode())
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -552,7 +558,8 @@ def as_sae(
                 f"{dictionary.shape}; {shape} is expected. Pass the parts of one autoencoder."
             )
     nothing = jnp.zeros(dictionary.shape[1], dtype)
-    added, taken = (nothing if x is None else jnp.asarray(x) for x in (bias, center))
+    vectors = [nothing if x is None else x for x in (bias, center)]
+    added, taken = (jnp.asarray(x) for x in _checks.floating("as_sae", *vectors))
     same = np.array_equal(added, taken)
     tied = same and center is not None
     if architecture == "matching_pursuit" and not same:
@@ -562,20 +569,22 @@ def as_sae(
         )
     tensors = {"W_dec": dictionary, "b_dec": added}
     tensors |= _arrays_of(architecture, params, None if tied else center)
-    config = checked(
-        {
-            "architecture": architecture,
-            "d_in": dictionary.shape[1],
-            "d_sae": dictionary.shape[0],
-            "dtype": dtype.name,
-            "apply_b_dec_to_input": tied,
-            "normalize_activations": normalize,
-            "metadata": dict(metadata or {}),
-            **settings,
-        }
-    )
     host = {name: np.asarray(value) for name, value in tensors.items()}
-    return _built(config, fitting(config, host))
+    config = {
+        "architecture": architecture,
+        "d_in": dictionary.shape[1],
+        "d_sae": dictionary.shape[0],
+        "dtype": dtype.name,
+        "apply_b_dec_to_input": tied,
+        "normalize_activations": normalize,
+        "metadata": {**(metadata or {}), "sae_lens_version": FORMAT},
+        **settings,
+    }
+    try:
+        config = checked(config)
+        return _built(config, fitting(config, host))
+    except ValueError as error:
+        raise ValueError(f"as_sae: {error}; the parts of one autoencoder are expected.") from None
 
 
 def _is(function: Callable, bound: Callable) -> bool:
