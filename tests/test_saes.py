@@ -53,6 +53,12 @@ def folder(root, tmp_path):
     return copy
 
 
+def expected_of(folder):
+    """Return what the package that wrote a folder computes: signals, codes, forward."""
+    with np.load(folder / "expected.npz") as arrays:
+        return dict(arrays)
+
+
 def wide(array):
     return np.asarray(array).astype(np.float64)
 
@@ -83,7 +89,7 @@ def flat(sae, signals):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_as_what_wrote_it(root, name):
     with jax.enable_x64(name.endswith("float64")):
-        sae, expected = sc.io.load_sae(root / name), np.load(root / name / "expected.npz")
+        sae, expected = sc.io.load_sae(root / name), expected_of(root / name)
         signals, dtype = expected["signals"], sae.config["dtype"]
         assert sae.encode(signals).dtype == sae.forward(signals).dtype == jnp.dtype(dtype)
         for encode in (sae.encode, jax.jit(sae.encode)):
@@ -107,7 +113,7 @@ def test_the_same_as_what_wrote_it(root, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_parts_are_the_same_map(root, name):
     with jax.enable_x64(name.endswith("float64")):
-        sae, expected = sc.io.load_sae(root / name), np.load(root / name / "expected.npz")
+        sae, expected = sc.io.load_sae(root / name), expected_of(root / name)
         signals, seen, scale, mean = flat(sae, expected["signals"])
         tolerance = 8 * float(jnp.finfo(sae.config["dtype"]).eps)
         codes = sae.encoder.apply(sae.params, jnp.asarray(signals, sae.dictionary.dtype))
@@ -145,7 +151,7 @@ def test_what_is_saved_is_loaded_with_the_same_bits(root, tmp_path, name):
         for key, value in sae.tensors.items():
             assert value.dtype == again.tensors[key].dtype
             assert np.array_equal(value, again.tensors[key])
-        signals = np.load(root / name / "expected.npz")["signals"]
+        signals = expected_of(root / name)["signals"]
         assert np.array_equal(sae.forward(signals), again.forward(signals))
         third = pickle.loads(pickle.dumps(sae))
         assert np.array_equal(sae.forward(signals), third.forward(signals))
@@ -222,7 +228,7 @@ def test_an_encoder_of_ours_becomes_an_autoencoder(tmp_path, name, center):
 def test_parts_make_the_autoencoder_again(root, name):
     sae = sc.io.load_sae(root / name)
     again = sc.io.as_sae(sae.encoder, sae.params, sae.dictionary, sae.bias)
-    signals = np.load(root / name / "expected.npz")["signals"].reshape(-1, M)
+    signals = expected_of(root / name)["signals"].reshape(-1, M)
     if sae.config["dtype"] == "float32" and "hook_z" not in name:
         close(again.forward(signals), wide(sae.forward(signals)), 1e-5)
     close(again.encode(signals), wide(sae.encoder.apply(sae.params, jnp.asarray(signals))), 1e-5)
@@ -322,6 +328,20 @@ def test_configurations_that_are_refused(folder, keys, words):
     refused(path, *words)
 
 
+def test_a_training_checkpoint_that_says_it_is_huge(folder):
+    path = folder("batchtopk")
+    change(path / "cfg.json", d_sae=2**30)
+    tracemalloc.start()
+    refused(path, "W_enc has the shape (6, 12)")
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    change(path / "cfg.json", d_sae=12)
+    tensors = read_safetensors(path / "sae_weights.safetensors")
+    spoiled = tensors | {"topk_threshold": np.ones(2)}
+    write_safetensors(path / "sae_weights.safetensors", spoiled)
+    refused(path, "topk_threshold has the shape (2,)")
+
+
 def test_a_float64_folder_without_float64(root):
     refused(root / "standard_float64", "float64", "jax_enable_x64")
 
@@ -363,7 +383,7 @@ def test_other_kinds_that_are_refused(folder):
 
 def test_old_training_checkpoints_hold_the_logarithm_of_the_threshold(folder):
     path = folder("jumprelu")
-    expected = np.load(path / "expected.npz")
+    expected = expected_of(path)
     tensors = read_safetensors(path / "sae_weights.safetensors")
     tensors["log_threshold"] = np.log(tensors.pop("threshold"))
     write_safetensors(path / "sae_weights.safetensors", tensors)

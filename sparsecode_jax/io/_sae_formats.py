@@ -299,7 +299,7 @@ def _of_training(
     if threshold.shape != ():
         raise ValueError(f"topk_threshold has the shape {threshold.shape}; one number is expected")
     shape = (config["d_sae"],)
-    tensors = fitting(config, {**tensors, "threshold": np.full(shape, threshold)})
+    tensors = fitting(config, {**tensors, "threshold": np.broadcast_to(threshold, shape)})
     level, dtype = float(threshold), _DTYPES[config["dtype"]]
     rescale = _flag(raw, "rescale_acts_by_decoder_norm", True)
     scaler = folder / "activation_scaler.json"
