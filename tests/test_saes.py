@@ -390,6 +390,32 @@ def test_old_training_checkpoints_hold_the_logarithm_of_the_threshold(folder):
     close(sc.io.load_sae(path).encode(expected["signals"]), expected["codes"], 1e-6)
 
 
+def test_thresholds_of_nothing_and_less(folder):
+    path = folder("jumprelu")
+    tensors = read_safetensors(path / "sae_weights.safetensors")
+    tensors["threshold"] = np.linspace(-1, 1, N, dtype=np.float32).round(1)
+    tensors["threshold"][3:6] = 0
+    write_safetensors(path / "sae_weights.safetensors", tensors)
+    sae = sc.io.load_sae(path)
+    latents = (SIGNALS - tensors["b_dec"]) @ tensors["W_enc"] + tensors["b_enc"]
+    expected = np.where(latents > np.maximum(tensors["threshold"], 0), latents, 0)
+    close(sae.encode(SIGNALS), expected, 1e-6)
+    close(sae.encoder.apply(sae.params, SIGNALS), expected, 1e-6)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(sae.params))
+    slope = jax.grad(lambda p: jnp.sum(sae.encoder.apply(p, SIGNALS) ** 2))(sae.params)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(slope))
+
+
+def test_what_is_loaded_is_counted_and_differentiated(root):
+    for name in ("topk", "standard_bfloat16", "matching_pursuit"):
+        sae = sc.io.load_sae(root / name)
+        least = 2 * 9 * M * N  # one product with the dictionary at the least
+        assert sc.flops.count_flops(sae.encode)(SIGNALS).total() >= least
+        if name != "matching_pursuit":  # a loop until it is done
+            slope = jax.grad(lambda x, sae=sae: sae.forward(x).astype(jnp.float32).sum())(SIGNALS)
+            assert np.any(slope != 0)
+
+
 @pytest.mark.parametrize(
     ("name", "file"),
     [
