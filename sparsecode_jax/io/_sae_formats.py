@@ -236,8 +236,8 @@ def _saelens(folder: pathlib.Path) -> tuple[Config, Tensors]:
     scaling = tensors.pop("scaling_factor", None)
     if scaling is not None and not np.allclose(scaling.astype(np.float64), 1):
         raise ValueError(
-            "it has a scaling_factor of finetuning, which SAELens 6 does not apply either; "
-            "multiply W_dec by it and leave it out"
+            f"the architecture {raw.get('architecture')!r} has a scaling_factor of finetuning, "
+            "which SAELens 6 refuses too: multiply W_dec by it and leave it out"
         )
     if raw.get("architecture") in _BATCH_TOP_K:
         return _of_training(folder, raw, tensors)
@@ -259,8 +259,9 @@ def _of_before_6(raw: Mapping[str, Any]) -> dict[str, Any]:
         new["architecture"], new["k"] = "topk", options["k"]
     elif activation != "relu" and new["architecture"] == "standard":
         raise ValueError(
-            f"the activation is {str(activation)[:60]!r}, which SAELens 6 would read as relu; relu "
-            "or topk is expected: encode with the SAELens that wrote it"
+            f"the architecture 'standard' has the activation {str(activation)[:60]!r}, which "
+            "SAELens 6 would read as relu; relu or topk is expected: encode with the SAELens that "
+            "wrote it"
         )
     hook = new.get("hook_name")
     if "reshape_activations" not in new:
@@ -307,8 +308,8 @@ def _of_training(
         scaling = read_json(scaler)
         if scaling.get("has_whitening"):
             raise ValueError(
-                "it is a training checkpoint whose activations are whitened; finish the training, "
-                "which folds the whitening into the weights"
+                f"it is a training checkpoint of {raw['architecture']!r} whose activations are "
+                "whitened; finish the training, which folds the whitening into the weights"
             )
         factor = scaling.get("scaling_factor")
         if factor is not None:
@@ -419,8 +420,8 @@ def _sparsify(folder: pathlib.Path) -> tuple[Config, Tensors]:
     activation = raw.get("activation", "topk")
     if activation != "topk":
         raise ValueError(
-            f"the activation is {str(activation)[:60]!r}; topk is expected: encode with sparsify "
-            "and use its codes with sparsecode_jax"
+            f"the architecture of sparsify has the activation {str(activation)[:60]!r}; topk is "
+            "expected: encode with sparsify and use its codes with sparsecode_jax"
         )
     signed, skip = _flag(raw, "signed", False), _flag(raw, "skip_connection", False)
     transcode = _flag(raw, "transcode", False)

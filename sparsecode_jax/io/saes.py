@@ -40,6 +40,8 @@ class Sae(NamedTuple):
       decode: ``(codes, signals=None) -> signals``. Where signals are normalized, or reshaped, the
         signals that gave the codes are what the result takes its scale and its shape from.
       forward: ``(signals) -> signals``, decode of encode, and what a skip connection adds.
+      normalize: ``(signals) -> signals``, flat (..., M) and normalized if the folder does so, in
+        float32: what ``codes @ dictionary + bias`` is to be near, if the codes are of a solver.
       encoder: an :class:`~sparsecode_jax.types.Encoder`, with the normalization inside.
       params: the encoder's.
       dictionary: (N, M), one atom per row; of a transcoder (N, M_out). Of a TopK that rescales
@@ -52,6 +54,7 @@ class Sae(NamedTuple):
     encode: Callable[[ArrayLike], Array]
     decode: Callable[..., Array]
     forward: Callable[[ArrayLike], Array]
+    normalize: Callable[[ArrayLike], Array]
     encoder: types.Encoder
     params: PyTree
     dictionary: Array
@@ -225,8 +228,10 @@ def _normalized(kind: str, signals: Array) -> tuple[Array, Callable[[Array], Arr
     return signals, lambda x: x
 
 
-def _flat(form: _Form, name: str, signals: ArrayLike, num_measurements: int) -> Array:
-    """Return signals (..., M) in the folder's dtype."""
+def _flat(
+    form: _Form, name: str, signals: ArrayLike, num_measurements: int, dtype: Any = None
+) -> Array:
+    """Return signals (..., M) in a dtype, that of the folder without one."""
     if form.heads:
         (signals,) = _checks.real(name, signals)
         shape = jnp.shape(signals)
@@ -237,7 +242,7 @@ def _flat(form: _Form, name: str, signals: ArrayLike, num_measurements: int) -> 
                 "outputs before they are put together."
             )
         signals = jnp.reshape(jnp.asarray(signals), (*shape[:-2], num_measurements))
-    return _checks.takes(name, signals, num_measurements).astype(form.dtype)
+    return _checks.takes(name, signals, num_measurements).astype(dtype or form.dtype)
 
 
 def _of_form(form: _Form, tensors: Mapping[str, Array], signals: Array) -> Array:
@@ -369,6 +374,11 @@ def _forward(form: _Form, tensors: Mapping[str, Array], d_in: int, signals: Arra
     return found.reshape(jnp.shape(signals)) if form.heads else found
 
 
+def _normalize(form: _Form, d_in: int, signals: ArrayLike) -> Array:
+    wide = jnp.promote_types(form.dtype, jnp.float32)
+    return _normalized(form.normalize, _flat(form, "normalize", signals, d_in, wide))[0]
+
+
 # --- the same as parts of this package -----------------------------------------------------------
 
 
@@ -376,7 +386,8 @@ def _built(config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Sae:
     """Return the autoencoder of a configuration and its arrays."""
     if config["dtype"] == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise ValueError(
-            "its dtype is float64, which JAX rounds to float32 unless it is told otherwise; call "
+            f"the architecture {config['architecture']!r} is in float64, which JAX rounds to "
+            "float32 unless it is told otherwise; call "
             "jax.config.update('jax_enable_x64', True) first, or save it as float32"
         )
     architecture = config["architecture"]
@@ -402,6 +413,7 @@ def _built(config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Sae:
         functools.partial(_encode, form, arrays, config["d_in"]),
         functools.partial(_decode, form, arrays, config["d_in"]),
         functools.partial(_forward, form, arrays, config["d_in"]),
+        functools.partial(_normalize, form, config["d_in"]),
         encoder,
         params,
         dictionary,
