@@ -577,6 +577,27 @@ def test_arrays_that_are_larger_than_their_bytes(folder, options, words):
     refused(path, *words)
 
 
+def test_pickles_that_would_be_long_to_print_or_to_hash(folder):
+    path = folder("AutoEncoder")
+    laughs = b")" + b"q\x00h\x00\x86" * 25  # pairs of pairs of pairs
+    word = b"X\x01\x00\x00\x00a"
+    tracemalloc.start()
+    for data in (
+        laughs + b"Q",
+        b"(" + word + laughs + b"\x93",
+        b"}" + laughs + b"Ns",
+        laughs + b")R",
+        b"}" + word + laughs + b"s",
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + 4 * laughs + b"tR",
+        b"(X\x07\x00\x00\x00storage" + 4 * laughs + b"tQ",
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + 3 * laughs + b"tQ",
+    ):
+        (path / "ae.pt").write_bytes(archive_of(b"\x80\x02" + data + b"."))
+        refused(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
 def test_archives_that_inflate(folder):
     path = folder("AutoEncoder")
     data = rebuilt([2**22], [1], 2**22)

@@ -80,7 +80,7 @@ def _lengths(name: str, found: Any, what: str) -> tuple[int, ...]:
     if not isinstance(found, (list, tuple)) or not all(
         type(n) is int and 0 <= n < 2**63 for n in found
     ):
-        raise ValueError(f"{name}: its {what} is {str(found)[:60]}; whole numbers are expected")
+        raise ValueError(f"{name}: its {what} is no list of whole numbers of at least 0")
     return tuple(found)
 
 
@@ -208,11 +208,13 @@ def read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
         def storage(found: Any) -> _Storage:
             if not (isinstance(found, tuple) and len(found) == 5 and found[0] == "storage"):
-                raise ValueError(f"{name} refers to {str(found)[:60]}, which is no array")
+                raise ValueError(f"{name} refers to something that is no array")
             _, kind, key, _, count = found
-            kind = kind.path.removeprefix("torch.") if isinstance(kind, _Name) else str(kind)
-            if kind not in _STORAGES or not re.fullmatch(r"\d+", str(key)):
-                raise ValueError(f"{name} holds a {kind[:60]}, which is not known here")
+            kind = _text(kind, _Name).path.removeprefix("torch.")
+            if kind not in _STORAGES or not re.fullmatch(r"\d+", _text(key)):
+                raise ValueError(
+                    f"{name} holds a {kind[:60]} in {key[:60]}, which is not known here"
+                )
             if (key, kind) not in kept:
                 dtype, data = _DTYPES[_STORAGES[kind]], content(f"data/{key}")
                 if type(count) is not int or count * dtype.itemsize != len(data):
@@ -234,6 +236,13 @@ def read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
         isinstance(key, str) and isinstance(value, np.ndarray) for key, value in found.items()
     ):
         raise ValueError(f"{name} holds something besides named arrays; a state_dict is expected")
+    return found
+
+
+def _text(found: Any, kind: type = str) -> Any:
+    """Return a text, and nothing else: tuples in tuples are as long as 2^depth to print or hash."""
+    if not isinstance(found, kind):
+        raise TypeError(f"a {type(found).__name__} where a name is expected")
     return found
 
 
@@ -287,13 +296,13 @@ def _followed(name: str, data: bytes, storage: Any) -> Any:
         elif kind == "GLOBAL":
             stack.append(_Name(argument.replace(" ", ".")))
         elif kind == "STACK_GLOBAL":
-            last = stack.pop()
-            stack.append(_Name(f"{stack.pop()}.{last}"))
+            last = _text(stack.pop())
+            stack.append(_Name(f"{_text(stack.pop())}.{last}"))
         elif kind in ("SETITEM", "SETITEMS"):
             pairs = above() if kind == "SETITEMS" else [stack.pop(), stack.pop()][::-1]
             if not isinstance(stack[-1], dict) or len(pairs) % 2:
                 raise TypeError("items of no dictionary")
-            stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
+            stack[-1].update(zip(map(_text, pairs[::2]), pairs[1::2], strict=True))
         elif kind in ("APPEND", "APPENDS"):
             taken = above() if kind == "APPENDS" else [stack.pop()]
             if not isinstance(stack[-1], list):
@@ -317,7 +326,7 @@ def _followed(name: str, data: bytes, storage: Any) -> Any:
 
 
 def _built(name: str, function: Any, arguments: Any) -> Any:
-    called = function.path if isinstance(function, _Name) else str(function)
+    called = _text(function, _Name).path
     if called == "collections.OrderedDict" and arguments == ():
         return {}
     if called == "torch._utils._rebuild_parameter":
