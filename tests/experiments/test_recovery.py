@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
-from experiments import dictionary_learning, external_table, phase_diagram
+from experiments import dictionary_learning, external_table, phase_diagram, sample_complexity
 
 
 def test_the_phase_diagram_runs_and_goes_on(tmp_path, capsys, monkeypatch):
@@ -55,3 +56,60 @@ def test_the_external_data_are_as_described():
     np.testing.assert_allclose(problem.signals, problem.codes @ problem.dictionary, atol=1e-5)
     again = external_table.draw(8, 50, 5, 200)
     assert not np.allclose(again.dictionary, problem.dictionary)
+
+
+def test_samples_of_both_distributions_are_as_published():
+    atoms, (train, scored, outside) = sample_complexity.draw(60, 400, 3)
+    assert atoms.shape == (60, math.ceil(20 * math.log(6)))
+    for part in (train, scored, outside):
+        assert part.codes.shape == (200, 60) and (part.codes > 0).sum(axis=1).max() == 10
+        np.testing.assert_allclose(part.signals, part.codes @ atoms, atol=1e-5)
+    with_first = scored.codes[scored.codes[:, 0] > 0]
+    assert 60 < len(with_first) < 140  # of 200, one half on average
+    assert not (with_first[:, 30:] > 0).any() and (outside.codes[:, 0] > 0).all()
+    assert not (outside.codes[:, 1:30] > 0).any()
+    assert not np.array_equal(train.codes, scored.codes)
+
+
+def test_areas_and_matching_agree_with_outside_definitions():
+    rng = np.random.default_rng(0)
+    codes = np.maximum(rng.normal(size=(80, 5)), 0)  # with ties
+    labels = rng.random(80) > 0.6
+    expected = [metrics.roc_auc_score(labels, column) for column in codes.T]
+    areas = sample_complexity.areas(codes, labels)
+    np.testing.assert_allclose(areas, np.maximum(expected, 1 - np.asarray(expected)), rtol=1e-12)
+
+    true = np.where(rng.random((80, 4)) < 0.5, rng.random((80, 4)), 0)
+    true[:, 2] = 0  # never active: it is no latent to be found
+    found = 5 * np.concatenate([true[:, [3, 0, 1]], 0.01 * codes], axis=1)
+    assert sample_complexity.published_mcc(true, found) == pytest.approx(1, abs=1e-6)
+
+
+def test_more_samples_recover_what_few_cannot(tmp_path, capsys):
+    sample_complexity.main(sample_complexity.QUICK, tmp_path)
+    assert "of bound" in capsys.readouterr().out
+    with np.load(tmp_path / "sample_complexity.npz") as arrays:
+        few, many = arrays["mcc_out"]
+        assert few < 0.6 and many > 0.9
+        assert arrays["true_mcc_out"].min() > 0.94 and arrays["chance_out"][1] < 0.25
+        assert arrays["accuracy_out"][1] > 0.8 and arrays["auc_out"][1] > 0.95
+
+
+def test_up_to_the_bound_there_are_as_many_unknowns_as_numbers():
+    """Atoms and codes on drawn supports move signals in every direction, and not far above it."""
+    rng = np.random.default_rng(1)
+    num_atoms, size, active = 12, 8, 3
+    bound = sample_complexity.bound(num_atoms, size, active)  # 16.8 signals
+    free = []
+    for count in (int(0.9 * bound), int(1.2 * bound)):
+        supports = np.stack([rng.choice(num_atoms, active, replace=False) for _ in range(count)])
+        codes = np.zeros((count, num_atoms))
+        np.put_along_axis(codes, supports, rng.normal(size=supports.shape), axis=1)
+        atoms = rng.normal(size=(num_atoms, size))
+        by_atoms = np.kron(codes, np.eye(size))  # derivatives of signals (count * size)
+        by_codes = np.zeros((count, size, count, active))
+        for row, places in enumerate(supports):
+            by_codes[row, :, row] = atoms[places].T
+        derivatives = np.concatenate([by_atoms, by_codes.reshape(count * size, -1)], axis=1)
+        free.append(np.linalg.matrix_rank(derivatives) / (count * size))
+    assert free[0] == 1 and free[1] < 1
