@@ -4,8 +4,10 @@ Claim: what "Stop Probing, Start Coding" (arXiv 2603.28744) calls the bottleneck
 dictionary, is a matter of samples and of the learner. A dictionary and n signals of k atoms each
 are N(M - 1) + nk free numbers, and the signals are nM: up to n = N(M - 1)/(M - k) wrong supports
 have as many free numbers as there are data, so that sparsity alone cannot tell them from the right
-ones. Above that ``learn_dictionary``, with its defaults, recovers the atoms, where the published
-learners stay near the MCC of unrelated codes.
+ones. ``learn_dictionary``, with its defaults, recovers the atoms at 4.5 times that number of
+signals (MCC .98) and does not at 2.3 times, where it stays below the published learner: .37
+in and .24 out of distribution against .76 and .48 (whose codes were fitted on the samples that
+are scored in distribution). Its smallest case, 1,000 samples, is at less than half of the bound.
 
 Data: as published. M = ceil(2k ln(N/k)) measurements, Gaussian atoms of unit norm, k = 10 active
 codes of Uniform(0, 1). In distribution half of the samples hold latent 0 and k - 1 partners from
@@ -17,8 +19,8 @@ Scores, as published: MCC over the latents that are ever active and as many code
 largest variance; accuracy of a logistic regression for "latent 0 above .5", fitted on the scored
 half; AUC of the one code that is best there. Chance: the MCC with the codes of other samples.
 
-Command: ``python -m experiments.sample_complexity`` (1,000 atoms, three data sets; 15 minutes on 2
-cores, finished cases are kept; ``--all`` adds 10,000 atoms and up to 100,000 samples, many hours;
+Command: ``python -m experiments.sample_complexity`` (1,000 atoms, three data sets; half an hour on
+2 cores, finished cases are kept; ``--all`` adds 10,000 atoms and up to 100,000 samples, many hours;
 ``--quick`` 20 seconds).
 Expected: docs/results/sample_complexity.txt.
 """
