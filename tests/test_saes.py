@@ -612,3 +612,22 @@ def test_archives_that_inflate(folder):
     refused(path, "data/0 is compressed")
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
+
+
+def test_a_folder_never_has_the_configuration_of_one_and_the_arrays_of_another(
+    root, tmp_path, monkeypatch
+):
+    old, new = (sc.io.load_sae(root / name) for name in NAMES[:2])
+    sc.io.save_sae(tmp_path, old)
+    replace = os.replace
+
+    def stop(source, target):
+        if target.name == "cfg.json":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sc.io.save_sae(tmp_path, new)
+    with pytest.raises(FileNotFoundError):
+        sc.io.load_sae(tmp_path)

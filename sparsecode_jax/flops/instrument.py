@@ -111,23 +111,16 @@ def _custom_rule(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
 
 def _guarded(analyzer: Analyzer, eqn: Any, inner: Any, args: list[Any]) -> Outs:
     """Count a function with a derivative rule; refuse to be differentiated through."""
-    num, blocks = len(inner.out_avals), analyzer.region(inner).blocks
-    where = describe(eqn)
-
-    def counted(*operands: Any) -> list[Any]:
-        outs, tallies = evaluate(analyzer, inner, operands)
-        return [*outs, *pack(tallies)]
-
-    def refuse(*_: Any) -> Any:
-        raise FlopCountError(
-            f"cannot differentiate through value_and_flops {where}: a function with its own "
-            f"derivative rule runs {blocks[0].label} there, and what was counted is not what its "
-            "rule would run. Count the derivative instead: value_and_flops(jax.grad(fun)), not "
-            "jax.grad(value_and_flops(fun))."
-        )
-
+    counted, num, blocks = _counted(analyzer, inner)
     guarded = jax.custom_jvp(counted)
-    guarded.defjvp(refuse)
+    guarded.defjvp(
+        _refusal(
+            f"cannot differentiate through value_and_flops {describe(eqn)}: a function with its "
+            f"own derivative rule runs {blocks[0].label} there, and what was counted is not what "
+            "its rule would run. Count the derivative instead: value_and_flops(jax.grad(fun)), "
+            "not jax.grad(value_and_flops(fun))."
+        )
+    )
     with _compat.equation_context(eqn):
         outs = guarded(*args)
     return outs[:num], unpack(blocks, outs[num:])
@@ -135,26 +128,36 @@ def _guarded(analyzer: Analyzer, eqn: Any, inner: Any, args: list[Any]) -> Outs:
 
 def _custom_vmap(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:
     """Count a function with a rule for vmap; refuse to be mapped through."""
-    inner = eqn.params["call"]
-    num, blocks = len(inner.out_avals), analyzer.region(inner).blocks
-    where = describe(eqn)
+    counted, num, blocks = _counted(analyzer, eqn.params["call"])
+    guarded = jax.custom_batching.custom_vmap(counted)
+    guarded.def_vmap(
+        _refusal(
+            f"cannot map value_and_flops {describe(eqn)}: a function with its own rule for vmap "
+            f"runs {blocks[0].label} there, and what was counted is not what its rule would run. "
+            "Count the map instead: value_and_flops(jax.vmap(fun)), not "
+            "jax.vmap(value_and_flops(fun))."
+        )
+    )
+    with _compat.equation_context(eqn):
+        outs = guarded(*args)
+    return outs[:num], unpack(blocks, outs[num:])
+
+
+def _counted(analyzer: Analyzer, inner: Any) -> tuple[Callable[..., list[Any]], int, Sequence[Any]]:
+    """Return a program with its counters behind its results, how many these are, its blocks."""
 
     def counted(*operands: Any) -> list[Any]:
         outs, tallies = evaluate(analyzer, inner, operands)
         return [*outs, *pack(tallies)]
 
-    def refuse(*_: Any) -> Any:
-        raise FlopCountError(
-            f"cannot map value_and_flops {where}: a function with its own rule for vmap runs "
-            f"{blocks[0].label} there, and what was counted is not what its rule would run. Count "
-            "the map instead: value_and_flops(jax.vmap(fun)), not jax.vmap(value_and_flops(fun))."
-        )
+    return counted, len(inner.out_avals), analyzer.region(inner).blocks
 
-    guarded = jax.custom_batching.custom_vmap(counted)
-    guarded.def_vmap(refuse)
-    with _compat.equation_context(eqn):
-        outs = guarded(*args)
-    return outs[:num], unpack(blocks, outs[num:])
+
+def _refusal(message: str) -> Callable[..., Any]:
+    def refuse(*_: Any) -> Any:
+        raise FlopCountError(message)
+
+    return refuse
 
 
 def _linear_solve(analyzer: Analyzer, eqn: Any, args: list[Any]) -> Outs:

@@ -15,7 +15,7 @@ import pickletools
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -136,8 +136,16 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return arrays
 
 
-def write_safetensors(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
-    """Write arrays in one stroke, as :func:`read_safetensors` reads them."""
+def write_safetensors(
+    path: str | os.PathLike, arrays: Mapping[str, Any], before: Callable[[], None] | None = None
+) -> None:
+    """Write arrays in one stroke, as :func:`read_safetensors` reads them.
+
+    Args:
+      path: of the file.
+      arrays: by name.
+      before: is called when all is written, just before the file takes its place.
+    """
     header: dict[str, Any] = {}
     last = 0
     host = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
@@ -154,6 +162,8 @@ def write_safetensors(path: str | os.PathLike, arrays: Mapping[str, Any]) -> Non
         file.write(struct.pack("<Q", len(text)) + text)
         for array in host.values():
             file.write(array.tobytes())
+        if before is not None:
+            before()
 
 
 class _Name(NamedTuple):

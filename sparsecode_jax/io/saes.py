@@ -19,7 +19,7 @@ from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.encoders._select import largest, scatter
-from sparsecode_jax.io._atomic import write_bytes
+from sparsecode_jax.io._atomic import replacing
 from sparsecode_jax.io._sae_formats import CONFIG, FORMAT, WEIGHTS, checked, fitting, read_folder
 from sparsecode_jax.io._tensor_files import write_safetensors
 from sparsecode_jax.types import Array, ArrayLike, Aux, Encoder, Key, PyTree, Role
@@ -113,6 +113,7 @@ def save_sae(folder: str | os.PathLike, sae: Sae) -> None:
     Raises:
       ValueError: a part of the autoencoder was replaced, so that it is not that of its tensors, or
         SAELens has no such architecture.
+      TypeError: it is no :class:`Sae`.
     """
     if not isinstance(sae, Sae):
         raise TypeError(
@@ -145,8 +146,12 @@ def save_sae(folder: str | os.PathLike, sae: Sae) -> None:
             f"save_sae: the metadata holds what JSON cannot ({error}); texts, numbers, lists and "
             "dictionaries of them are expected. Leave it out, or write it as a text."
         ) from None
-    write_safetensors(pathlib.Path(folder) / WEIGHTS, host)
-    write_bytes(pathlib.Path(folder) / CONFIG, text.encode())
+    place = pathlib.Path(folder) / CONFIG
+    with replacing(place) as file:  # whenever this ends, no configuration has another's arrays
+        file.write(text.encode())
+        write_safetensors(
+            place.with_name(WEIGHTS), host, before=lambda: place.unlink(missing_ok=True)
+        )
 
 
 def _same(one: Any, other: Any) -> bool:
