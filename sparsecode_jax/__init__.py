@@ -19,6 +19,7 @@ from sparsecode_jax import (
     training,
 )
 from sparsecode_jax._sparse import SparseCodes
+from sparsecode_jax.improve import Frontier, improve
 from sparsecode_jax.solvers import sparse_encode
 from sparsecode_jax.sweep import sweep, sweep_chunked
 from sparsecode_jax.types import Encoder, Lasso, Solver
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Encoder",
+    "Frontier",
     "Lasso",
     "Solver",
     "SparseCodes",
@@ -34,6 +36,7 @@ __all__ = [
     "dictionary_learning",
     "encoders",
     "flops",
+    "improve",
     "io",
     "metrics",
     "objectives",

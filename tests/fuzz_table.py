@@ -735,6 +735,7 @@ WITHOUT = {
     "io.load_sae": "files: tests/test_saes.py",
     "io.save_sae": "files: tests/test_saes.py",
     "io.save_results": "files: tests/test_io.py",
+    "improve": "an autoencoder and its activations: tests/test_improve.py",
     "io.Run": "files: tests/test_runs.py",
     "training.load": "files: tests/test_saved.py",
     "training.save": "files: tests/test_saved.py",

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from sparsecode_jax import _checks
 from sparsecode_jax._processes import is_first, on_all, on_first
 from sparsecode_jax.cli import inference
+from sparsecode_jax.cli.codes import Joined, dense_part, sparse_part
 from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, bad_input
 from sparsecode_jax.cli.inputs import (
     Atoms,
@@ -31,7 +32,6 @@ from sparsecode_jax.cli.inputs import (
 from sparsecode_jax.cli.outputs import (
     DENSE,
     Output,
-    Stream,
     without_nan,
     write_dense,
     write_npz,
@@ -246,7 +246,6 @@ def _save(
     seconds: float,
 ) -> None:  # fmt: skip
     codes = np.asarray(codes)
-    rows, columns = np.nonzero(codes)
     sums = [np.sum(np.asarray(x), dtype=np.float64) for x in scores]
     if not np.isfinite(codes).all() or not np.isfinite(sums).all():
         first = index * size
@@ -255,15 +254,9 @@ def _save(
             "finite; atoms and signals of a scale near 1 are expected. Scale them, or take another "
             "--solver."
         )
+    flops_text = np.asarray(str(flops))  # an exact integer of any size
     output.save(
-        index,
-        {
-            "data": codes[rows, columns],
-            "indices": columns.astype(np.int32),
-            "counts": np.bincount(rows, minlength=len(codes)),
-            "sums": np.asarray([*sums, seconds]),
-            "flops": np.asarray(str(flops)),  # an exact integer of any size
-        },
+        index, {**sparse_part(codes), "sums": np.asarray([*sums, seconds]), "flops": flops_text}
     )
 
 
@@ -272,31 +265,18 @@ def _assemble(
 ) -> tuple[dict[str, Any], dict[str, tuple]]:
     """Join the parts, one at a time in memory; return statistics and array shapes."""
     rows = len(signals.rows)
-    used, magnitude = np.zeros(num_atoms), np.zeros(num_atoms)
-    active = np.zeros(num_atoms + 1, np.int64)
-    lengths, sizes, flops = [np.zeros(1, np.int64)], [], 0
-    scores = []
-    for part in map(output.load, range(num)):
-        data, indices, counts = part["data"], part["indices"], part["counts"]
-        scores.append(part["sums"])
-        used += np.bincount(indices, minlength=num_atoms)
-        magnitude += np.bincount(indices, np.abs(data), minlength=num_atoms)
-        active += np.bincount(counts, minlength=num_atoms + 1)
-        lengths.append(counts)
-        sizes.append(len(counts))
-        flops += int(str(part["flops"]))
-    sums = np.stack(scores)
-    indptr = np.cumsum(np.concatenate(lengths))
+    joined = Joined.of(output, num, num_atoms)
+    sums, flops = np.stack(list(output.column(num, "sums"))), 0
+    for part in output.column(num, "flops"):
+        flops += int(str(part))
     result: dict[str, Any] = {
-        "atom_usage": used / rows,
-        "atom_mean": magnitude / np.maximum(used, 1),
-        "active_atoms": active,
-        "batch_objective": sums[:, 0] / np.asarray(sizes),
+        **joined.usage(),
+        "batch_objective": sums[:, 0] / joined.sizes,
         "objective": sums[:, 0].sum() / rows,
         "squared_error": sums[:, 1].sum(),
         "mean_steps": sums[:, 2].sum() / rows,
         "converged_fraction": sums[:, 3].sum() / rows,
-        "l0": used.sum() / rows,
+        "l0": joined.used.sum() / rows,
         "seconds": sums[:, 4].sum(),
         "flops": flops,
     }
@@ -306,27 +286,12 @@ def _assemble(
     }
     if dense:
         shape = (*signals.array.shape[:-1], num_atoms)
-        dense_rows = (_rows(num_atoms, output.load(index)) for index in range(num))
+        dense_rows = (dense_part(num_atoms, output.load(index)) for index in range(num))
         write_dense(output.staged(".npy"), shape, dense_rows)
     else:
-        entries = (int(indptr[-1]),)
-        arrays = {  # the names and types of scipy.sparse.save_npz
-            "indices": Stream(entries, np.int32, output.column(num, "indices")),
-            "indptr": indptr,
-            "format": np.asarray(b"csr"),
-            "shape": np.asarray([rows, num_atoms]),
-            "data": Stream(entries, np.float32, output.column(num, "data")),
-            **arrays,
-        }
+        arrays = {**joined.matrix(output), **arrays}
     write_npz(output.staged(".npz"), arrays)
     return result, {name: tuple(value.shape) for name, value in arrays.items()}
-
-
-def _rows(num_atoms: int, part: dict[str, np.ndarray]) -> np.ndarray:
-    counts = part["counts"]
-    out = np.zeros((len(counts), num_atoms), np.float32)
-    out[np.repeat(np.arange(len(counts)), counts), part["indices"]] = part["data"]
-    return out
 
 
 def _report(config: dict, summary: dict, files: list[pathlib.Path], atoms: Atoms) -> None:

@@ -45,6 +45,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _learn(_command(commands, "learn", "learn", texts.LEARN, texts.LEARN_END))
     _encode(_command(commands, "encode", "encode", texts.ENCODE, texts.ENCODE_END))
+    _improve(_command(commands, "improve", "improve", texts.IMPROVE, texts.IMPROVE_END))
     _flops(_command(commands, "flops", "count", texts.FLOPS, texts.FLOPS_END))
     options, unknown = parser.parse_known_args(argv)
     if unknown:  # said by the command, whose --help has the words that it knows
@@ -63,18 +64,22 @@ def _command(
         formatter_class=_form,
         allow_abbrev=False,
     )
-    parser.set_defaults(module=module)
+    parser.set_defaults(module=module, distributed=False)
     parser.add_argument("--debug", action="store_true", help="show the traceback if the run fails")
+    return parser
+
+
+def _distributed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--distributed",
         action="store_true",
         help="share the work with the other processes that srun, mpirun, Kubernetes or a TPU pod "
         "has started with the same command; the first one prints and writes",
     )
-    return parser
 
 
 def _learn(parser: argparse.ArgumentParser) -> None:
+    _distributed(parser)
     parser.add_argument("signals", help=".npy file of numbers, (S, M)")
     add = parser.add_argument
     add("--num-atoms", type=count, required=True, metavar="N", help="atoms to learn (required)")
@@ -138,6 +143,7 @@ def _learn(parser: argparse.ArgumentParser) -> None:
 
 
 def _encode(parser: argparse.ArgumentParser) -> None:
+    _distributed(parser)
     parser.add_argument("signals", help=".npy file of numbers, (S, M) or (..., M)")
     add = parser.add_argument
     add(
@@ -204,6 +210,52 @@ def _encode(parser: argparse.ArgumentParser) -> None:
     _outputs(parser, "codes")
 
 
+def _improve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        metavar="SAE_FOLDER",
+        help="of an autoencoder by SAELens, dictionary_learning or sparsify",
+    )
+    parser.add_argument(
+        "signals", metavar="ACTIVATIONS", help=".npy file of activations, (S, M), in document order"
+    )
+    add = parser.add_argument
+    add(
+        "--num-active",
+        type=count,
+        metavar="K",
+        help="active latents of a signal (default: the encoder's own mean)",
+    )
+    add(
+        "--max-flops",
+        type=positive,
+        metavar="X",
+        help="the most operations per signal of the recommended codes (default: no limit)",
+    )
+    add(
+        "--num-steps",
+        type=steps,
+        nargs="*",
+        default=[5, 20],
+        metavar="T",
+        help="of the solvers that begin at the encoder's codes (default: 5 20)",
+    )
+    add(
+        "--num-choice",
+        type=count,
+        metavar="S",
+        help="the first signals, which penalties and the recommendation are chosen on and which "
+        "are not scored (default: a fifth, at most 1,024)",
+    )
+    add(
+        "--batch-size",
+        type=count,
+        metavar="B",
+        help="signals at a time (default: 1,024, fewer above 32,768 latents)",
+    )
+    _outputs(parser, "improved")
+
+
 def _outputs(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--output",
@@ -221,6 +273,7 @@ def _outputs(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def _flops(parser: argparse.ArgumentParser) -> None:
+    _distributed(parser)
     add = parser.add_argument
     add("program", metavar="PROGRAM", help="encode, learn, or file.py:function")
     add(

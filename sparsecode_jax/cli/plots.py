@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["encoded", "learned"]
+__all__ = ["encoded", "improved", "learned"]
 
 _BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#9a9a9a"  # of Okabe and Ito's safe palette
 
@@ -64,6 +64,36 @@ def encoded(
     middle.legend()
     middle.locator_params(axis="x", integer=True)
     _usage(right, result["atom_usage"])
+    _save(figure, about, path)
+
+
+def improved(frontier: Any, max_flops: float | None, about: str, path: pathlib.Path) -> None:
+    """Draw explained variance against operations per signal, and what is efficient."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axis = figure.subplots()
+    axis.grid(alpha=0.25, which="both")
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    order = np.argsort(frontier.flops)
+    order = order[frontier.efficient[order]]
+    axis.step(frontier.flops[order], frontier.r2[order], where="post", color=_BLUE, alpha=0.5)
+    for row, name in enumerate(frontier.names):
+        at = frontier.flops[row], frontier.r2[row]
+        color = _ORANGE if row == frontier.best else _BLUE if frontier.efficient[row] else _GRAY
+        axis.plot(*at, "o", color=color, markersize=9 if row == frontier.best else 6,
+                  label=f"{name}: R² {at[1]:.4f}, {at[0]:.2g} FLOPs", zorder=3)  # fmt: skip
+        axis.annotate(str(row + 1), at, (4, 4), textcoords="offset points", fontsize=9)
+    if max_flops is not None:
+        axis.axvline(max_flops, color=_ORANGE, linewidth=1, linestyle="--")
+    axis.set_xscale("log")
+    axis.set_xlabel("operations per signal")
+    axis.set_ylabel("explained variance, R²")
+    handles, labels = axis.get_legend_handles_labels()
+    numbered = [f"{row + 1}  {label}" for row, label in enumerate(labels)]
+    axis.legend(handles, numbered, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9)
+    axis.set_title("Codes for the same dictionary")
     _save(figure, about, path)
 
 

@@ -6,6 +6,8 @@ __all__ = [
     "FIRST_STEPS",
     "FLOPS",
     "FLOPS_END",
+    "IMPROVE",
+    "IMPROVE_END",
     "LEARN",
     "LEARN_END",
     "MAIN",
@@ -72,6 +74,27 @@ examples:
   sparsecode-jax encode signals.npy --dictionary atoms.npy --penalty 0.05 --signed --dense
   sparsecode-jax encode signals.npy --dictionary atoms.npy --solver ols --num-active 5"""
 
+IMPROVE = """\
+Find better codes for the dictionary of a sparse autoencoder that you have: explained variance,
+active and dead latents against the operations per signal of its own encoder, of least squares on
+the encoder's support, of solvers that begin at the encoder's codes, and of pursuits.
+
+Penalties, thresholds and the recommendation are chosen on the first signals, which are not
+scored."""
+
+IMPROVE_END = """\
+writes, with --output improved:
+  improved.npz   the recommended codes of all signals as a sparse matrix, for scipy.sparse.load_npz;
+                 the table: r2, l0, dead_fraction, flops, ...; atom_usage, atom_mean
+  improved.json  the table with names, the options, what was read, versions, seconds
+  improved.png   explained variance against operations per signal
+
+An interrupted run keeps what it has finished in improved.partial; the same command goes on.
+
+examples:
+  sparsecode-jax improve sae activations.npy
+  sparsecode-jax improve sae activations.npy --num-active 32 --max-flops 1e7"""
+
 FLOPS = """\
 Count floating-point operations without running anything, from shapes alone.
 
@@ -94,5 +117,6 @@ examples:
 SUMMARIES = {
     "learn": "find a dictionary for your signals",
     "encode": "find the sparse codes of signals in a dictionary",
+    "improve": "find better codes for the dictionary of a sparse autoencoder",
     "flops": "count floating-point operations, also of your own JAX function",
 }

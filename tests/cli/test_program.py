@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_help_and_version(capsys):
-    for words in ([], ["learn"], ["encode"], ["flops"]):
+    for words in ([], ["learn"], ["encode"], ["improve"], ["flops"]):
         assert run(*words, "--help") == 0
         out = capsys.readouterr().out
         assert out.startswith("usage: sparsecode-jax") and len(out.splitlines()) > 20
