@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sparsecode_jax.types import Array
 
-__all__ = ["in_units", "unit_of"]
+__all__ = ["LARGEST", "SMALLEST", "in_units", "unit_of"]
+
+# Of the largest magnitude of signals, so that float32 holds sums of their squares.
+SMALLEST = 1e3 * float(np.finfo(np.float32).tiny) ** 0.5
+LARGEST = 1e-3 * float(np.finfo(np.float32).max) ** 0.5
 
 
 def unit_of(x: Array, axis: int | tuple[int, ...] = -1) -> tuple[Array, Array]:

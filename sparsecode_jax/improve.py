@@ -14,11 +14,12 @@ import numpy as np
 from tqdm import tqdm
 
 from sparsecode_jax import _checks, dictionaries, solvers
+from sparsecode_jax._scaling import LARGEST, SMALLEST
 from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.flops import eval_flops, value_and_flops
 from sparsecode_jax.io._identity import digest_of
 from sparsecode_jax.io.runs import Run
-from sparsecode_jax.io.saes import Sae
+from sparsecode_jax.io.saes import Sae, with_its_tensors
 from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
 from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
 
@@ -45,12 +46,12 @@ class Frontier(NamedTuple):
       dead_fraction: of the latents, those that no signal uses.
       loss_recovered: what the function of that name returned; None without one.
       flops: arithmetic operations per signal, signals in and codes out, as measured.
-      flops_once: more of them, once for a dictionary.
-      seconds: per signal, compilation and decoding not included.
+      flops_once: once for a dictionary: step size, norms and products of atoms.
+      seconds: per signal, norms and products of atoms included, compilation and decoding not.
       numbers: the penalty or the threshold that was chosen; NaN where there is none.
-      best: the index of the recommendation: the largest R² within ``max_flops``, on the signals
-        that choices are made on.
-      efficient: whether no other inference is as cheap and explains as much.
+      best: the index of the recommendation: the largest R² within ``max_flops``, both of the
+        signals that choices are made on.
+      efficient: whether no other inference explains as much for less, or more for as much.
       num_active: K.
       num_signals: how many were scored.
       inferences: functions ``(signals) -> codes``, (..., M) to (..., N).
@@ -141,11 +142,12 @@ def improve(
 ) -> Frontier:
     """Find better codes for the dictionary of an autoencoder: explained variance against FLOPs.
 
-    The same dictionary is read by the autoencoder's own encoder; that with its codes fitted anew;
-    ISTA, FISTA and SpaRSA from the encoder's codes; OMP, OLS and gradient pursuit; and OMP of 1.6 K
-    atoms thinned by :func:`~sparsecode_jax.solvers.leave_one_out`. Except for the first two, codes
-    have K active latents at most, or on average if they are thinned, fitted by least squares. All
-    scores are of what ``sae.decode`` makes of the codes.
+    The same dictionary is read by the autoencoder's own encoder, in float32; ISTA, FISTA and SpaRSA
+    from the encoder's codes; OMP, OLS and gradient pursuit; and OMP of 1.6 K atoms thinned by
+    :func:`~sparsecode_jax.solvers.leave_one_out`. The codes of all but the encoder are fitted anew
+    by :func:`~sparsecode_jax.solvers.refit`, and at most K of them are active, K on average if they
+    are thinned; of an encoder's own, which may be more, at most 4 K are. All scores are of what
+    ``sae.decode`` makes of the codes.
 
     The first signals are not scored: penalties (of five, the one that explains the most),
     thresholds and the recommendation are chosen on them. Order signals by document, so that no
@@ -165,7 +167,7 @@ def improve(
       loss_recovered: ``(reconstruct) -> number``, which is given each inference and decoder as a
         function of signals (..., M), to be put into a model in the place of its activations.
       checkpoint: a file that keeps the scores of each inference, so that a run that was
-        interrupted goes on.
+        interrupted goes on. Which ``loss_recovered`` it is with is yours to know.
       progress: label of the progress bar, None for no bar.
 
     Returns:
@@ -173,9 +175,10 @@ def improve(
 
     Raises:
       TypeError: the first argument is no Sae.
-      ValueError: a transcoder, whose dictionary is not of its signals; signals of another width, or
-        not finite; fewer than 10 of them; a budget below the cheapest inference; a checkpoint of
-        another run.
+      ValueError: a transcoder, whose dictionary is not of its signals, or a skip connection; parts
+        of an autoencoder that were replaced; signals of another width, not finite, all the same, or
+        too large or small for sums of squares; fewer than 10 of them; a budget below the cheapest
+        inference; a checkpoint of another run.
 
     **Cost**: each inference of all signals, four more times of those to choose on where there is a
     penalty. Besides the signals' block, arrays of ``batch_size`` by N; gradient pursuit has an
@@ -193,20 +196,29 @@ def improve(
     """
     name = "improve"
     rows = _checked(name, sae, signals)
-    size = _checks.count(name, "batch_size", batch_size) if batch_size is not None else None
     num_atoms = sae.dictionary.shape[0]
-    size = size or min(_BATCH, max(16, _BATCH_CODES // num_atoms))
-    chosen = min(_CHOICE, len(rows) // 5) if num_choice is None else num_choice
-    _checks.count(name, "num_choice", chosen, minimum=2, maximum=len(rows) - 2)
+    if num_active is not None:
+        _checks.count(name, "num_active", num_active, maximum=num_atoms)
+    if max_flops is not None and not _checks.static(name, "max_flops", max_flops) > 0:
+        raise ValueError(f"{name}: max_flops is {max_flops}; a number > 0 is expected.")
+    if not isinstance(num_steps, (tuple, list)) or len(set(num_steps)) < len(num_steps):
+        raise ValueError(
+            f"{name}: num_steps is {num_steps!r}; a list of different integers is expected."
+        )
     for count in num_steps:
         _checks.count(name, "num_steps", count)
+    if loss_recovered is not None:
+        _checks.function(name, "loss_recovered", loss_recovered)
+    chosen = min(_CHOICE, len(rows) // 5) if num_choice is None else num_choice
+    _checks.count(name, "num_choice", chosen, minimum=2, maximum=len(rows) - 2)
     choice, scored = rows[:chosen], rows[chosen:]
-    deviation = _deviation(name, rows, chosen, size)
-    reader = _Reader(sae, size)
+    size = min(_BATCH, max(16, _BATCH_CODES // num_atoms)) if batch_size is None else batch_size
+    size = min(_checks.count(name, "batch_size", size), max(len(choice), len(scored)))
+    deviation = _deviation(name, rows, chosen, size, sae.config["normalize_activations"])
+    reader = _Reader(name, sae, size)
     own = reader.scores(_Way("encoder"), np.nan, choice)
     if num_active is None:
         num_active = max(1, round(own["active"] / chosen))
-    _checks.num_active(name, num_active, num_atoms)
     ways, skipped = _ways(reader, num_active, int(own["most"]), tuple(num_steps))
 
     identity = {} if checkpoint is None else {
@@ -224,29 +236,29 @@ def improve(
         for way in ways[len(results) :]:
             bar.set_postfix_str(way.name)
             results.append(_result(reader, way, num_active, choice, scored, loss_recovered))
-            columns = {key: np.asarray([result[key] for result in results]) for key in results[0]}
-            run.save(columns)
+            run.save(_columns(results))
             bar.update(len(rows))
-    columns = {key: np.asarray([result[key] for result in results]) for key in results[0]}
+    columns, names = _columns(results), tuple(way.name for way in ways)
     r2 = 1 - columns["error"] / deviation
-    best = _recommended(
-        name, [way.name for way in ways], columns["flops"], -columns["choice_error"], max_flops
-    )
-    cheaper = columns["flops"][:, None] >= columns["flops"]  # of row i: column j is as cheap
-    better = (r2[None, :] > r2[:, None]) & cheaper
     return Frontier(
-        names=tuple(way.name for way in ways), r2=r2, l0=columns["active"] / len(scored),
-        dead_fraction=columns["dead"],
-        loss_recovered=None if loss_recovered is None else columns["recovered"],
-        flops=columns["flops"], flops_once=columns["once"], seconds=columns["seconds"],
-        numbers=columns["number"], best=best, efficient=np.logical_not(better.any(axis=1)),
-        num_active=num_active, num_signals=len(scored),
+        names=names, r2=r2, l0=columns["active"] / len(scored), dead_fraction=columns["dead"],
+        loss_recovered=columns.get("recovered"), flops=columns["flops"],
+        flops_once=columns["once"], seconds=columns["seconds"], numbers=columns["number"],
+        best=_recommended(
+            name, names, columns["choice_flops"], columns["choice_error"], max_flops
+        ),
+        efficient=_efficient(columns["flops"], r2), num_active=num_active,
+        num_signals=len(scored),
         inferences=tuple(
             functools.partial(reader.codes, way, float(number))
             for way, number in zip(ways, columns["number"], strict=True)
         ),
         skipped=tuple(skipped),
     )  # fmt: skip
+
+
+def _columns(results: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    return {key: np.asarray([result[key] for result in results]) for key in results[0]}
 
 
 def _checked(name: str, sae: Any, signals: ArrayLike) -> np.ndarray:
@@ -257,11 +269,17 @@ def _checked(name: str, sae: Any, signals: ArrayLike) -> np.ndarray:
             "load_sae and as_sae(encoder, params, dictionary, bias) return."
         )
     architecture = sae.config["architecture"]
-    if architecture.endswith("transcoder"):
+    if architecture.endswith("transcoder") or "transcode" in sae.config:
         raise ValueError(
-            f"{name}: the architecture is {architecture!r}, whose dictionary is not of the signals "
-            "that it encodes; an autoencoder is expected."
+            f"{name}: the autoencoder is a transcoder, whose dictionary is not of the signals that "
+            "it encodes; one that reconstructs its signals is expected."
         )
+    if "skip_connection" in sae.config:
+        raise ValueError(
+            f"{name}: the autoencoder has a skip connection, so that its codes are not of the "
+            "signals alone; one without is expected."
+        )
+    with_its_tensors(name, sae)
     (signals,) = _checks.real(name, signals)
     shape, width = np.shape(signals), sae.config["d_in"]
     heads = sae.config["reshape_activations"] == "hook_z"
@@ -286,7 +304,7 @@ def _ways(
 ) -> tuple[list[_Way], list[tuple[str, str]]]:
     num_atoms, num_measurements = reader.parts.atoms.shape
     prox = reader.prox
-    kept = min(num_active, num_atoms)
+    kept = min(num_active, num_atoms, num_measurements)
     room = max(1, min(most, 4 * num_active, num_measurements, num_atoms))
     ways = [_Way("encoder"), _Way("encoder, refit", kept=room)]
     for label, build in (("ISTA", solvers.ista), ("FISTA", solvers.fista),
@@ -295,14 +313,15 @@ def _ways(
             solver = build(prox=prox)
             ways.append(_Way(f"encoder, {label} {count}, refit", solver, count, True, kept=kept))
     omp, ols = solvers.orthogonal_matching_pursuit, solvers.orthogonal_least_squares
-    ways += [_Way("OMP", omp(kept, prox=prox), kept), _Way("OLS", ols(kept, prox=prox), kept)]
+    for label, pursuit in (("OMP", omp), ("OLS", ols)):
+        ways.append(_Way(f"{label}, refit", pursuit(kept, prox=prox), kept, kept=kept))
     skipped = []
     if num_atoms <= _WITH_GRAM:
         gradient = solvers.gradient_pursuit(kept, prox=prox)
-        ways.append(_Way("gradient pursuit", gradient, kept))
+        ways.append(_Way("gradient pursuit, refit", gradient, kept, kept=kept))
     else:
         reason = f"its array of {num_atoms:,} x {num_atoms:,} is left out above {_WITH_GRAM:,}"
-        skipped.append(("gradient pursuit", reason))
+        skipped.append(("gradient pursuit, refit", reason))
     more = min(round(_MORE * kept + 0.5), num_atoms, num_measurements)
     if more > kept:
         solver = omp(more, prox=prox)
@@ -313,12 +332,15 @@ def _ways(
 class _Reader:
     """Reads codes of one autoencoder, in blocks of one size."""
 
-    def __init__(self, sae: Sae, size: int):
+    def __init__(self, name: str, sae: Sae, size: int):
         signed = sae.config["architecture"] == "abstopk"
         self.prox = soft_threshold if signed else nonnegative_soft_threshold
         self.sae, self.size = sae, size
         norms = np.linalg.norm(np.asarray(sae.dictionary, np.float64), axis=1)
         alive = np.flatnonzero(norms > 0)
+        if not len(alive):
+            raise ValueError(f"{name}: every atom is 0; a dictionary that was trained is expected.")
+        self.steps: dict[Any, Array] = {}  # made once
         whole = len(alive) == len(norms)
         atoms = sae.dictionary if whole else sae.dictionary[alive]
         self.parts = _Parts(
@@ -337,11 +359,25 @@ class _Reader:
         """Return codes (B, N) and their count."""
         make, parts = self.step_size(way), self.parts
         if make is not None:
-            parts = parts._replace(step_size=_made(make, parts.atoms))
+            if make not in self.steps:
+                self.steps[make] = jax.jit(make)(parts.atoms)
+            parts = parts._replace(step_size=self.steps[make])
         return _read(
             parts, jnp.asarray(number, parts.bias.dtype), block, way=way, encoder=self.sae.encoder,
             normalize=self.sae.normalize, prox=self.prox,
         )  # fmt: skip
+
+    def once(self, way: _Way, block: np.ndarray) -> tuple[int, int]:
+        """Return the operations for a dictionary: before all blocks, and in each."""
+        make = self.step_size(way)
+        before = 0 if make is None else eval_flops(make, self.parts.atoms).total()
+        if way.solver is None or way.warm:
+            return before, 0
+        one, two = (  # pursuits: nothing that they do depends on values
+            eval_flops(lambda x: self.run(way, np.nan, x)[0], _like(block, size)).total()
+            for size in (1, 2)
+        )
+        return before, 2 * one - two
 
     def codes(self, way: _Way, number: float, signals: ArrayLike) -> Array:
         """Return the codes of any signals, (..., N)."""
@@ -361,13 +397,14 @@ class _Reader:
 
     def scores(self, way: _Way, number: float, rows: np.ndarray) -> dict[str, Any]:
         """Return sums over rows: squared error, active codes, operations, seconds."""
-        error, active, most, flops, seconds = 0.0, 0, 0, 0.0, 0.0
+        error, active, most, flops, seconds, in_each = 0.0, 0, 0, 0.0, 0.0, None
         used = np.zeros(len(self.sae.dictionary), np.int64)
         for block, count in self.blocks(rows):
+            in_each = self.once(way, block)[1] if in_each is None else in_each
             began = time.monotonic()
             codes, counted = jax.block_until_ready(self.run(way, number, block))
-            seconds += time.monotonic() - began
-            flops += counted.total() * count / self.size
+            seconds += (time.monotonic() - began) * count / self.size
+            flops += (counted.total() - in_each) * count / self.size
             found = self.sae.decode(codes, block)
             errors, counts, uses = _sums(block, found, codes, count)
             error += float(np.sum(np.asarray(errors, np.float64)))
@@ -375,13 +412,12 @@ class _Reader:
             used = used + np.asarray(uses)
         return {
             "error": error, "active": active, "most": most, "flops": flops / len(rows),
-            "seconds": seconds / len(rows), "dead": np.mean(used == 0),
+            "seconds": seconds / len(rows), "dead": np.mean(used == 0), "in_each": in_each,
         }  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames="make")
-def _made(make: Callable[[Array], Array], atoms: Array) -> Array:
-    return make(atoms)
+def _like(block: np.ndarray, size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((size, *block.shape[1:]), block.dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("way", "encoder", "normalize", "prox"))
@@ -433,23 +469,28 @@ def _result(
     loss_recovered: Callable[[Inference], float] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Choose a way's number, and score it."""
-    number, choice_error = _chosen(reader, way, num_active, choice)
-    make = reader.step_size(way)
-    result = {
-        **reader.scores(way, number, scored), "number": number, "choice_error": choice_error,
-        "once": 0.0 if make is None else float(eval_flops(make, reader.parts.atoms).total()),
+    number, on_choice = _chosen(reader, way, num_active, choice)
+    result = reader.scores(way, number, scored)
+    before = reader.once(way, choice[:1])[0]
+    result |= {
+        "number": number, "once": float(before + result.pop("in_each")),
+        "choice_error": on_choice["error"], "choice_flops": on_choice["flops"],
     }  # fmt: skip
     if loss_recovered is not None:
 
         def reconstruct(signals: ArrayLike) -> Array:
             return reader.sae.decode(reader.codes(way, number, signals), signals)
 
-        result["recovered"] = float(loss_recovered(reconstruct))
+        result["recovered"] = _checks.static(
+            "improve", "what loss_recovered returns", loss_recovered(reconstruct)
+        )
     return result
 
 
-def _chosen(reader: _Reader, way: _Way, num_active: int, choice: np.ndarray) -> tuple[float, float]:
-    """Return the penalty or the threshold, and the squared error of the choice with it."""
+def _chosen(
+    reader: _Reader, way: _Way, num_active: int, choice: np.ndarray
+) -> tuple[float, dict[str, Any]]:
+    """Return the penalty or the threshold, and the scores of the choice with it."""
     if way.warm:
         atoms, largest = reader.parts.atoms, 0.0
         for block, count in reader.blocks(choice):
@@ -458,15 +499,16 @@ def _chosen(reader: _Reader, way: _Way, num_active: int, choice: np.ndarray) -> 
             products = products if reader.prox is nonnegative_soft_threshold else jnp.abs(products)
             largest += float(jnp.sum(jnp.max(products, axis=1)))
         scale = max(largest / len(choice), float(jnp.finfo(atoms.dtype).tiny))
-        errors = {
-            level * scale: reader.scores(way, level * scale, choice)["error"] for level in _LEVELS
-        }
-        number = min(errors, key=errors.__getitem__)
-        return number, errors[number]
+        tried = [(level * scale, reader.scores(way, level * scale, choice)) for level in _LEVELS]
+        return min(tried, key=lambda found: _or_infinity(found[1]["error"]))
     number = np.nan
     if way.thins:
         number = _threshold(reader, way, num_active, choice)
-    return number, reader.scores(way, number, choice)["error"]
+    return number, reader.scores(way, number, choice)
+
+
+def _or_infinity(error: float) -> float:
+    return error if np.isfinite(error) else np.inf
 
 
 def _threshold(reader: _Reader, way: _Way, num_active: int, choice: np.ndarray) -> float:
@@ -491,23 +533,42 @@ def _threshold(reader: _Reader, way: _Way, num_active: int, choice: np.ndarray) 
     return high
 
 
-def _deviation(name: str, rows: np.ndarray, skipped: int, size: int) -> float:
+def _deviation(name: str, rows: np.ndarray, skipped: int, size: int, normalized: str) -> float:
     """Return the summed squared deviation from the mean signal; check those skipped, too."""
-    center, sums, about = None, np.zeros(rows[0].size), 0.0
+    center, sums, about, largest = None, np.zeros(rows[0].size), 0.0, 0.0
     for start in [*range(0, skipped, size), *range(skipped, len(rows), size)]:
         stop = min(start + size, skipped if start < skipped else len(rows))
-        block = _block(rows[start:stop]).reshape(stop - start, -1)
-        if not np.isfinite(block).all():
+        block = _block(rows[start:stop]).reshape(stop - start, -1).astype(np.float64)
+        wrong = ~np.isfinite(block).all(axis=1)
+        if wrong.any():
             raise ValueError(
-                f"{name}: signal {start + int(np.argwhere(~np.isfinite(block))[0][0])} is not "
-                "finite; finite numbers are expected. Leave such signals out."
+                f"{name}: signal {start + int(np.argmax(wrong))} is not finite; finite numbers are "
+                "expected. Leave such signals out."
             )
+        zero = ~block.any(axis=1)
+        if zero.any() and normalized == "constant_norm_rescale":
+            raise ValueError(
+                f"{name}: signal {start + int(np.argmax(zero))} is all zeros, whose norm the "
+                "autoencoder divides by; others are expected. Leave such signals out."
+            )
+        largest = max(largest, float(np.abs(block).max()))
         if start >= skipped:
-            block = block.astype(np.float64)
             center = block.mean(axis=0) if center is None else center  # sums do not cancel
             block = block - center
             sums, about = sums + block.sum(axis=0), about + np.sum(block * block)
-    return float(about - sums @ sums / (len(rows) - skipped))
+    if largest and not SMALLEST < largest < LARGEST:
+        raise ValueError(
+            f"{name}: the largest magnitude of the signals is {largest:g}; {SMALLEST:.0e} to "
+            f"{LARGEST:.0e} is expected, so that float32 holds sums of squares. Check what wrote "
+            "them."
+        )
+    deviation = float(about - sums @ sums / (len(rows) - skipped))
+    if not deviation > 1e-24 * largest**2:  # that is rounding
+        raise ValueError(
+            f"{name}: the {len(rows) - skipped} signals that are scored are all the same, so that "
+            "there is nothing to explain; others are expected. Check what wrote them."
+        )
+    return deviation
 
 
 def _block(rows: np.ndarray) -> np.ndarray:
@@ -516,8 +577,9 @@ def _block(rows: np.ndarray) -> np.ndarray:
 
 
 def _recommended(
-    name: str, names: list[str], flops: np.ndarray, scores: np.ndarray, max_flops: float | None
+    name: str, names: Sequence[str], flops: np.ndarray, errors: np.ndarray, max_flops: float | None
 ) -> int:
+    """Return the least error within the budget; what is not finite comes last."""
     within = np.ones(len(flops), bool) if max_flops is None else flops <= max_flops
     if not within.any():
         cheapest = int(np.argmin(flops))
@@ -525,4 +587,18 @@ def _recommended(
             f"{name}: max_flops is {max_flops:g} per signal, but the cheapest inference, "
             f"{names[cheapest]}, takes {flops[cheapest]:,.0f}; at least that is expected."
         )
-    return int(np.argmax(np.where(within, scores, -np.inf)))
+    errors = np.where(within, errors, np.inf)
+    if not np.isfinite(errors).any():
+        raise FloatingPointError(
+            f"{name}: no reconstruction is finite; weights that are finite, and signals of the "
+            "scale that the autoencoder was trained on, are expected."
+        )
+    return int(np.nanargmin(errors))
+
+
+def _efficient(flops: np.ndarray, r2: np.ndarray) -> np.ndarray:
+    """Say of each inference that no other explains as much for less, or more for as much."""
+    cheap = flops <= flops[:, None]  # of row i: column j is as cheap, and explains as much
+    good = np.nan_to_num(r2, nan=-np.inf) >= r2[:, None]
+    other = (flops < flops[:, None]) | (r2 > r2[:, None])
+    return np.isfinite(r2) & ~(cheap & good & other).any(axis=1)

@@ -55,7 +55,6 @@ def _run(options: argparse.Namespace, output: Output) -> None:
             "shape": list(sae.dictionary.shape), "digest": digest_of(sae.tensors),
         },
         "num_active_given": options.num_active,
-        "max_flops": options.max_flops,
         "num_steps": options.num_steps,
         "num_choice_given": options.num_choice,
         "batch_size_given": options.batch_size,
@@ -79,6 +78,7 @@ def _run(options: argparse.Namespace, output: Output) -> None:
     write_npz(output.staged(".npz"), arrays)
     summary = {
         "names": list(frontier.names),
+        "max_flops": options.max_flops,
         "best": frontier.names[frontier.best],
         "num_active": frontier.num_active,
         "num_scored": frontier.num_signals,
@@ -121,17 +121,21 @@ def _encode_all(signals: Signals, sae: Sae, frontier: Frontier, output: Output, 
     size = min(4096, max(256, _BATCH_CODES // len(sae.dictionary)), len(rows))
     encode = frontier.inferences[frontier.best]
     num = -(-len(rows) // size)
-    done = sum(output.done(index) for index in range(num))
+
+    def is_done(index: int) -> bool:  # by this inference: another budget may recommend another
+        return output.done(index) and int(output.load(index)["inference"]) == frontier.best
+
+    done = sum(map(is_done, range(num)))
     bar = tqdm(total=len(rows), initial=min(done * size, len(rows)), desc="encoding",
                unit=" signals", unit_scale=True, disable=quiet, file=sys.stderr)  # fmt: skip
     with bar:
         for index in range(num):
-            if output.done(index):
+            if is_done(index):
                 continue
             batch = _filled(rows, index * size, size)
             count = min(size, len(rows) - index * size)
             codes: Any = np.asarray(_float32(encode(batch)))[:count]
-            output.save(index, sparse_part(codes))
+            output.save(index, {**sparse_part(codes), "inference": np.asarray(frontier.best)})
             bar.update(count)
     return num
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from sparsecode_jax import _checks
 from sparsecode_jax._processes import on_first
+from sparsecode_jax._scaling import LARGEST, SMALLEST
 from sparsecode_jax.cli.errors import BadInputError, bad_input, one_line
 from sparsecode_jax.io._archives import check_archive
 
@@ -29,8 +30,6 @@ __all__ = [
     "over_devices",
 ]
 
-_FLOAT = np.finfo(np.float32)
-_SMALLEST, _LARGEST = 1e3 * float(_FLOAT.tiny) ** 0.5, 1e-3 * float(_FLOAT.max) ** 0.5  # of entries
 _LOWEST, _HIGHEST = 1e-16, 1e16  # of the penalty, times the largest entry
 _SHORTEST, _LONGEST = 1e-15, 1e15  # of atoms
 _UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -181,10 +180,10 @@ def check_scale(path: pathlib.Path, statistics: Statistics) -> None:
             f"{path} holds nothing but zeros; signals with some measurement that is not 0 are "
             "expected. Check what wrote it."
         )
-    if not _SMALLEST < largest < _LARGEST:
+    if not SMALLEST < largest < LARGEST:
         raise BadInputError(
             f"the largest entry of {path} is {largest:g}, too far from 1 for sums of squares in "
-            f"float32; {_SMALLEST:.0e} to {_LARGEST:.0e} is expected. Divide the signals, and "
+            f"float32; {SMALLEST:.0e} to {LARGEST:.0e} is expected. Divide the signals, and "
             "a --penalty that is given, by one number."
         )
 

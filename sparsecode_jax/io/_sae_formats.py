@@ -446,4 +446,5 @@ def _sparsify(folder: pathlib.Path) -> tuple[Config, Tensors]:
         "apply_b_dec_to_input": not transcode,
         "metadata": {"hook_name": folder.name},
     }
-    return checked(config) | ({"skip_connection": True} if skip else {}), tensors
+    said = {"skip_connection": skip, "transcode": transcode}
+    return checked(config) | {name: True for name, value in said.items() if value}, tensors

@@ -125,19 +125,7 @@ def save_sae(folder: str | os.PathLike, sae: Sae) -> None:
             "save_sae: SAELens has no architecture that keeps the k largest latents and has a skip "
             "connection; one of its own is expected. Copy the sparsify folder instead."
         )
-    host = {name: np.asarray(value) for name, value in sae.tensors.items()}
-    try:
-        config = checked(sae.config)
-        again = _built(config, fitting(config, host))
-    except ValueError as error:
-        raise ValueError(f"save_sae: {error}; what load_sae or as_sae gave is expected.") from None
-    for name in ("encoder", "params", "dictionary", "bias"):
-        if not _same(getattr(sae, name), getattr(again, name)):
-            raise ValueError(
-                f"save_sae: the {name} is not the one of the tensors, which are what is written; "
-                "parts that belong together are expected. Build a Sae of the new ones with "
-                "as_sae(encoder, params, dictionary, bias)."
-            )
+    config, host = with_its_tensors("save_sae", sae)
     metadata = {"sae_lens_version": FORMAT, **sae.config["metadata"]}
     try:
         text = json.dumps({**config, "metadata": metadata}, indent=2) + "\n"
@@ -152,6 +140,27 @@ def save_sae(folder: str | os.PathLike, sae: Sae) -> None:
         write_safetensors(
             place.with_name(WEIGHTS), host, before=lambda: place.unlink(missing_ok=True)
         )
+
+
+def with_its_tensors(name: str, sae: Sae) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the configuration and the arrays of an autoencoder, or raise if its parts are others.
+
+    A skip connection of a TopK, which SAELens does not have, is for the caller to refuse.
+    """
+    host = {label: np.asarray(value) for label, value in sae.tensors.items()}
+    try:
+        config = checked(sae.config)
+        again = _built(config, fitting(config, host))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}; what load_sae or as_sae gave is expected.") from None
+    for part in ("encoder", "params", "dictionary", "bias"):
+        if not _same(getattr(sae, part), getattr(again, part)):
+            raise ValueError(
+                f"{name}: the {part} is not the one of the tensors, which decode and are what is "
+                "written; parts that belong together are expected. Build a Sae of the new ones "
+                "with as_sae(encoder, params, dictionary, bias)."
+            )
+    return config, host
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -63,6 +63,8 @@ def test_recommends_within_a_budget_and_draws(folder, capsys):
     assert pathlib.Path("improved.png").stat().st_size > 10_000
     assert improve("--max-flops", 3, "--output", "other") == 2
     assert "the cheapest inference, encoder, takes" in capsys.readouterr().err
+    assert improve("--max-flops", 250, "--output", "other") == 0  # and goes on
+    assert "going on with" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_goes_on(folder, monkeypatch, capsys):
