@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OUTSIDE := .matrix/outside
 WORKERS ?= 2
 
-.PHONY: help pareto reproduce bench accelerators lint test test-all test-matrix docs clean
+.PHONY: help pareto reproduce bench accelerators lint test test-all test-matrix test-outside docs clean
 help:
 	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (about 8 minutes)"
 	@echo "make reproduce  the paper's three settings at full fidelity (about 25 minutes; resumes)"
@@ -13,6 +14,7 @@ help:
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-all   the same with the slow tests"
 	@echo "make test-matrix  the tests on every Python found and every supported jax (an hour; resumes)"
+	@echo "make test-outside  counts of programs of other libraries, in an environment of their own"
 	@echo "make docs       the site: tutorials, gallery, guides, API, in site/ (about 3 minutes)"
 	@echo "make clean      remove the virtual environment and caches; results/ stays"
 
@@ -56,6 +58,12 @@ $(VENV)/tpu.stamp: $(SET) | interpreter
 	$(call install,tpu)
 	@touch $@
 
+$(OUTSIDE)/stamp: $(SET) | interpreter
+	test -x $(OUTSIDE)/bin/python || $(PYTHON) -m venv $(OUTSIDE)
+	$(OUTSIDE)/bin/python -m pip install --disable-pip-version-check -c constraints.txt \
+	  -e ".[flops-outside]"
+	@touch $@
+
 pareto: $(VENV)/experiments.stamp
 	$(BIN)/python -m experiments.pareto
 	$(BIN)/python -m experiments.natural_images
@@ -81,6 +89,9 @@ test: lint  # compiling takes most of the time: programs are optimized only wher
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" --least-effort --dist loadfile \
 	  --no-loadscope-reorder
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and full_effort"
+
+test-outside: $(OUTSIDE)/stamp
+	$(OUTSIDE)/bin/python -m pytest tests/flops_outside
 
 test-matrix: $(VENV)/test.stamp
 	$(BIN)/python tools/test_matrix.py --workers $(WORKERS)

@@ -1,10 +1,10 @@
 """The one module of this sub-package that touches JAX internals.
 
 docs/results/test_matrix.txt lists the releases that the tests pass on. What differs between them is
-told by what is there, never by a version number. Primitives are JAX's own if one of its modules
-holds them (``name_of``), and then told apart by name, because their Python objects move between
-releases and some names differ (``jit`` and ``pjit``, ``remat2`` and ``checkpoint``). The private
-names imported below were seen in 0.10.1, 0.11.2 and 0.12.0.1.
+told by what is there, never by a version number. Primitives belong to JAX, or to a library that is
+known here, if one of its modules holds them (``name_of``), and are then told apart by name, because
+their Python objects move between releases and some names differ (``jit`` and ``pjit``, ``remat2``
+and ``checkpoint``). The private names imported below were seen in 0.10.1, 0.11.2 and 0.12.0.1.
 """
 
 import os
@@ -34,18 +34,33 @@ Tracer = jax.core.Tracer
 weak_cache = weakref_lru_cache
 
 _names: "WeakKeyDictionary[Primitive, str]" = WeakKeyDictionary()
+#: Whose primitives are known, if somebody has imported them: JAX's last, for others hold them too.
+_OWNERS = ("lineax", "equinox", "jax")
 
 
 def name_of(eqn: Eqn) -> str:
-    """Return the name of an operation of JAX's own; "" for a foreign one, whatever it is called."""
+    """Return the name of an operation of JAX's own, or ``owner.name`` of a known library's.
+
+    It is "" for any other, whatever that is called.
+    """
     primitive = eqn.primitive
     if primitive not in _names:
         _names[primitive] = ""
-        for place, module in list(sys.modules.items()):
-            if place.partition(".")[0] == "jax":
-                found = [x for x in list(vars(module).values()) if isinstance(x, Primitive)]
-                _names.update({one: one.name for one in found})
+        modules = list(sys.modules.items())
+        for owner in _OWNERS:
+            prefix = "" if owner == "jax" else f"{owner}."
+            for place, module in modules:
+                if place.partition(".")[0] == owner:
+                    found = [x for x in list(vars(module).values()) if isinstance(x, Primitive)]
+                    _names.update({one: prefix + one.name for one in found})
     return _names[primitive]
+
+
+def calls_into(eqn: Eqn, modules: Sequence[str]) -> bool:
+    """Tell whether a callback runs a function that is defined in one of these modules."""
+    callback = eqn.params["callback"]
+    names = getattr(getattr(callback, "callback_func", callback), "__globals__", None)
+    return any(names is vars(sys.modules[m]) for m in modules if m in sys.modules)
 
 
 def open_jaxpr(jaxpr: Any) -> tuple[Jaxpr, Sequence[Any]]:

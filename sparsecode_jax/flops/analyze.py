@@ -137,10 +137,10 @@ class Analyzer:
             region.costs[Key(cost_class, name, "", _booked_dtype(cost_class, ins, outs))] += amount
         return region
 
-    def unknown(self, eqn: Any) -> Region:
+    def unknown(self, eqn: Any, reason: str = "") -> Region:
         """Refuse an operation without a rule, or record it to be refused later."""
         name = eqn.primitive.name
-        message = unknown_message(eqn, self.where(eqn))
+        message = unknown_message(eqn, self.where(eqn), reason)
         if self.on_unknown == "error":
             raise UnknownPrimitiveError(message)
         region = Region()
@@ -193,9 +193,11 @@ def _custom_vmap(analyzer: Analyzer, eqn: Any) -> Region:
     return region
 
 
-def _io_callback(analyzer: Analyzer, eqn: Any) -> Region:
+def _callback(analyzer: Analyzer, eqn: Any) -> Region:
     # Without results it observes, as debug.print does; what it returns would be work on the host.
-    return analyzer.unknown(eqn) if eqn.outvars else Region()
+    if not eqn.outvars or _compat.calls_into(eqn, rules.REPORTING):
+        return Region()
+    return analyzer.unknown(eqn, "runs Python code on the host")
 
 
 def _composite(analyzer: Analyzer, eqn: Any) -> Region:
@@ -334,7 +336,7 @@ STRUCTURAL: dict[str, Handler] = {
     "composite": _composite,
     "custom_partitioning": partial(_static_inner, "call"),
     "custom_vmap_call": _custom_vmap,
-    "io_callback": _io_callback,
+    **dict.fromkeys(("io_callback", "pure_callback"), _callback),
     "linear_call": partial(_static_inner, "callee"),
     "remat_opt": partial(_static_inner, "fwd_jaxpr"),
     "custom_linear_solve": _linear_solve,

@@ -18,6 +18,7 @@ from sparsecode_jax.flops.analyze import Analyzer, inner_blocks
 from sparsecode_jax.flops.errors import FlopCountError
 from sparsecode_jax.flops.loop_index import loop_index
 from sparsecode_jax.flops.places import describe
+from sparsecode_jax.flops.rules import ASSERTIONS
 from sparsecode_jax.flops.tallies import (
     SATURATED,
     Tally,
@@ -59,7 +60,9 @@ def evaluate_open(analyzer: Analyzer, opened: Any, consts: Sequence[Any], args: 
     no_tallies: list[Tally] = []
     for eqn in live.eqns:
         values = [read(atom) for atom in eqn.invars]
-        if not analyzer.equation(eqn).blocks:
+        if _compat.name_of(eqn) in ASSERTIONS:
+            outs, inner = values, no_tallies
+        elif not analyzer.equation(eqn).blocks:
             outs, inner = _compat.bind(eqn, values), no_tallies
         elif (program := analyzer.inlined(eqn)) is not None:
             outs, inner = _guarded(analyzer, eqn, program, values)

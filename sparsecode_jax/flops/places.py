@@ -23,10 +23,10 @@ def describe(eqn: Any, around: Sequence[Any] = ()) -> str:
     return place + (f", scope {scope!r}" if scope else "")
 
 
-def unknown_message(eqn: Any, where: str) -> str:
+def unknown_message(eqn: Any, where: str, reason: str = "") -> str:
     """Explain an operation that cannot be counted, and the ways out."""
     name = eqn.primitive.name
-    reason = rules.OPAQUE.get(_compat.name_of(eqn))
+    reason = reason or rules.OPAQUE.get(_compat.name_of(eqn), "")
     why = f"{name!r} {reason}" if reason else f"there is no counting rule for {name!r}"
     return (
         f"cannot count {name!r} ({where}): {why}. Its cost is not taken to be zero. Register it: "

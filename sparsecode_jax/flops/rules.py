@@ -50,7 +50,25 @@ _ASYNC = "is one half of an asynchronous collective"
 #: Operations that are counted, and run if they loop, as JAX's own program for them.
 INLINED: Mapping[str, Callable[[Any], Callable[..., Any]]] = {
     "random_gamma": lambda primitive: partial(primitive.impl, use_vmap=True),  # as it is lowered
+    # Of known libraries, once somebody has imported them: what these primitives are lowered to.
+    **dict.fromkeys(
+        (
+            *("equinox.unvmap_all", "equinox.unvmap_any", "equinox.unvmap_max"),
+            *("equinox.maybe_set", "equinox.select_if_vmap", "equinox.vprim"),
+            *("equinox.nonbatchable", "equinox.nondifferentiable_backward"),
+            *("equinox.nontraceable", "lineax.linear_solve"),
+        ),
+        lambda primitive: primitive.impl,
+    ),
 }
+#: What only asserts that nobody transforms it, and is left out where counters are put in.
+ASSERTIONS = frozenset({"equinox.nontraceable"})
+#: Modules whose callbacks raise, or draw a progress bar, and compute nothing.
+REPORTING = (
+    "equinox._errors",
+    "equinox.internal._progress_meter",
+    "diffrax._progress_meter",
+)
 #: Operations whose work their shapes do not determine, with the reason.
 OPAQUE: Mapping[str, str] = {
     "call_exported": "runs a serialized program",
@@ -71,7 +89,6 @@ OPAQUE: Mapping[str, str] = {
     "psum_done": _ASYNC,
     "psum_invariant_start": _ASYNC,
     "psum_start": _ASYNC,
-    "pure_callback": "runs Python code on the host",
     "reduce_scatter_done": _ASYNC,
     "reduce_scatter_start": _ASYNC,
     "run_state": "mutates references, which are not supported",

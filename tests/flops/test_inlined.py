@@ -1,5 +1,8 @@
 """Operations that are counted as a program of their own, random rejection among them."""
 
+import sys
+from types import ModuleType
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,6 +153,53 @@ def test_callbacks_without_results_are_free_and_run():
     returns = lambda x: io_callback(np.sin, x, x)  # noqa: E731
     with pytest.raises(UnknownPrimitiveError, match="'io_callback' .at test_inlined.py"):
         eval_flops(returns, jnp.float32(1.0))
+
+
+# Libraries that somebody else has imported
+
+
+def test_primitives_of_known_libraries_are_known_by_identity(monkeypatch):
+    module = ModuleType("equinox.somewhere")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    p, namesake = (
+        primitive("select_if_vmap", lambda x: jnp.tanh(halve(x, limit=1.0))) for _ in "ab"
+    )
+    module.select_if_vmap_p = p
+    value, count = value_and_flops(p.bind)(100.0)
+    assert value == jnp.tanh(halve(100.0, limit=1.0))
+    assert count.by("primitive") == {"div": 7, "tanh": 1}
+    with pytest.raises(UnknownPrimitiveError, match="no counting rule for 'select_if_vmap'"):
+        eval_flops(namesake.bind, 100.0)
+    module.stranger_p = primitive("stranger", jnp.tanh)
+    with pytest.raises(UnknownPrimitiveError, match="no counting rule for 'stranger'"):
+        eval_flops(module.stranger_p.bind, 100.0)
+
+
+def test_what_asserts_that_nobody_maps_it_lets_counts_be_mapped(monkeypatch):
+    module = ModuleType("equinox.somewhere")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    module.nontraceable_p = primitive("nontraceable", lambda x: x)  # without a rule for vmap
+    fun = lambda x: module.nontraceable_p.bind(halve(x, limit=1.0))  # noqa: E731
+    assert jax.vmap(count_flops(fun))(jnp.array([100.0, 3.0])).total().tolist() == [7, 2]
+
+
+def test_callbacks_that_report_are_free_by_the_module_that_defines_them(monkeypatch):
+    module = ModuleType("equinox._errors")
+    exec("def raises(x):\n    raise ValueError('negative')", vars(module))
+
+    def fun(x, report=module.raises):
+        fail = lambda x: jax.pure_callback(report, jax.ShapeDtypeStruct((), x.dtype), x)  # noqa: E731
+        return lax.cond(x < 0, fail, lambda x: x, x) * 2.0
+
+    with pytest.raises(UnknownPrimitiveError, match="'pure_callback' .*runs Python code"):
+        eval_flops(fun, 1.0)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    count = value_and_flops(fun)(1.0)[1]
+    assert count.total() == 1 and len(count.table) == 1  # no branch costs more than the other
+    with pytest.raises(Exception, match="negative"):
+        jax.block_until_ready(jax.jit(value_and_flops(fun))(-1.0))
+    with pytest.raises(UnknownPrimitiveError, match="runs Python code"):
+        eval_flops(lambda x: fun(x, lambda x: x), 1.0)
 
 
 # Rules for vmap around loops
