@@ -140,6 +140,18 @@ def test_what_works_on_any_function_imports_next_to_nothing_of_ours(part, allowe
             assert ours(path) - {"io.saes"} <= {part, *allowed}, name_of(path)
 
 
+def test_flops_is_a_package_of_its_own():
+    """It is a distribution too, under another name: packages/jaxflops."""
+    for path in FILES:
+        if part_of(path) == "flops":
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and not node.level:
+                    assert node.module.split(".")[0] in {"jax", *sys.stdlib_module_names}, path.name
+                elif isinstance(node, ast.Import):
+                    tops = {alias.name.split(".")[0] for alias in node.names}
+                    assert tops <= {"jax", "numpy", *sys.stdlib_module_names}, path.name
+
+
 def test_what_the_front_of_io_shows_of_a_later_layer_makes_no_circle():
     """The package io imports io.saes, and nothing that io.saes imports may import the package."""
     reached, new = set(), ours(PACKAGE / "io" / "saes.py") - {"io"}

@@ -18,30 +18,29 @@ run, and a program without data-dependent control flow compiles to exactly what 
 
 Example:
     >>> import jax, jax.numpy as jnp
-    >>> from sparsecode_jax.flops import value_and_flops
     >>> halve = lambda x: jax.lax.while_loop(lambda x: x > 1.0, lambda x: x / 2.0, x)
     >>> value, count = value_and_flops(halve)(jnp.float32(100.0))
     >>> count.total(), count.total("all")
     (7, 15)
 """
 
-from sparsecode_jax.flops.budget import with_flop_budget
-from sparsecode_jax.flops.conventions import CLASSES, CONVENTIONS
-from sparsecode_jax.flops.count import FlopCount
-from sparsecode_jax.flops.errors import (
+from .budget import with_flop_budget
+from .conventions import CLASSES, CONVENTIONS
+from .count import FlopCount
+from .errors import (
     FlopCountError,
     OpenTripCountError,
     SaturatedCounterError,
     UnknownPrimitiveError,
 )
-from sparsecode_jax.flops.rules import (
+from .rules import (
     register_flop_expansion,
     register_flop_inline,
     register_flop_rule,
 )
-from sparsecode_jax.flops.speed import PEAK_FLOPS, mfu
-from sparsecode_jax.flops.tally import tally
-from sparsecode_jax.flops.transform import count_flops, eval_flops, value_and_flops
+from .speed import PEAK_FLOPS, mfu
+from .tally import tally
+from .transform import count_flops, eval_flops, value_and_flops
 
 __all__ = [
     "CLASSES",

@@ -14,14 +14,14 @@ from typing import Any
 
 import jax
 
-from sparsecode_jax.flops import _compat, kernels, rules, traffic
-from sparsecode_jax.flops import conventions as cls
-from sparsecode_jax.flops.errors import FlopCountError, UnknownPrimitiveError
-from sparsecode_jax.flops.lanes import in_lockstep, lanes_are_shared
-from sparsecode_jax.flops.places import describe, require_static, unknown_message
-from sparsecode_jax.flops.rules_array import reduce_window_steps
-from sparsecode_jax.flops.rules_elementwise import is_inexact, size
-from sparsecode_jax.flops.table import TALLY, Block, Key, Loop, Region
+from . import _compat, kernels, rules, traffic
+from . import conventions as cls
+from .errors import FlopCountError, UnknownPrimitiveError
+from .lanes import in_lockstep, lanes_are_shared
+from .places import describe, require_static, unknown_message
+from .rules_array import reduce_window_steps
+from .rules_elementwise import is_inexact, size
+from .table import TALLY, Block, Key, Loop, Region
 
 Handler = Callable[["Analyzer", Any], Region]
 ON_UNKNOWN = ("error", "defer")

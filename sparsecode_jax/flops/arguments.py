@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sparsecode_jax.flops import _compat
-from sparsecode_jax.flops.errors import FlopCountError
+from . import _compat
+from .errors import FlopCountError
 
 _NUMBERS = (bool, int, float, complex)
 

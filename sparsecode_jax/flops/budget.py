@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsecode_jax.flops import counters
-from sparsecode_jax.flops.conventions import class_weights
-from sparsecode_jax.flops.count import Convention, FlopCount
-from sparsecode_jax.flops.errors import FlopCountError
-from sparsecode_jax.flops.table import Block, whole
-from sparsecode_jax.flops.transform import count_flops, value_and_flops
+from . import counters
+from .conventions import class_weights
+from .count import Convention, FlopCount
+from .errors import FlopCountError
+from .table import Block, whole
+from .transform import count_flops, value_and_flops
 
 _BITS = 16  # of a digit: products of two fit into 32 bits
 _MASK = np.uint32((1 << _BITS) - 1)

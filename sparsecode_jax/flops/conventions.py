@@ -11,7 +11,7 @@ layout changes, gathers, conversions and random bits cost nothing in any of them
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from sparsecode_jax.flops.errors import FlopCountError
+from .errors import FlopCountError
 
 # A product over a contraction of length K makes K products and K - 1 sums. Conventions count 2K,
 # as hardware that adds into an accumulator does: dot_first is that first sum into zero.

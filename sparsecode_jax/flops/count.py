@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparsecode_jax.flops import breakdown, counters, host
-from sparsecode_jax.flops import conventions as cls
-from sparsecode_jax.flops.errors import FlopCountError, UnknownPrimitiveError
-from sparsecode_jax.flops.table import Block, Key, Table, whole
+from . import breakdown, counters, host
+from . import conventions as cls
+from .errors import FlopCountError, UnknownPrimitiveError
+from .table import Block, Key, Table, whole
 
 Convention = str | Mapping[str, int]
 GROUPS = ("class", "primitive", "scope", "dtype")
@@ -298,7 +298,7 @@ class FlopCount:
         Raises:
             FlopCountError: as ``total``.
         """
-        from sparsecode_jax.flops.report import tree
+        from .report import tree
 
         return "\n".join(tree(self, convention, depth))
 
@@ -356,7 +356,7 @@ class FlopCount:
 
     def __str__(self) -> str:
         """Return a printable table."""
-        from sparsecode_jax.flops.report import report
+        from .report import report
 
         return report(self)
 

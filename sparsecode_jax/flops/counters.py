@@ -16,7 +16,7 @@ import jax.extend.random
 import jax.numpy as jnp
 import numpy as np
 
-from sparsecode_jax.flops.tallies import SATURATED, saturating_add
+from .tallies import SATURATED, saturating_add
 
 _IMPL: Any = jax.extend.random.define_prng_impl(
     key_shape=(2,),

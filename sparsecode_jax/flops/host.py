@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparsecode_jax.flops import _compat, counters
-from sparsecode_jax.flops.errors import FlopCountError, OpenTripCountError, SaturatedCounterError
-from sparsecode_jax.flops.table import Block, Table, matching_block
-from sparsecode_jax.flops.tallies import SATURATED
+from . import _compat, counters
+from .errors import FlopCountError, OpenTripCountError, SaturatedCounterError
+from .table import Block, Table, matching_block
+from .tallies import SATURATED
 
 Row = Sequence[Any]
 

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsecode_jax.flops import _compat
-from sparsecode_jax.flops.analyze import Analyzer, inner_blocks
-from sparsecode_jax.flops.errors import FlopCountError
-from sparsecode_jax.flops.loop_index import loop_index
-from sparsecode_jax.flops.places import describe
-from sparsecode_jax.flops.rules import ASSERTIONS
-from sparsecode_jax.flops.tallies import (
+from . import _compat
+from .analyze import Analyzer, inner_blocks
+from .errors import FlopCountError
+from .loop_index import loop_index
+from .places import describe
+from .rules import ASSERTIONS
+from .tallies import (
     SATURATED,
     Tally,
     add_packed,
@@ -35,7 +35,7 @@ from sparsecode_jax.flops.tallies import (
     widen,
     zero_tallies,
 )
-from sparsecode_jax.flops.traffic import CALLS
+from .traffic import CALLS
 
 Outs = tuple[list[Any], list[Tally]]
 

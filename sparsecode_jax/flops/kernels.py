@@ -3,12 +3,12 @@
 from math import prod
 from typing import Any
 
-from sparsecode_jax.flops import _compat, traffic
-from sparsecode_jax.flops import conventions as cls
-from sparsecode_jax.flops.errors import FlopCountError
-from sparsecode_jax.flops.places import require_static
-from sparsecode_jax.flops.rules_elementwise import add_cost, size
-from sparsecode_jax.flops.table import Key, Region
+from . import _compat, traffic
+from . import conventions as cls
+from .errors import FlopCountError
+from .places import require_static
+from .rules_elementwise import add_cost, size
+from .table import Key, Region
 
 # Loads, stores and positions. Kernels have them, programs outside do not.
 _FREE = {"get", "swap", "masked_load", "masked_swap", "program_id", "num_programs", "multiple_of"}

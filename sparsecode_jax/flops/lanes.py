@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sparsecode_jax.flops import _compat
-from sparsecode_jax.flops.table import Block
+from . import _compat
+from .table import Block
 
 Visit = Callable[[Any, bool], None]
 _CALLS = {"jaxpr", "call_jaxpr"}

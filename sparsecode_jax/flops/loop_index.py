@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from sparsecode_jax.flops import _compat
+from . import _compat
 
 # Narrower indices cannot count far enough to be worth a case.
 _WIDE = tuple(jnp.dtype(name) for name in ("int32", "uint32", "int64", "uint64"))

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sparsecode_jax.flops import _compat, rules
-from sparsecode_jax.flops.errors import FlopCountError
-from sparsecode_jax.flops.table import Region
+from . import _compat, rules
+from .errors import FlopCountError
+from .table import Region
 
 
 def describe(eqn: Any, around: Sequence[Any] = ()) -> str:

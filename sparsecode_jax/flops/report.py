@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from sparsecode_jax.flops import conventions as cls
-from sparsecode_jax.flops.breakdown import lines_of
-from sparsecode_jax.flops.errors import FlopCountError
+from . import conventions as cls
+from .breakdown import lines_of
+from .errors import FlopCountError
 
 
 def report(count: Any) -> str:

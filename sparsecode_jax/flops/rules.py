@@ -11,10 +11,10 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
 
-from sparsecode_jax.flops import rules_array, rules_elementwise, rules_linalg
-from sparsecode_jax.flops.conventions import CLASSES
-from sparsecode_jax.flops.errors import FlopCountError
-from sparsecode_jax.flops.rules_elementwise import Rule
+from . import rules_array, rules_elementwise, rules_linalg
+from .conventions import CLASSES
+from .errors import FlopCountError
+from .rules_elementwise import Rule
 
 RULES: dict[str, Rule] = {
     **rules_elementwise.RULES,

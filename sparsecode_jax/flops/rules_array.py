@@ -8,8 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sparsecode_jax.flops import conventions as cls
-from sparsecode_jax.flops.rules_elementwise import (
+from . import conventions as cls
+from .rules_elementwise import (
     COMPLEX_ADD,
     COMPLEX_MUL,
     Rule,

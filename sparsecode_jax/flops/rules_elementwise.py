@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from sparsecode_jax.flops import conventions as cls
+from . import conventions as cls
 
 Rule = Callable[[Sequence[Any], Sequence[Any], dict[str, Any]], Mapping[str, int]]
 

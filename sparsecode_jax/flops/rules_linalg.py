@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from math import log2, prod
 from typing import Any
 
-from sparsecode_jax.flops import conventions as cls
-from sparsecode_jax.flops.rules_elementwise import Rule, is_complex, is_inexact
+from . import conventions as cls
+from .rules_elementwise import Rule, is_complex, is_inexact
 
 Params = dict[str, Any]
 Avals = Sequence[Any]

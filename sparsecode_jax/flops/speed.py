@@ -5,8 +5,8 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
-from sparsecode_jax.flops.count import Convention, FlopCount
-from sparsecode_jax.flops.errors import FlopCountError
+from .count import Convention, FlopCount
+from .errors import FlopCountError
 
 _HOPPER = {"float32": 67e12, **dict.fromkeys(("bfloat16", "float16"), 989.5e12)}
 _HOPPER |= dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "int8"), 1979e12)

@@ -17,8 +17,8 @@ from uuid import uuid4
 
 import numpy as np
 
-from sparsecode_jax.flops.errors import FlopCountError
-from sparsecode_jax.flops.rules import changed_since
+from .errors import FlopCountError
+from .rules import changed_since
 
 TALLY = "tally"
 

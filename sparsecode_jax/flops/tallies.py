@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparsecode_jax.flops.table import Block
+from .table import Block
 
 SATURATED = np.uint32(np.iinfo(np.uint32).max)
 

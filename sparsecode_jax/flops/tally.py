@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sparsecode_jax.flops import _compat
-from sparsecode_jax.flops.conventions import ELEMENTWISE
-from sparsecode_jax.flops.errors import FlopCountError
-from sparsecode_jax.flops.rules import checked
+from . import _compat
+from .conventions import ELEMENTWISE
+from .errors import FlopCountError
+from .rules import checked
 
 _tally_p = _compat.identity_primitive("flops_tally")
 

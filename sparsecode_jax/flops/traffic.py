@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from sparsecode_jax.flops import _compat, rules
-from sparsecode_jax.flops.table import Region
+from . import _compat, rules
+from .table import Region
 
 #: Calls that belong to the region around them, and the parameter that holds their program.
 CALLS: dict[str, str] = {

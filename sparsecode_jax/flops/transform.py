@@ -9,15 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparsecode_jax.flops import _compat, arguments
-from sparsecode_jax.flops.analyze import ON_UNKNOWN, Analyzer
-from sparsecode_jax.flops.count import FlopCount
-from sparsecode_jax.flops.counters import counter
-from sparsecode_jax.flops.errors import FlopCountError
-from sparsecode_jax.flops.instrument import evaluate_open
-from sparsecode_jax.flops.rules import registry_version
-from sparsecode_jax.flops.table import Made, Table
-from sparsecode_jax.flops.tallies import Tally, pack, saturating_sum
+from . import _compat, arguments
+from .analyze import ON_UNKNOWN, Analyzer
+from .count import FlopCount
+from .counters import counter
+from .errors import FlopCountError
+from .instrument import evaluate_open
+from .rules import registry_version
+from .table import Made, Table
+from .tallies import Tally, pack, saturating_sum
 
 
 def value_and_flops(

@@ -1,0 +1,121 @@
+"""Two wheels from one source: each installs alone, and neither needs the other."""
+
+import builtins
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import jax
+import pytest
+
+import sparsecode_jax
+from sparsecode_jax import flops
+
+ROOT = pathlib.Path(__file__).parents[1]
+FOLDERS = {"sparsecode_jax": ROOT, "jaxflops": ROOT / "packages" / "jaxflops"}
+COUNT = """
+halve = lambda x: jax.lax.while_loop(lambda x: x > 1.0, lambda x: x / 2.0, x)
+assert jax.vmap(value_and_flops(halve))(jax.numpy.array([100.0, 3.0]))[1].total().tolist() == [7, 2]
+"""
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory):
+    """Build both as ``pip install`` does, without a network; return the folders they unpack to."""
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip('install ".[test]", which has hatchling')
+    unpacked = {}
+    for name, folder in FOLDERS.items():
+        place = tmp_path_factory.mktemp(name)
+        command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+        done = subprocess.run(
+            [*command, "--no-index", "-w", str(place / "wheel"), str(folder)],
+            capture_output=True,
+            text=True,
+            cwd=place,
+        )
+        assert done.returncode == 0, done.stderr
+        (wheel,) = (place / "wheel").glob("*.whl")
+        assert wheel.name.startswith(f"{name}-{sparsecode_jax.__version__}-")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(place / "site")
+        unpacked[name] = place / "site"
+    return unpacked
+
+
+def run(program, *sites):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sites))}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, cwd=sites[0], timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_the_transform_alone_loads_jax_and_numpy_and_nothing_else(wheels):
+    tops = "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    before = run(f"import sys, jax, numpy, jax.extend.random; {tops}", wheels["jaxflops"])
+    count = f"import sys, jax\nfrom jaxflops import value_and_flops\n{COUNT}\n{tops}"
+    added = set(run(count, wheels["jaxflops"])) - set(before)
+    assert "jaxflops" in added
+    assert {name for name in added if name not in sys.stdlib_module_names} == {"jaxflops"}
+    assert not (wheels["jaxflops"] / "sparsecode_jax").exists()
+
+
+def test_the_library_alone(wheels):
+    program = (
+        "import sys, jax\nfrom sparsecode_jax.flops import value_and_flops\n"
+        f"{COUNT}\nassert 'jaxflops' not in sys.modules\nimport sparsecode_jax\n"
+        "print(sparsecode_jax.__file__)"
+    )
+    (place,) = run(program, wheels["sparsecode_jax"])
+    assert pathlib.Path(place).is_relative_to(wheels["sparsecode_jax"])
+    assert not (wheels["sparsecode_jax"] / "jaxflops").exists()
+
+
+def test_both_in_one_process(wheels):
+    program = (
+        "import jax, jaxflops\nfrom sparsecode_jax import flops\n"
+        "fun, x = lambda x: jax.lax.fori_loop(0, x.astype(int), lambda _, y: y * 2.0, x), 5.0\n"
+        "for first, second in ((jaxflops, flops), (flops, jaxflops)):\n"
+        "    (_, inner), outer = first.value_and_flops(second.value_and_flops(fun))(jax.numpy.ones("
+        "()) * x)\n"
+        "    assert inner.total() == outer.total() == 5\n"
+        "print('counted')"
+    )
+    assert run(program, wheels["jaxflops"], wheels["sparsecode_jax"]) == ["counted"]
+
+
+def test_it_is_the_same_source(wheels):
+    source = pathlib.Path(flops.__file__).parent
+    for path in source.glob("*.py"):
+        assert (wheels["jaxflops"] / "jaxflops" / path.name).read_bytes() == path.read_bytes()
+    extra = {path.name for path in (wheels["jaxflops"] / "jaxflops").iterdir()}
+    assert extra - {path.name for path in source.glob("*.py")} == {"LICENSE", "py.typed"}
+
+
+def test_it_depends_on_jax_and_numpy_alone_as_the_library_does():
+    projects = {
+        name: tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        for name, folder in FOLDERS.items()
+    }
+    needed = projects["jaxflops"]["dependencies"]
+    assert {re.match(r"\w+", item)[0] for item in needed} == {"jax", "numpy"}
+    assert set(needed) <= set(projects["sparsecode_jax"]["dependencies"])
+    for field in ("requires-python", "license"):
+        assert projects["jaxflops"][field] == projects["sparsecode_jax"][field]
+
+
+def test_its_readme_runs_and_names_what_is_there():
+    text = (FOLDERS["jaxflops"] / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 60
+    (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(compile(block.replace("jaxflops", flops.__name__), "README", "exec"), {})
+    for call in re.findall(r"`(\w+)[(\[]", text):
+        assert any(hasattr(x, call) for x in (flops, flops.FlopCount, builtins, jax)), call
