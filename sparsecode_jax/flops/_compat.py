@@ -7,6 +7,7 @@ their Python objects move between releases and some names differ (``jit`` and ``
 and ``checkpoint``). The private names imported below were seen in 0.10.1, 0.11.2 and 0.12.0.1.
 """
 
+import inspect
 import os
 import sys
 import traceback
@@ -18,7 +19,7 @@ from weakref import WeakKeyDictionary
 import jax
 import jax.extend.core as jex
 from jax._src import core, source_info_util
-from jax._src.interpreters import ad, batching, mlir
+from jax._src.interpreters import ad, batching, mlir, pxla
 from jax._src.interpreters import partial_eval as pe
 from jax._src.sharding_impls import UNSPECIFIED
 from jax._src.util import weakref_lru_cache
@@ -54,6 +55,14 @@ def name_of(eqn: Eqn) -> str:
                     found = [x for x in list(vars(module).values()) if isinstance(x, Primitive)]
                     _names.update({one: prefix + one.name for one in found})
     return _names[primitive]
+
+
+def lowered_as(primitive: Primitive) -> Callable[..., Any] | None:
+    """Return the function of JAX that a primitive is compiled as, None if there is none."""
+    rule = getattr(mlir._lowerings.get(primitive), "rule", None)
+    if getattr(rule, "__code__", None) is not mlir.lower_fun(abs).__code__:
+        return None
+    return inspect.getclosurevars(rule).nonlocals["fun"]  # type: ignore[arg-type]
 
 
 def calls_into(eqn: Eqn, modules: Sequence[str]) -> bool:
@@ -102,20 +111,37 @@ def eliminate_dead_code(jaxpr: Jaxpr) -> Jaxpr:
     return pe.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), True)[0]
 
 
-def program(fun: Callable[..., Any], args: Any, kwargs: Any) -> tuple[ClosedJaxpr, Any]:
-    """Trace a function of pytrees; return its jaxpr and the tree of its outputs.
+def program(fun: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, list[Any], Any, list]:
+    """Trace a function of pytrees.
 
     Operations that stand for a program (``jax.lax.custom_root`` from jax 0.11 on) are written out,
-    as ``jax.jit`` does before it lowers them.
+    and mutable references made values, as ``jax.jit`` does before it lowers them.
+
+    Returns:
+        Its jaxpr, its operands, the tree of its results, and the references that it may change:
+        their final values are further results of the jaxpr.
     """
     jaxpr, shapes = jax.make_jaxpr(fun, return_shape=True)(*args, **kwargs)
-    if getattr(jaxpr, "is_high", False):
-        jaxpr = pe.lower_jaxpr2(jaxpr)
-    return jaxpr, jax.tree.structure(shapes)
+    jaxpr, leaves, changed = _written_out(jaxpr), jax.tree.leaves((args, kwargs)), []
+    avals = [*jaxpr.in_avals, *map(aval_of, jaxpr.consts)]
+    if any(map(is_reference, avals)) or any(map(_makes_references, jaxpr.effects)):
+        jaxpr, _, mutation = pxla._discharge_refs(jaxpr)
+        leaves = [*leaves, *mutation.in_mut]
+        changed = [leaves[place] for place in mutation.out_mut if place is not None]
+        leaves = [leaf[...] if is_reference(aval_of(leaf)) else leaf for leaf in leaves]
+    return jaxpr, leaves, jax.tree.structure(shapes), changed
+
+
+def _written_out(jaxpr: Any) -> Any:
+    return pe.lower_jaxpr2(jaxpr) if getattr(jaxpr, "is_high", False) else jaxpr
+
+
+def _makes_references(effect: Any) -> bool:
+    return isinstance(effect, core.InternalMutableArrayEffect)
 
 
 def is_reference(aval: Any) -> bool:
-    """Tell whether an abstract value is a mutable reference, as kernels have."""
+    """Tell whether an abstract value is a mutable reference."""
     return type(aval).__name__ == "AbstractRef"
 
 
@@ -126,7 +152,7 @@ def referenced(aval: Any) -> Any:
 
 def trace(fun: Callable[..., Any], avals: Sequence[Any]) -> ClosedJaxpr:
     """Trace a flat function of arrays at exactly the given abstract values."""
-    return jax.make_jaxpr(fun)(*avals)
+    return _written_out(jax.make_jaxpr(fun)(*avals))
 
 
 def hoist_consts(jaxpr: ClosedJaxpr) -> tuple[Jaxpr, Sequence[Any]]:

@@ -127,8 +127,8 @@ def _same(x: Any, y: Any) -> bool:
 
 def tracer(
     fun: Callable[..., Any], caller: str, static: Static = _NONE
-) -> Callable[..., tuple[_compat.ClosedJaxpr, list[Any], Any]]:
-    """Return ``trace(args, kwargs)``, which returns program, operands, and tree of results."""
+) -> Callable[..., tuple[_compat.ClosedJaxpr, list[Any], Any, list[Any]]]:
+    """Return ``trace(args, kwargs)``, which returns what ``_compat.program`` does."""
 
     def opened(*args: Any, **kwargs: Any) -> Any:  # one function, so that it is traced once
         held = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Held)]
@@ -137,17 +137,16 @@ def tracer(
 
     def trace(
         args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[_compat.ClosedJaxpr, list[Any], Any]:
+    ) -> tuple[_compat.ClosedJaxpr, list[Any], Any, list[Any]]:
         positions = {i + len(args) if i < 0 else i for i in static.positions}
         args = tuple(_hold(arg, i in positions) for i, arg in enumerate(args))
         kwargs = {name: _hold(arg, name in static.names) for name, arg in kwargs.items()}
         plain = not any(isinstance(arg, Held) for arg in (*args, *kwargs.values()))
         try:
-            jaxpr, tree = _compat.program(fun if plain else opened, args, kwargs)
+            return _compat.program(fun if plain else opened, args, kwargs)
         except Exception as error:
             error.add_note(_NOTE.format(caller=caller))
             raise
-        return jaxpr, jax.tree.leaves((args, kwargs)), tree
 
     return trace
 

@@ -18,7 +18,6 @@ from .analyze import Analyzer, inner_blocks
 from .errors import FlopCountError
 from .loop_index import loop_index
 from .places import describe
-from .rules import ASSERTIONS
 from .tallies import (
     SATURATED,
     Tally,
@@ -60,9 +59,7 @@ def evaluate_open(analyzer: Analyzer, opened: Any, consts: Sequence[Any], args: 
     no_tallies: list[Tally] = []
     for eqn in live.eqns:
         values = [read(atom) for atom in eqn.invars]
-        if _compat.name_of(eqn) in ASSERTIONS:
-            outs, inner = values, no_tallies
-        elif not analyzer.equation(eqn).blocks:
+        if not analyzer.equation(eqn).blocks:
             outs, inner = _compat.bind(eqn, values), no_tallies
         elif (program := analyzer.inlined(eqn)) is not None:
             outs, inner = _guarded(analyzer, eqn, program, values)

@@ -8,10 +8,9 @@ opaque operations, which raise because their shapes do not determine their work.
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from functools import partial
 from typing import Any, NamedTuple
 
-from . import rules_array, rules_elementwise, rules_linalg
+from . import _compat, rules_array, rules_elementwise, rules_linalg
 from .conventions import CLASSES
 from .errors import FlopCountError
 from .rules_elementwise import Rule
@@ -47,22 +46,17 @@ _FUSED = "is a fused vendor kernel whose algorithm is not in the program"
 _PALLAS = "runs a hand-written kernel"
 _OLD = "is a construct that later releases of JAX write otherwise"
 _ASYNC = "is one half of an asynchronous collective"
-#: Operations that are counted, and run if they loop, as JAX's own program for them.
-INLINED: Mapping[str, Callable[[Any], Callable[..., Any]]] = {
-    "random_gamma": lambda primitive: partial(primitive.impl, use_vmap=True),  # as it is lowered
-    # Of known libraries, once somebody has imported them: what these primitives are lowered to.
-    **dict.fromkeys(
-        (
-            *("equinox.unvmap_all", "equinox.unvmap_any", "equinox.unvmap_max"),
-            *("equinox.maybe_set", "equinox.select_if_vmap", "equinox.vprim"),
-            *("equinox.nonbatchable", "equinox.nondifferentiable_backward"),
-            *("equinox.nontraceable", "lineax.linear_solve"),
-        ),
-        lambda primitive: primitive.impl,
-    ),
-}
-#: What only asserts that nobody transforms it, and is left out where counters are put in.
-ASSERTIONS = frozenset({"equinox.nontraceable"})
+_INLINED = """
+bcoo_dot_general bcoo_dot_general_sampled bcoo_extract bcoo_fromdense bcoo_sort_indices
+bcoo_spdot_general bcoo_sum_duplicates bcoo_todense bcoo_transpose bcsr_dot_general bcsr_extract
+bcsr_fromdense bcsr_todense coo_fromdense coo_matmat coo_matvec coo_todense csr_fromdense
+csr_matmat csr_matvec csr_todense equinox.maybe_set equinox.nonbatchable
+equinox.nondifferentiable_backward equinox.nontraceable equinox.select_if_vmap equinox.unvmap_all
+equinox.unvmap_any equinox.unvmap_max equinox.vprim lineax.linear_solve random_gamma run_state
+"""
+#: Operations that are counted, and run if they loop, as the function of JAX that each is lowered
+#: to. Those with an owner belong to libraries that somebody else has imported.
+INLINED: frozenset[str] = frozenset(_INLINED.split())
 #: Modules whose callbacks raise, or draw a progress bar, and compute nothing.
 REPORTING = (
     "equinox._errors",
@@ -71,7 +65,8 @@ REPORTING = (
 )
 #: Operations whose work their shapes do not determine, with the reason.
 OPAQUE: Mapping[str, str] = {
-    "call_exported": "runs a serialized program",
+    "call_exported": "runs a serialized program; count the function that was exported",
+    **dict.fromkeys(("coo_spmm", "coo_spmv", "csr_spmm", "csr_spmv", "spsolve"), _FUSED),
     **dict.fromkeys(("core_map", "mosaic_gpu_p", "mpmd_map"), _PALLAS),
     **dict.fromkeys(("run_scoped", "tpu_custom_call"), _PALLAS),
     "cudnn_fusion": _FUSED,
@@ -91,7 +86,6 @@ OPAQUE: Mapping[str, str] = {
     "psum_start": _ASYNC,
     "reduce_scatter_done": _ASYNC,
     "reduce_scatter_start": _ASYNC,
-    "run_state": "mutates references, which are not supported",
     "scaled_dot": _FUSED,
     "scaled_matmul": _FUSED,
     "scaled_matmul_wrapper": _FUSED,
@@ -131,7 +125,7 @@ def inlined(primitive: Any, name: str) -> Callable[..., Any] | None:
     """Return the function a primitive is counted and run as, if there is one."""
     if (own := registered(primitive)) is not None:
         return own.function if own.kind == INLINE else None
-    return INLINED[name](primitive) if name in INLINED else None
+    return _compat.lowered_as(primitive) if name in INLINED else None
 
 
 def changed_since(names: frozenset[str], version: int) -> list[str]:

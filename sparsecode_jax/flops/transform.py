@@ -121,7 +121,7 @@ def eval_flops(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> FlopCount:
         2097152
     """
     _check(fun, "error", "eval_flops")
-    jaxpr, leaves, _ = arguments.tracer(fun, "eval_flops")(args, kwargs)
+    jaxpr, leaves, *_ = arguments.tracer(fun, "eval_flops")(args, kwargs)
     device = _compat.committed_device([*leaves, *jaxpr.consts])
     table = _analyze(jaxpr.jaxpr, "error", _compat.platform_of(device))[0]
     counters: list[Any] = [1]
@@ -136,7 +136,7 @@ def _counted(
 
     @functools.wraps(fun)
     def counted(*args: Any, **kwargs: Any) -> tuple[Any, FlopCount]:
-        jaxpr, leaves, out_tree = trace(args, kwargs)
+        jaxpr, leaves, out_tree, changed = trace(args, kwargs)
         device = _compat.committed_device([*leaves, *jaxpr.consts])
         platform = _compat.platform_of(device)
         table, dynamic = _program(jaxpr.jaxpr, on_unknown, platform, registry_version())
@@ -150,7 +150,10 @@ def _counted(
         first, *others = (counter(number) for number in numbers)
         if device is not None and table[0].depends_on_platform:  # where the program ran
             first = jax.device_put(first, device)
-        return arguments.unflatten(out_tree, outs), FlopCount((first, *others), table)
+        for reference, final in zip(changed, outs[out_tree.num_leaves :], strict=True):
+            reference[...] = final
+        value = arguments.unflatten(out_tree, outs[: out_tree.num_leaves])
+        return value, FlopCount((first, *others), table)
 
     return counted
 

@@ -186,6 +186,8 @@ def _float_step(eqn, name, params, values):
         return [dot(values[0], values[1], params["dimension_numbers"])]
     if name == "conv_general_dilated":
         return [conv(values[0], values[1], out_shape, params)]
+    if params.get("axes") == ():  # a reduction of nothing
+        return [x]
     if name in ("reduce_sum", "reduce_max", "reduce_min", "reduce_prod"):
         function = {"sum": "__add__", "max": "max", "min": "min", "prod": "__mul__"}[name[7:]]
         return [reduction(getattr(Scalar, function), x, params["axes"])]

@@ -175,14 +175,6 @@ def test_primitives_of_known_libraries_are_known_by_identity(monkeypatch):
         eval_flops(module.stranger_p.bind, 100.0)
 
 
-def test_what_asserts_that_nobody_maps_it_lets_counts_be_mapped(monkeypatch):
-    module = ModuleType("equinox.somewhere")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    module.nontraceable_p = primitive("nontraceable", lambda x: x)  # without a rule for vmap
-    fun = lambda x: module.nontraceable_p.bind(halve(x, limit=1.0))  # noqa: E731
-    assert jax.vmap(count_flops(fun))(jnp.array([100.0, 3.0])).total().tolist() == [7, 2]
-
-
 def test_callbacks_that_report_are_free_by_the_module_that_defines_them(monkeypatch):
     module = ModuleType("equinox._errors")
     exec("def raises(x):\n    raise ValueError('negative')", vars(module))

@@ -99,7 +99,7 @@ def test_kernels_whose_work_depends_on_values():
         count_flops(call(loop))(X)
 
     def branch(x, out):
-        out[...] = lax.cond(pl.program_id(0) == 1, jnp.sin, lambda y: y, x[...])
+        out[...] = lax.cond(pl.program_id(0) > x[0, 0], jnp.sin, lambda y: y, x[...])
 
     with pytest.raises(FlopCountError, match="contains cond branch"):
         count_flops(call(branch))(X)
@@ -109,6 +109,74 @@ def test_kernels_whose_work_depends_on_values():
 
     with pytest.raises(UnknownPrimitiveError, match=r"'pure_callback' \(at test_kernels.py"):
         eval_flops(call(host), X)
+
+
+def test_branches_by_program_id_count_where_they_are_taken():
+    def branch(x, out):
+        out[...] = x[...]
+
+        @pl.when(pl.program_id(0) == pl.num_programs(0) - 1)
+        def _():
+            out[...] = jnp.tanh(x[...])
+
+        out[...] = lax.switch(pl.program_id(0) % 3, [jnp.sin, jnp.cos, lambda y: y], out[...])
+
+    value, count = value_and_flops(call(branch))(X)
+    np.testing.assert_allclose(value, call(branch)(X))
+    assert count.by("primitive") == {"tanh": 16, "sin": 2 * 16, "cos": 16} and len(count.table) == 1
+    lanes = jnp.stack([X, X, X])
+    assert count_flops(jax.vmap(call(branch)))(lanes).total() == 3 * count.total()
+
+
+def test_loops_to_a_program_id_count_point_by_point():
+    def kernel(x, out):
+        point = pl.program_id(0)
+        out[...] = x[...]
+
+        def step(i, total):
+            @pl.when((i & 1 == 0) | (point == 3))
+            def _():
+                out[...] += x[...] * 2.0
+
+            return total + 1.0
+
+        out[0, 0] += lax.fori_loop(0, jnp.minimum(2 * point, 5), step, 0.0)
+
+        def again(carry):  # a loop in a scan, over what the scan carries
+            i, y = carry
+            return lax.while_loop(lambda s: s[0] < point, lambda s: (s[0] + 1, s[1] * 3.0), (i, y))
+
+        scanned = lax.scan(lambda c, _: (again(c), None), (0, 1.0), None, length=2)[0][1]
+        out[1, 0] += scanned
+
+    steps = [min(2 * point, 5) for point in range(4)]
+    taken = [sum(i % 2 == 0 or point == 3 for i in range(n)) for point, n in enumerate(steps)]
+    count = eval_flops(call(kernel), X)
+    added, multiplied = sum(taken) * 16, sum(taken) * 16 + sum(range(4))
+    assert count.by("primitive") == {"add": added + sum(steps) + 4 * 2, "mul": multiplied}
+    np.testing.assert_allclose(value_and_flops(call(kernel))(X)[0], call(kernel)(X))
+
+
+def test_axes_that_do_not_matter_multiply():
+    def fun(x, heads=64):
+        def kernel(x, out):
+            step = lambda i, y: y + x[...] @ x[...]  # noqa: E731
+            out[...] = lax.fori_loop(0, pl.program_id(1) + 1, step, jnp.zeros((8, 8)))
+
+        block = pl.BlockSpec((None, 8, 8), lambda h, i: (h, 0, 0))
+        shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)
+        return pl.pallas_call(
+            kernel, grid=(heads, 6), in_specs=[block], out_specs=block, out_shape=shape
+        )(x)
+
+    shape = jax.ShapeDtypeStruct((64, 8, 8), jnp.float32)
+    assert eval_flops(fun, shape).total("matmul") == 64 * 2 * 8**3 * sum(range(1, 7))
+
+    def long(x, out):
+        out[0, 0] = lax.fori_loop(0, 10**6 * pl.program_id(0), lambda i, y: y * 2.0, 1.0)
+
+    with pytest.raises(FlopCountError, match="takes more than 200,000 steps .* Count a smaller"):
+        eval_flops(call(long), X)
 
 
 def test_a_grid_known_at_run_time():
