@@ -15,6 +15,7 @@ import numpy as np
 
 from . import _compat
 from .errors import FlopCountError
+from .module_names import named_modules
 
 _NUMBERS = (bool, int, float, complex)
 
@@ -143,7 +144,8 @@ def tracer(
         kwargs = {name: _hold(arg, name in static.names) for name, arg in kwargs.items()}
         plain = not any(isinstance(arg, Held) for arg in (*args, *kwargs.values()))
         try:
-            return _compat.program(fun if plain else opened, args, kwargs)
+            with named_modules():
+                return _compat.program(fun if plain else opened, args, kwargs)
         except Exception as error:
             error.add_note(_NOTE.format(caller=caller))
             raise

@@ -1,5 +1,6 @@
 """The result of counting: block counters on top of a static table."""
 
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from .errors import FlopCountError, UnknownPrimitiveError
 from .table import Block, Key, Table, whole
 
 Convention = str | Mapping[str, int]
-GROUPS = ("class", "primitive", "scope", "dtype")
+GROUPS = ("class", "primitive", "scope", "dtype", "module")
 WORK = ("executed", "algorithmic")
 
 
@@ -84,8 +85,9 @@ class FlopCount:
         """Break the total down.
 
         Args:
-            group: ``"class"``, ``"primitive"``, ``"scope"`` (named scopes) or ``"dtype"`` (of
-                a product that of its factors, the wider one). **Static**.
+            group: ``"class"``, ``"primitive"``, ``"scope"`` (named scopes), ``"module"`` (those
+                without the marks of derivatives and of vmap, forward and backward together) or
+                ``"dtype"`` (of a product that of its factors, the wider one). **Static**.
             convention: as in ``total``. **Static**.
             transcendental: as in ``total``. **Static**.
             work: as in ``total``; tallies are named under ``"primitive"``. **Static**.
@@ -100,8 +102,10 @@ class FlopCount:
         if group not in GROUPS:
             raise FlopCountError(f"by: unknown group {group!r}; expected one of {list(GROUPS)}.")
         weights = cls.class_weights(convention, transcendental)
-        place = GROUPS.index(group)
-        return self._accumulate("by", work, lambda k: weights[k.cost_class], lambda k: k[place])
+        name: Callable[[Key], str] = operator.itemgetter(GROUPS.index(group) % len(Key._fields))
+        if group == "module":
+            name = lambda key: "/".join(breakdown.place_of(key.scope)[1])  # noqa: E731
+        return self._accumulate("by", work, lambda k: weights[k.cost_class], name)
 
     def bytes_moved(self) -> tuple[Any, Any]:
         """Bound the bytes moved between memory and arithmetic units.

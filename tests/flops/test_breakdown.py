@@ -1,5 +1,9 @@
 """Where operations are: trees, rows, utilization; and what counts pay for: carries and budgets."""
 
+import sys
+from threading import Barrier, Thread
+from types import ModuleType
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,6 +118,73 @@ def test_modules_of_flax_name_themselves():
     params = net.init(jax.random.key(0), X)
     parts = eval_flops(net.apply, params, X).as_dict("matmul")["parts"]["Sequential"]["parts"]
     assert {k: v["operations"] for k, v in parts.items()} == {"layers_0": 64, "layers_2": 16}
+
+
+class Module:
+    """Stands for flax.nnx.Module: holds modules, and does not name itself."""
+
+
+class Scale(Module):
+    def __call__(self, x):
+        return x * 2.0
+
+
+class Twice(Scale):
+    def __call__(self, x):
+        return super().__call__(super().__call__(x))
+
+
+class Block(Module):
+    def __init__(self):
+        self.first, self.rest, self.by_name = Scale(), [Scale(), Twice()], {"last": Scale()}
+        self.width = 3
+
+    def __call__(self, x):
+        for part in (self.first, *self.rest, self.by_name["last"], Scale()):
+            x = part(x)
+        return jnp.sum(x)
+
+
+@pytest.fixture
+def nnx(monkeypatch):
+    module = ModuleType("flax.nnx")
+    module.Module = Module
+    monkeypatch.setitem(sys.modules, "flax.nnx", module)
+
+
+def test_modules_that_do_not_name_themselves_are_named_by_what_holds_them(nnx):
+    calls = Scale.__call__, Twice.__call__, Block.__call__
+    count = eval_flops(lambda x: Block()(x), X)
+    scale = {"first": 8, "rest_0": 8, "rest_1": 16, "by_name_last": 8, "Scale": 8}
+    expected = {"Block": 7, **{f"Block/{name}": n for name, n in scale.items()}}
+    assert count.by("module") == expected
+    assert (Scale.__call__, Twice.__call__, Block.__call__) == calls
+    gradient = eval_flops(jax.grad(lambda x: Block()(x)), X)
+    assert gradient.by("module")["Block/first"] == 8  # a product with a number: backward alone
+    assert sum(gradient.by("module").values()) == gradient.total()
+    with pytest.raises(ZeroDivisionError):
+        eval_flops(lambda x: Block()(x) / (1 // 0), X)
+    assert (Scale.__call__, Twice.__call__, Block.__call__) == calls
+
+
+def test_two_threads_name_modules_and_leave_them_as_they_were(nnx):
+    calls, barrier, counts = Block.__call__, Barrier(2), []
+
+    def run():
+        def traced(x):  # one of its own: JAX traces a function once at a time
+            barrier.wait(20)
+            y = Block()(x)
+            barrier.wait(20)
+            return y
+
+        counts.append(eval_flops(traced, X).by("module")["Block/rest_1"])
+
+    threads = [Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == [16, 16] and Block.__call__ is calls
 
 
 def test_lanes_are_added_up():
