@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsecode_jax.flops import CLASSES, FlopCount, rules
+from benchmarks import flop_repros
+from sparsecode_jax.flops import CLASSES, FlopCount, eval_flops, rules
 
 PAGE = (Path(__file__).parents[2] / "docs" / "flops.md").read_text(encoding="utf-8")
 
@@ -29,3 +30,16 @@ def test_every_public_method_is_on_the_page():
     methods = [name for name in vars(FlopCount) if not name.startswith("_")]
     missing = [name for name in methods if f".{name}(" not in PAGE]
     assert set(missing) == {"counters", "table"}
+
+
+def test_counts_of_programs_of_public_reports():
+    cases = flop_repros.cases()
+    assert len(cases) >= 15
+    page = flop_repros.PAGE.read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| \[(\S+)\]\(\S+\) \| (.*?) \| ([\d,]+) \| ([\d,]+) \|", page, re.MULTILINE
+    )
+    for case, row in zip(cases, rows, strict=True):
+        count = eval_flops(case.fn, *case.args).total(case.convention)
+        assert count == case.truth, case.program
+        assert row == (case.issue, case.program, f"{case.truth:,}", f"{count:,}")
