@@ -36,16 +36,16 @@ from sparsecode_jax.training import losses, schedules
 
 KINDS = {
     "array": "signals dictionary codes codes0 true_codes true_dictionary reconstruction residual"
-    " correlations x point new_codes values weight penalties dictionary0",
+    " correlations x point new_codes values weight penalties dictionary0 first second p_values",
     "number": "penalty penalty0 threshold noise step_size tolerance momentum",
     "static": "ratio level epsilon max_coherence learning_rate forgetting log_codes0 threshold0"
-    " bandwidth scale last",
+    " bandwidth scale last difference deviation target",
     "count": "num_samples num_measurements num_atoms num_steps num_draws num_squarings max_steps"
     " check_every chunk_size record_every num_rounds inner_steps group_size num_layers num_active"
     " num_warmup num_decay num_aux width num_blocks num_restarts num_hops num_settling num_epochs"
-    " num_rotations batch_size",
+    " num_rotations batch_size num_seeds num_groups seed",
     "key": "key",
-    "function": "prox metric magnitudes record restart",
+    "function": "prox metric magnitudes record restart statistic",
     "program": "solver encoder update module",
 }
 KIND = {name: kind for kind, names in KINDS.items() for name in names.split()}
@@ -327,6 +327,34 @@ CALLS = {
         rows=("correlations",),
     ),
     # statistics, synthetic
+    "statistics.bootstrap_interval": call(
+        statistics.bootstrap_interval,
+        {"values": NEAR[0], "statistic": np.mean, "level": 0.9, "num_draws": 200, "seed": 1},
+        traced=False,
+    ),
+    "statistics.compare_groups": call(
+        statistics.compare_groups,
+        {"first": NEAR[0], "second": NEAR[1, :4], "level": 0.9, "num_draws": 200, "seed": 1},
+        traced=False,
+    ),
+    "statistics.compare_pairs": call(
+        statistics.compare_pairs,
+        {"first": NEAR[0], "second": NEAR[1], "level": 0.9, "num_draws": 200, "seed": 1},
+        traced=False,
+    ),
+    "statistics.holm": call(
+        statistics.holm, {"p_values": np.float32([0.04, 0.01, 0.3, 0.2])}, traced=False
+    ),
+    "statistics.power": call(
+        statistics.power,
+        {"difference": 0.5, "deviation": 1.0, "num_seeds": 12, "num_groups": 2, "level": 0.95},
+        traced=False,
+    ),
+    "statistics.seeds_needed": call(
+        statistics.seeds_needed,
+        {"difference": 0.5, "deviation": 1.0, "target": 0.8, "num_groups": 2, "level": 0.95},
+        traced=False,
+    ),
     "statistics.mean_interval": call(
         statistics.mean_interval, {"values": NEAR, "axis": 0, "level": 0.95},
         kinds={"axis": "axis"}, traced=False,
