@@ -92,6 +92,16 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
+def estimate(values: Any, digits: int = 3) -> str:
+    """Write the mean of runs and the half-width of its 95 % interval; failed runs are counted."""
+    values = np.ravel(np.asarray(values, np.float64))
+    failed = int(np.sum(~np.isfinite(values)))
+    if failed:
+        return f"{failed} of {len(values)} failed"
+    mean, half = sc.statistics.mean_interval(values)
+    return f"{mean:.{digits}f}" + ("" if np.isnan(half) else f"±{half:.{digits}f}")
+
+
 def agreement(
     rows: Sequence[tuple[str, int, float, float, float]],
 ) -> tuple[str, bool]:

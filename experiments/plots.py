@@ -222,6 +222,45 @@ def amortisation(rows: Mapping[str, Any], path: pathlib.Path) -> pathlib.Path:
     return _write(figure, path)
 
 
+def penalties(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], config: Any, path: pathlib.Path
+) -> pathlib.Path:
+    """Draw squared error and latent MCC against L0, a curve a method, a point a penalty."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5.6))
+    quantities = {"mse": "1,000 times the mean squared error", "latent_mcc": "latent MCC"}
+    for axis, (quantity, label) in zip(axes, quantities.items(), strict=True):
+        for method, values in ours.items():
+            name, color, line, marker = STYLE[method]
+            mean, half = sc.statistics.mean_interval(values[quantity])
+            active = values["l0_0.001"].mean(axis=1)
+            if quantity == "mse":
+                axis.plot(active, mean, line, color=color, marker=marker, label=name)
+            else:
+                axis.errorbar(
+                    active, mean, half if np.isfinite(half).all() else None, color=color,
+                    marker=marker, capsize=2, elinewidth=0.8, label=name,
+                )  # fmt: skip
+            axis.plot(
+                theirs[method]["l0_0.001"], theirs[method][quantity], "x", color=color,
+                markersize=8, label=f"{name}, published",
+            )  # fmt: skip
+        axis.set_xlabel("L0: codes above .001 per test signal")
+        axis.set_ylabel(f"{label}, test signals")
+        axis.grid(alpha=0.25)
+    axes[0].set_yscale("log")
+    axes[1].axvline(3, color="black", linewidth=0.6, linestyle=(0, (2, 3)))
+    axes[1].set_ylim(0, 1)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=3, bbox_to_anchor=(0.5, 0.06))
+    points = ", ".join(f"{p:g}" for p in config.penalties)
+    figure.text(
+        0.01, 0.012, f"A point is a penalty: {points}. Bars: 95 % t intervals over "
+        f"{config.num_runs} data sets. Dotted: the true L0 of 3.", fontsize=8.5, va="bottom",
+    )  # fmt: skip
+    figure.tight_layout(rect=(0, 0.18, 1, 1))
+    return _write(figure, path)
+
+
 def _write(figure: Any, path: pathlib.Path) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

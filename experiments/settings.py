@@ -60,16 +60,18 @@ def start(setting: str, hidden: tuple[int, ...]) -> Autoencoder:
             authors.initial_weights(_seed(setting) + run, hidden=hidden, learn_dictionary=learned)
             for run in range(RUNS)
         ]
-    return _stack([Autoencoder(_params(hidden, w.layers), w.dictionary) for w in weights])
+    return stack([Autoencoder(params(hidden, w.layers), w.dictionary) for w in weights])
 
 
-def _params(hidden: tuple[int, ...], layers: tuple) -> Any:
+def params(hidden: tuple[int, ...], layers: tuple) -> Any:
+    """Return an encoder's parameters from its layers, (weight, bias) each."""
     if not hidden:
         return sc.encoders.LinearParams(*layers[0])
     return sc.encoders.MlpParams(tuple(w for w, _ in layers), tuple(b for _, b in layers))
 
 
-def _stack(trees: Sequence[Any]) -> Any:
+def stack(trees: Sequence[Any]) -> Any:
+    """Give trees of arrays a leading run axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
@@ -106,7 +108,7 @@ def train(
     }
     if hidden == "sparse_coding":
         codes = sc.encoders.free_codes(SAMPLES, N)
-        params0 = _stack(
+        params0 = stack(
             [
                 Autoencoder(codes.init(keys[0]), authors.initial_dictionary(_seed(setting) + run))
                 for run in range(RUNS)
@@ -175,26 +177,39 @@ def paper_solver(num_samples: int = SAMPLES, num_measurements: int = M) -> sc.So
 
 @functools.partial(jax.jit, static_argnames="num_steps")
 def optimize_codes(
-    dictionaries: Any, signals: Any, *, num_steps: int, learning_rate: float = 3e-3
+    dictionaries: Any,
+    signals: Any,
+    *,
+    num_steps: int,
+    learning_rate: float = 3e-3,
+    penalty: Any = paper.PENALTY,
 ) -> jax.Array:
     """Optimise codes as the authors do at test time: Adam on log-codes from exp(-10).
 
     Args:
       dictionaries: (runs, N, M).
-      signals: (S, M).
+      signals: (S, M), or (runs, S, M) for signals of each run's own.
       num_steps: of Adam.
       learning_rate: of Adam.
+      penalty: of the paper's loss, () or (runs,).
 
     Returns:
       (runs, S, N).
     """
+    signals = jnp.asarray(signals)
+    num_runs, num_atoms, num_measurements = dictionaries.shape
+    solver = paper_solver(signals.shape[-2], num_measurements)
+    penalties = jnp.broadcast_to(jnp.asarray(penalty, jnp.float32), (num_runs,))
 
-    def run(dictionary: jax.Array) -> jax.Array:
-        penalty = jnp.float32(LASSO_PENALTY)
-        problem = sc.Lasso(jnp.asarray(signals), dictionary, penalty, jnp.float32(learning_rate))
-        return sc.solvers.solve(paper_solver(), problem, num_steps=num_steps)
+    def run(dictionary: jax.Array, signals: jax.Array, penalty: jax.Array) -> jax.Array:
+        penalty = sc.objectives.penalty_from_paper(
+            penalty, num_measurements=num_measurements, num_atoms=num_atoms
+        )
+        problem = sc.Lasso(signals, dictionary, penalty, jnp.float32(learning_rate))
+        return sc.solvers.solve(solver, problem, num_steps=num_steps)
 
-    return jax.vmap(run)(dictionaries)
+    own = 0 if signals.ndim == 3 else None
+    return jax.vmap(run, (0, own, 0))(dictionaries, signals, penalties)
 
 
 def optimized_scores(

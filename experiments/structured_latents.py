@@ -210,11 +210,7 @@ def table(names: tuple[str, ...], arrays: dict[str, np.ndarray], config: Config)
     def rows(values: np.ndarray, columns: list[int]) -> list[list[str]]:
         cells = []
         for name, matrix in zip(names, values, strict=True):
-            means, widths = sc.statistics.mean_interval(matrix, axis=1)
-            cells.append([name] + [
-                f"{means[i]:.3f}" + ("" if np.isnan(widths[i]) else f"±{widths[i]:.3f}")
-                for i in columns
-            ])  # fmt: skip
+            cells.append([name] + [common.estimate(matrix[i]) for i in columns])
         return cells
 
     every = list(range(len(METHODS)))
