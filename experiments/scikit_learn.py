@@ -135,8 +135,8 @@ def table(config: Config, done: dict[tuple[int, ...], dict[str, float]]) -> str:
         f"scikit-learn: lasso_lars,\nalpha {ALPHA}, at most {config.max_iterations} iterations; "
         f"ours: the defaults with signed codes, scored by the lasso at a penalty of {ALPHA}. 'true "
         "atoms':\nthat lasso in the true dictionary. Dictionary MCC: |cosine|, optimal assignment; "
-        "chance: random unit atoms. Seconds: training,\nwith what compiling takes, on a machine "
-        "that others used. FLOPs: all restarts and hops, convention 'arithmetic';\n"
+        "chance: random unit atoms. Seconds: training,\nwith what compiling takes, beside other "
+        "work. FLOPs: all restarts and hops, convention 'arithmetic';\n"
         "scikit-learn's cannot be counted. No values were published.\n"
     )
     if len(differences) > 1:
