@@ -360,7 +360,8 @@ class _Reader:
         make, parts = self.step_size(way), self.parts
         if make is not None:
             if make not in self.steps:
-                self.steps[make] = jax.jit(make)(parts.atoms)
+                with jax.ensure_compile_time_eval():  # kept, so no number of a trace
+                    self.steps[make] = jax.jit(make)(parts.atoms)
             parts = parts._replace(step_size=self.steps[make])
         return _read(
             parts, jnp.asarray(number, parts.bias.dtype), block, way=way, encoder=self.sae.encoder,

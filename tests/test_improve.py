@@ -94,6 +94,13 @@ def test_codes_are_those_of_the_algorithms_that_they_are_named_after(found):
         np.testing.assert_allclose(got, codes, atol=2e-5, err_msg=name)
 
 
+def test_inferences_are_traced_too(found):
+    infer = found.inferences[2]
+    infer.func.__self__.steps.clear()  # as after a run that was resumed
+    codes = jax.jit(infer)(SIGNALS[:64])
+    np.testing.assert_allclose(infer(SIGNALS[:64]), codes, atol=1e-5)
+
+
 def test_better_codes_explain_more():
     found = improve(autoencoder())
     r2 = dict(zip(found.names, found.r2, strict=True))
