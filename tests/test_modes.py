@@ -1,5 +1,6 @@
 """Everything runs under JAX's stricter modes too, and gives what it gives without them."""
 
+import contextlib
 from dataclasses import replace
 
 import jax
@@ -30,7 +31,19 @@ MODES = {
     "checks": lambda: jax.enable_checks(True),
     "x64": lambda: jax.enable_x64(True),
 }
-each_mode = pytest.mark.parametrize("mode", MODES)
+
+
+@contextlib.contextmanager
+def strict():
+    """Enter all modes that let numbers be what they are: one that is broken says which it was."""
+    with contextlib.ExitStack() as stack:
+        for mode in MODES.keys() - {"x64"}:
+            stack.enter_context(MODES[mode]())
+        yield
+
+
+TOGETHER = {"strict": strict, "x64": MODES["x64"]}
+each_mode = pytest.mark.parametrize("mode", TOGETHER)
 SLOW = ("checks", "x64", "rank_promotion")  # of training: two are enough for every day
 in_training = pytest.mark.parametrize(
     "mode", [pytest.param(m, marks=pytest.mark.slow) if m in SLOW else m for m in MODES]
@@ -40,7 +53,7 @@ in_training = pytest.mark.parametrize(
 def agree(mode, run, rtol=2e-5):
     """Compare what a run gives in a mode and without; float64 is another problem's rounding."""
     expected = run()
-    with MODES[mode]():
+    with TOGETHER[mode]():
         got = run()
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol)
