@@ -1,5 +1,6 @@
 """What every test may use: a counter of compilations, a small sparse problem, cheap compilation."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -35,6 +36,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Set XLA's flags before the first program: it reads them once, and child processes inherit."""
+    gc.set_threshold(20_000, 50, 100)  # tracing makes many objects: collecting them took 6 %
     if config.getoption("least_effort"):
         flags = list(LEAST_EFFORT)
         if importlib.metadata.version("jaxlib").startswith("0.10."):
