@@ -60,15 +60,7 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
                     test_steps=config.test_steps, use_bias=use_bias,
                 )  # fmt: skip
                 arrays |= {f"{part}/{key}": value for key, value in found.items()}
-        text = table(arrays, config)
-        manifest = {
-            "experiment": NAME, "config": dataclasses.asdict(config), "axes": ["run"],
-            "metrics": "on 1,024 test signals; see experiments/variants.py",
-            "seconds": round(time.monotonic() - started, 1),
-        }  # fmt: skip
-        sc.io.save_results(out / NAME, arrays, manifest)
-        (out / f"{NAME}.txt").write_text(text)
-    print("\n" + text)
+        variants.write(out, NAME, config, arrays, table(arrays, config), ["run"], started)
 
 
 def table(arrays: dict[str, np.ndarray], config: Config) -> str:

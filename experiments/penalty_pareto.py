@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import sparsecode_jax as sc
-from experiments import authors, common, paper, plots, variants
+from experiments import common, paper, plots, variants
 
 NAME = "penalty_pareto"
 LEARNING_RATE = 3e-3
@@ -60,11 +60,7 @@ def published() -> dict[str, dict[float, dict[str, float]]]:
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:  # noqa: B008
     """Train what is missing, print the table, draw the figure, write the results."""
     started = time.monotonic()
-    seeds = tuple(authors.UNKNOWN_SEED + run for run in range(config.num_runs))
-    given = variants.runs(
-        seeds * len(config.penalties), seeds * len(config.penalties),
-        tuple(np.repeat(config.penalties, config.num_runs)),
-    )  # fmt: skip
+    given = variants.of_penalties(config.penalties, config.num_runs)
     shape = len(config.penalties), config.num_runs
     arrays: dict[str, np.ndarray] = {}
     with common.stages(out, NAME, config) as stages:
@@ -74,17 +70,9 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
                 learning_rate=LEARNING_RATE, test_steps=config.test_steps,
             )  # fmt: skip
             arrays |= {f"{method}/{key}": value.reshape(shape) for key, value in found.items()}
-        text = table(arrays, config)
-        manifest = {
-            "experiment": NAME, "config": dataclasses.asdict(config),
-            "axes": ["penalty", "data set"],
-            "metrics": "on 1,024 test signals; see experiments/variants.py",
-            "seconds": round(time.monotonic() - started, 1),
-        }  # fmt: skip
-        sc.io.save_results(out / NAME, arrays, manifest)
-        (out / f"{NAME}.txt").write_text(text)
+        axes = ["penalty", "data set"]
+        variants.write(out, NAME, config, arrays, table(arrays, config), axes, started)
         figure(arrays, config, out)
-    print("\n" + text)
 
 
 def figure(arrays: dict[str, np.ndarray], config: Config, out: pathlib.Path) -> pathlib.Path:

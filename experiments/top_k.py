@@ -99,11 +99,7 @@ def encode(way: str, k: int, codes: Any, signals: Any, dictionary: Any, steps: i
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:  # noqa: B008
     """Train what is missing, print the table, write the results."""
     started = time.monotonic()
-    seeds = tuple(authors.UNKNOWN_SEED + run for run in range(config.num_runs))
-    given = variants.runs(
-        seeds * len(config.penalties), seeds * len(config.penalties),
-        tuple(np.repeat(config.penalties, config.num_runs)),
-    )  # fmt: skip
+    given = variants.of_penalties(config.penalties, config.num_runs)
     shape = len(config.penalties), config.num_runs
     arrays: dict[str, np.ndarray] = {}
     with common.stages(out, NAME, config) as stages:
@@ -134,16 +130,8 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
                 parts[f"{way}-{k}"] = stages.once(f"{way}-{k}", score)
         for part, found in parts.items():
             arrays |= {f"{part}/{key}": value.reshape(shape) for key, value in found.items()}
-        text = table(arrays, config)
-        manifest = {
-            "experiment": NAME, "config": dataclasses.asdict(config),
-            "axes": ["penalty", "data set"],
-            "metrics": "on 1,024 test signals; see experiments/variants.py",
-            "seconds": round(time.monotonic() - started, 1),
-        }  # fmt: skip
-        sc.io.save_results(out / NAME, arrays, manifest)
-        (out / f"{NAME}.txt").write_text(text)
-    print("\n" + text)
+        axes = ["penalty", "data set"]
+        variants.write(out, NAME, config, arrays, table(arrays, config), axes, started)
 
 
 def table(arrays: dict[str, np.ndarray], config: Config) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -46,6 +48,12 @@ def runs(
         *(np.stack([getattr(drawn[seed], name) for seed in data_seeds]) for name in ROWS)
     )
     return Runs(data, seeds, np.asarray(penalties, np.float32))
+
+
+def of_penalties(penalties: tuple[float, ...], num_runs: int) -> Runs:
+    """Draw the same data sets and starts for each penalty: (penalties, runs), flattened."""
+    seeds = tuple(authors.UNKNOWN_SEED + run for run in range(num_runs)) * len(penalties)
+    return runs(seeds, seeds, tuple(np.repeat(penalties, num_runs)))
 
 
 def label(method: str) -> str:
@@ -173,3 +181,23 @@ def measure(
         return {**found, "flops": np.full(len(given.seeds), float(fitted.flops or np.nan))}
 
     return stages.once(part, work)
+
+
+def write(
+    out: pathlib.Path,
+    name: str,
+    config: Any,
+    arrays: dict[str, np.ndarray],
+    text: str,
+    axes: list[str],
+    started: float,
+) -> None:
+    """Write numbers, manifest and table, and print the table."""
+    manifest = {
+        "experiment": name, "config": dataclasses.asdict(config), "axes": axes,
+        "metrics": "on 1,024 test signals; see experiments/variants.py",
+        "seconds": round(time.monotonic() - started, 1),
+    }  # fmt: skip
+    sc.io.save_results(out / name, arrays, manifest)
+    (out / f"{name}.txt").write_text(text)
+    print("\n" + text)

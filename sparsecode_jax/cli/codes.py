@@ -39,6 +39,7 @@ class Joined(NamedTuple):
       active: how many signals have 0, 1, ... N active latents.
       counts: active latents of each signal, (S,).
       sizes: signals of each part.
+      rest: what else each part keeps.
     """
 
     num: int
@@ -47,20 +48,22 @@ class Joined(NamedTuple):
     active: np.ndarray
     counts: np.ndarray
     sizes: np.ndarray
+    rest: list[dict[str, np.ndarray]]
 
     @classmethod
     def of(cls, output: Output, num: int, num_atoms: int) -> Joined:
         """Read parts."""
         used, magnitude = np.zeros(num_atoms), np.zeros(num_atoms)
-        active, lengths = np.zeros(num_atoms + 1, np.int64), []
+        active, lengths, rest = np.zeros(num_atoms + 1, np.int64), [], []
         for part in map(output.load, range(num)):
-            data, indices, counts = part["data"], part["indices"], part["counts"]
+            data, indices, counts = (part.pop(name) for name in ("data", "indices", "counts"))
+            rest.append(part)
             used += np.bincount(indices, minlength=num_atoms)
             magnitude += np.bincount(indices, np.abs(data), minlength=num_atoms)
             active += np.bincount(counts, minlength=num_atoms + 1)
             lengths.append(counts)
         sizes = np.asarray([len(counts) for counts in lengths])
-        return cls(num, used, magnitude, active, np.concatenate(lengths), sizes)
+        return cls(num, used, magnitude, active, np.concatenate(lengths), sizes, rest)
 
     def usage(self) -> dict[str, np.ndarray]:
         """Return how latents are used."""

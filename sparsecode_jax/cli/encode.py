@@ -266,9 +266,7 @@ def _assemble(
     """Join the parts, one at a time in memory; return statistics and array shapes."""
     rows = len(signals.rows)
     joined = Joined.of(output, num, num_atoms)
-    sums, flops = np.stack(list(output.column(num, "sums"))), 0
-    for part in output.column(num, "flops"):
-        flops += int(str(part))
+    sums = np.stack([part["sums"] for part in joined.rest])
     result: dict[str, Any] = {
         **joined.usage(),
         "batch_objective": sums[:, 0] / joined.sizes,
@@ -278,7 +276,7 @@ def _assemble(
         "converged_fraction": sums[:, 3].sum() / rows,
         "l0": joined.used.sum() / rows,
         "seconds": sums[:, 4].sum(),
-        "flops": flops,
+        "flops": sum(int(str(part["flops"])) for part in joined.rest),
     }
     arrays: dict[str, Any] = {
         name: result[name]

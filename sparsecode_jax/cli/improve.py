@@ -125,12 +125,12 @@ def _encode_all(signals: Signals, sae: Sae, frontier: Frontier, output: Output, 
     def is_done(index: int) -> bool:  # by this inference: another budget may recommend another
         return output.done(index) and int(output.load(index)["inference"]) == frontier.best
 
-    done = sum(map(is_done, range(num)))
-    bar = tqdm(total=len(rows), initial=min(done * size, len(rows)), desc="encoding",
+    done = [is_done(index) for index in range(num)]
+    bar = tqdm(total=len(rows), initial=min(sum(done) * size, len(rows)), desc="encoding",
                unit=" signals", unit_scale=True, disable=quiet, file=sys.stderr)  # fmt: skip
     with bar:
         for index in range(num):
-            if is_done(index):
+            if done[index]:
                 continue
             batch = _filled(rows, index * size, size)
             count = min(size, len(rows) - index * size)
