@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 
 import sparsecode_jax as sc
 from sparsecode_jax import encoders, metrics, solvers
@@ -92,6 +93,28 @@ def test_codes_are_those_of_the_algorithms_that_they_are_named_after(found):
     for name, codes in expected.items():
         got = found.inferences[NAMES.index(name)](scored)
         np.testing.assert_allclose(got, codes, atol=2e-5, err_msg=name)
+
+
+def test_codes_of_pursuits_are_the_non_negative_least_squares_on_their_support():
+    sae, signals = autoencoder(), SIGNALS[CHOICE : CHOICE + 40]
+    found = improve(sae, num_steps=[], num_active=8)
+    centered, atoms = signals - np.asarray(sae.bias), np.asarray(sae.dictionary, float)
+    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
+    worse = 0
+    builds = {
+        "OMP, refit": solvers.orthogonal_matching_pursuit(8),
+        "OLS, refit": solvers.orthogonal_least_squares(8),
+    }
+    for name, solver in builds.items():
+        row = found.names.index(name)
+        cut = sc.sparse_encode(centered, atoms / norms, 0.0, num_steps=8, solver=solver)
+        for code, alone, x in zip(found.inferences[row](signals), cut, centered, strict=True):
+            support = np.flatnonzero(alone)
+            least = scipy.optimize.nnls(atoms[support].T, x.astype(float))[1]
+            error = np.linalg.norm(x - np.asarray(code) @ atoms)
+            assert error < least + 1e-4
+            worse += np.linalg.norm(x - np.asarray(alone) @ (atoms / norms)) > least + 1e-2
+    assert worse > 10  # what is cut to 0 is not fitted
 
 
 def test_inferences_are_traced_too(found):
