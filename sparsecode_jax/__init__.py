@@ -5,6 +5,7 @@ Shapes everywhere: signals (..., M), dictionary (N, M) with one atom per row, co
 
 from sparsecode_jax import (
     _jax_release,  # noqa: F401 - first, so that what cannot work says so before it fails
+    activations,
     dictionaries,
     dictionary_learning,
     encoders,
@@ -32,6 +33,7 @@ __all__ = [
     "Lasso",
     "Solver",
     "SparseCodes",
+    "activations",
     "dictionaries",
     "dictionary_learning",
     "encoders",

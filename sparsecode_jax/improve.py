@@ -341,6 +341,7 @@ class _Reader:
         if not len(alive):
             raise ValueError(f"{name}: every atom is 0; a dictionary that was trained is expected.")
         self.steps: dict[Any, Array] = {}  # made once
+        self.counted: dict[_Way, tuple[int, int]] = {}  # for penalties that are tried, the same
         whole = len(alive) == len(norms)
         atoms = sae.dictionary if whole else sae.dictionary[alive]
         self.parts = _Parts(
@@ -370,6 +371,11 @@ class _Reader:
 
     def once(self, way: _Way, block: np.ndarray) -> tuple[int, int]:
         """Return the operations for a dictionary: before all blocks, and in each."""
+        if way not in self.counted:
+            self.counted[way] = self._once(way, block)
+        return self.counted[way]
+
+    def _once(self, way: _Way, block: np.ndarray) -> tuple[int, int]:
         make = self.step_size(way)
         before = 0 if make is None else eval_flops(make, self.parts.atoms).total()
         if way.solver is None or way.warm:

@@ -205,7 +205,7 @@ def test_atoms_that_are_zero_stay_out():
 def test_normalized_signals_are_scored_on_their_own_scale(how):
     sae = autoencoder()
     config = {**sae.config, "normalize_activations": how}
-    sae = sc.io.saes._built(config, {k: np.asarray(v) for k, v in sae.tensors.items()})
+    sae = sc.io.saes.of_tensors(config, {k: np.asarray(v) for k, v in sae.tensors.items()})
     found = improve(sae, num_steps=[])
     scored = SIGNALS[CHOICE:]
     np.testing.assert_allclose(found.r2[0], metrics.r2(scored, sae.forward(scored)), atol=1e-5)
@@ -215,7 +215,7 @@ def test_normalized_signals_are_scored_on_their_own_scale(how):
 def test_heads_are_put_together():
     sae = autoencoder()
     config = {**sae.config, "reshape_activations": "hook_z"}
-    heads = sc.io.saes._built(config, {k: np.asarray(v) for k, v in sae.tensors.items()})
+    heads = sc.io.saes.of_tensors(config, {k: np.asarray(v) for k, v in sae.tensors.items()})
     flat = improve(sae, num_steps=[])
     found = improve(heads, SIGNALS.reshape(S, 2, M // 2), num_steps=[])
     np.testing.assert_allclose(found.r2, flat.r2, atol=1e-6)
@@ -309,7 +309,7 @@ def test_weights_that_are_not_finite_are_never_recommended():
 def test_a_zero_signal_is_refused_where_its_norm_is_divided_by():
     sae = autoencoder()
     config = {**sae.config, "normalize_activations": "constant_norm_rescale"}
-    sae = sc.io.saes._built(config, {k: np.asarray(v) for k, v in sae.tensors.items()})
+    sae = sc.io.saes.of_tensors(config, {k: np.asarray(v) for k, v in sae.tensors.items()})
     with pytest.raises(ValueError, match="signal 100 is all zeros"):
         improve(sae, np.where(np.arange(S)[:, None] == 100, 0, SIGNALS))
 

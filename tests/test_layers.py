@@ -42,7 +42,7 @@ LAYERS = (
         "sweep",
     ),
     ("solvers", "encoders", "io.saes"),
-    ("training", "dictionary_learning", "improve"),
+    ("training", "dictionary_learning", "improve", "activations"),
     ("__init__",),
     ("cli", "__main__"),
 )
@@ -183,7 +183,14 @@ def test_flax_is_imported_on_use_in_one_place():
             assert inside or not re.match(r"flax(\.|$)", name), name_of(path)
 
 
-@pytest.mark.parametrize("package", ["torch", "transformers", "flax.nnx", "tensorflow", "sklearn"])
+@pytest.mark.parametrize("package", ["torch", "transformers", "gguf"])
+def test_models_of_pytorch_are_imported_on_use_in_one_place(package):
+    path = PACKAGE / "activations" / "models.py"
+    assert users(FILES, package) == {name_of(path)}
+    assert all(inside for name, inside in imports(path) if name.split(".")[0] == package)
+
+
+@pytest.mark.parametrize("package", ["flax.nnx", "tensorflow", "sklearn"])
 def test_never_imported_by_the_library(package):
     assert users(FILES, package) == set()
 

@@ -95,7 +95,7 @@ def load_sae(folder: str | os.PathLike) -> Sae:
     """
     try:
         config, tensors = read_folder(folder)
-        return _built(config, tensors)
+        return of_tensors(config, tensors)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"load_sae: of the folder {folder}: {error}") from None
     except Exception as error:  # a damaged file can fail in any way
@@ -150,7 +150,7 @@ def with_its_tensors(name: str, sae: Sae) -> tuple[dict[str, Any], dict[str, np.
     host = {label: np.asarray(value) for label, value in sae.tensors.items()}
     try:
         config = checked(sae.config)
-        again = _built(config, fitting(config, host))
+        again = of_tensors(config, fitting(config, host))
     except ValueError as error:
         raise ValueError(f"{name}: {error}; what load_sae or as_sae gave is expected.") from None
     for part in ("encoder", "params", "dictionary", "bias"):
@@ -396,7 +396,7 @@ def _normalize(form: _Form, d_in: int, signals: ArrayLike) -> Array:
 # --- the same as parts of this package -----------------------------------------------------------
 
 
-def _built(config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Sae:
+def of_tensors(config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Sae:
     """Return the autoencoder of a configuration and its arrays."""
     if config["dtype"] == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise ValueError(
@@ -427,7 +427,7 @@ def _built(config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Sae:
         functools.partial(_encode, form, arrays, config["d_in"]),
         functools.partial(_decode, form, arrays, config["d_in"]),
         functools.partial(_forward, form, arrays, config["d_in"]),
-        functools.partial(_normalize, form, config["d_in"]),
+        Bound(_normalize, form, config["d_in"]),  # equal for equal forms: one program for all
         encoder,
         params,
         dictionary,
@@ -608,7 +608,7 @@ def as_sae(
     }
     try:
         config = checked(config)
-        return _built(config, fitting(config, host))
+        return of_tensors(config, fitting(config, host))
     except ValueError as error:
         raise ValueError(f"as_sae: {error}; the parts of one autoencoder are expected.") from None
 

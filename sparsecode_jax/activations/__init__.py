@@ -1,0 +1,43 @@
+"""Activations of language models: captured by PyTorch, kept on disk, spliced back.
+
+Reading and writing stores needs NumPy alone; models need the extra ``lm`` (PyTorch, transformers),
+which is imported on first use.
+"""
+
+from sparsecode_jax.activations.models import (
+    LanguageModel,
+    Splice,
+    capture,
+    load_model,
+    read_texts,
+)
+from sparsecode_jax.activations.normalization import Normalization, fold, normalization
+from sparsecode_jax.activations.store import (
+    Block,
+    Selection,
+    Store,
+    load,
+    select,
+    split_documents,
+    verify,
+    write,
+)
+
+__all__ = [
+    "Block",
+    "LanguageModel",
+    "Normalization",
+    "Selection",
+    "Splice",
+    "Store",
+    "capture",
+    "fold",
+    "load",
+    "load_model",
+    "normalization",
+    "read_texts",
+    "select",
+    "split_documents",
+    "verify",
+    "write",
+]
