@@ -28,8 +28,8 @@ from .fuzz_table import CALLS, WITHOUT, Call
 
 MODULES = (
     "", "activations", "dictionaries", "dictionary_learning", "dictionary_learning.updates",
-    "encoders", "flops", "io", "metrics", "objectives", "prox", "solvers", "statistics", "synthetic", "training",
-    "training.losses", "training.schedules",
+    "encoders", "flops", "io", "metrics", "objectives", "prox", "solvers", "statistics",
+    "synthetic", "training", "training.losses", "training.schedules",
 )  # fmt: skip
 SCALES = {"1e-30": 1e-30, "1e-20": 1e-20, "1e20": 1e20, "1e30": 1e30}
 
