@@ -19,6 +19,7 @@ import optax
 import sparsecode_jax as sc
 from sparsecode_jax import (
     Lasso,
+    activations,
     dictionaries,
     dictionary_learning,
     encoders,
@@ -327,6 +328,9 @@ CALLS = {
         rows=("correlations",),
     ),
     # statistics, synthetic
+    "activations.normalization": call(
+        activations.normalization, {"signals": SIGNALS}, traced=False
+    ),
     "statistics.bootstrap_interval": call(
         statistics.bootstrap_interval,
         {"values": NEAR[0], "statistic": np.mean, "level": 0.9, "num_draws": 200, "seed": 1},
