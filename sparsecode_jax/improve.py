@@ -144,10 +144,10 @@ def improve(
 
     The same dictionary is read by the autoencoder's own encoder, in float32; ISTA, FISTA and SpaRSA
     from the encoder's codes; OMP, OLS and gradient pursuit; and OMP of 1.6 K atoms thinned by
-    :func:`~sparsecode_jax.solvers.leave_one_out`. The codes of all but the encoder are fitted anew
-    by :func:`~sparsecode_jax.solvers.refit`, and at most K of them are active, K on average if they
-    are thinned; of an encoder's own, which may be more, at most 4 K are. All scores are of what
-    ``sae.decode`` makes of the codes.
+    :func:`~sparsecode_jax.solvers.leave_one_out`. Codes that are not the best on their support are
+    fitted anew by :func:`~sparsecode_jax.solvers.refit`. At most K of them are active, K on average
+    if they are thinned; of an encoder's own, which may be more, at most 4 K are. All scores are of
+    what ``sae.decode`` makes of the codes.
 
     The first signals are not scored: penalties (of five, the one that explains the most),
     thresholds and the recommendation are chosen on them. Order signals by document, so that no
@@ -314,7 +314,7 @@ def _ways(
             ways.append(_Way(f"encoder, {label} {count}, refit", solver, count, True, kept=kept))
     omp, ols = solvers.orthogonal_matching_pursuit, solvers.orthogonal_least_squares
     for label, pursuit in (("OMP", omp), ("OLS", ols)):
-        ways.append(_Way(f"{label}, refit", pursuit(kept, prox=prox), kept, kept=kept))
+        ways.append(_Way(label, pursuit(kept, prox=prox), kept))
     skipped = []
     if num_atoms <= _WITH_GRAM:
         gradient = solvers.gradient_pursuit(kept, prox=prox)

@@ -479,7 +479,7 @@ CALLS = {
     "solvers.refit": call(
         solvers.refit,
         {"codes": NEAR, "signals": SIGNALS, "dictionary": DICTIONARY, "num_active": 3,
-         "prox": POSITIVE, "num_rounds": 5},
+         "prox": POSITIVE},
         rows=("signals", "codes"),
     ),
     "solvers.leave_one_out": call(

@@ -15,12 +15,19 @@ def best_first(values, signed, count):
     return list(np.argsort(-(np.abs(values) if signed else values), kind="stable")[:count])
 
 
-def fit(signal, atoms, support, signed):
-    """Return the least-squares codes of a support, negatives cut to 0 unless signed."""
+def least_squares(signal, atoms, support):
     codes = np.zeros(len(atoms))
     support = sorted(support)
     codes[support] = np.linalg.lstsq(atoms[support].T, signal, rcond=None)[0]
-    return cut(codes, signed)
+    return codes
+
+
+def nonnegative_least_squares(signal, atoms, support):
+    codes = np.zeros(len(atoms))
+    support = sorted(support)
+    if support:
+        codes[support] = nnls(atoms[support].T, signal)[0]
+    return codes
 
 
 def prune(codes, signed, num_active):
@@ -67,7 +74,9 @@ def cosamp(signal, atoms, num_active, num_steps, signed):
     for _ in range(num_steps):
         found = correlated(signal, atoms, codes, signed, 2 * num_active)
         merged = set(found) | set(np.flatnonzero(codes))
-        codes = prune(fit(signal, atoms, merged, signed), signed, num_active)
+        codes = prune(least_squares(signal, atoms, merged), signed, num_active)
+        if not signed:
+            codes = nonnegative_least_squares(signal, atoms, np.flatnonzero(codes))
     return codes
 
 
@@ -76,8 +85,9 @@ def subspace_pursuit(signal, atoms, num_active, num_steps, signed):
     for _ in range(num_steps):
         found = correlated(signal, atoms, codes, signed, num_active)
         merged = set(found) | set(np.flatnonzero(codes))
-        pruned = prune(fit(signal, atoms, merged, signed), signed, num_active)
-        new = fit(signal, atoms, np.flatnonzero(pruned), signed)
+        pruned = prune(least_squares(signal, atoms, merged), signed, num_active)
+        fit = least_squares if signed else nonnegative_least_squares
+        new = fit(signal, atoms, np.flatnonzero(pruned))
         if np.sum((signal - new @ atoms) ** 2) >= np.sum((signal - codes @ atoms) ** 2) - 1e-12:
             break
         codes = new

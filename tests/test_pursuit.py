@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp
 
 import sparsecode_jax as sc
@@ -77,6 +78,69 @@ def test_nonnegative_by_default(factory):
     # Taking only positive correlations is not signed pursuit with its negatives cut.
     signed = encode(signals, dictionary, factory(5, prox=soft_threshold), 5)
     assert float(jnp.abs(codes - jnp.maximum(signed, 0)).max()) > 0.1
+
+
+def nonnegative(seed, num_active, factory, dtype=jnp.float64):
+    """Return signals (S, 8) of noise and 16 atoms, the codes along a pursuit, and its supports."""
+    rng = np.random.default_rng(seed)
+    dictionary = rng.normal(size=(16, 8)) * rng.uniform(0.5, 2, size=(16, 1))
+    signals = np.abs(rng.normal(size=(S, 16))) @ dictionary / 4 + rng.normal(size=(S, 8))
+    with jax.enable_x64(dtype == jnp.float64):
+        solver = factory(num_active)
+        problem = sc.Lasso(*(jnp.asarray(x, dtype) for x in (signals, dictionary, 0, 1)))
+        last, path = sc.solvers.trajectory(
+            solver, problem, num_steps=num_active, record=lambda codes: codes
+        )
+        np.testing.assert_array_equal(last, path[-1])
+        state = solver.init(problem)
+        for _ in range(num_active):
+            state = solver.step(state, problem)
+    return signals, dictionary, np.asarray(path, np.float64), np.asarray(state.support)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_nonnegative_codes_are_scipys_least_squares_on_the_atoms_chosen_so_far(factory):
+    signals, dictionary, path, supports = nonnegative(0, 8, factory)
+    for k, codes in enumerate(path, start=1):
+        expected = np.zeros_like(codes)
+        for row, signal, support in zip(expected, signals, supports, strict=True):
+            atoms = support[:k][support[:k] >= 0]
+            row[atoms] = nnls(dictionary[atoms].T, signal)[0]
+        np.testing.assert_allclose(codes, expected, atol=1e-9)
+    chosen = np.sum(supports >= 0, axis=1)
+    assert np.mean(np.sum(path[-1] > 0, axis=1) < chosen) > 0.25  # or nothing is tested
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize(("dtype", "slack"), [(jnp.float64, 1e-12), (jnp.float32, 1e-5)])
+def test_nonnegative_codes_are_never_worse_than_zeros_nor_than_fewer_atoms(factory, dtype, slack):
+    for seed in range(5):
+        signals, dictionary, path, _ = nonnegative(seed, 8, factory, dtype)
+        path = np.concatenate([np.zeros_like(path[:1]), path])
+        errors = np.sum((signals - path @ dictionary) ** 2, axis=-1)
+        assert np.all(np.diff(errors, axis=0) <= slack * errors[0])
+        assert np.all(path >= 0)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_derivatives_of_nonnegative_codes(factory):
+    """Of most signals some chosen atom is 0; it stays so, and the others follow the fit."""
+    signals, dictionary, path, _ = nonnegative(1, 6, factory)
+    weights = np.random.default_rng(0).normal(size=path[-1].shape)
+    with jax.enable_x64(True):
+        signals, dictionary = jnp.asarray(signals), jnp.asarray(dictionary)
+        value = lambda *args: jnp.sum(weights * encode(*args, factory(6), 6), axis=-1)  # noqa: E731
+        slopes, tilts = (
+            np.random.default_rng(1).normal(size=x.shape) for x in (signals, dictionary)
+        )
+        _, tangents = jax.jvp(value, (signals, dictionary), (slopes, tilts))
+        moved = [(signals + h * slopes, dictionary + h * tilts) for h in (1e-6, -1e-6)]
+        ahead, behind = (np.asarray(value(*arrays)) for arrays in moved)
+        pulled = jax.grad(lambda *args: jnp.sum(value(*args)), (0, 1))(signals, dictionary)
+    np.testing.assert_allclose(tangents, (ahead - behind) / 2e-6, rtol=1e-4, atol=1e-4)
+    pairs = zip(pulled, (slopes, tilts), strict=True)
+    both = sum(np.sum(np.asarray(x) * np.asarray(y)) for x, y in pairs)
+    np.testing.assert_allclose(both, np.sum(np.asarray(tangents)), rtol=1e-9)
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
@@ -171,8 +235,10 @@ def test_cost_line(factory, m, n, k):
     assert total == S * a_step + once
     assert f"step, {stated} per step" in text
     reading = eval_flops(solver.codes, state).total()
-    assert "Reading the codes: 2K^2 + 4K." in text
-    assert reading == S * (2 * k * k + 4 * k)
+    assert reading == S * (6 * k**3 + 25 * k * k + 14 * k - 2)
+    reading = eval_flops(factory(k, prox=soft_threshold).codes, state).total()
+    assert reading == S * (2 * k * k + 3 * k)
+    assert "Reading the codes: 6K^3 + 25K^2 + 14K - 2, or 2K^2 + 3K if signed." in text
 
 
 def test_many_atoms_without_a_gram_matrix():

@@ -14,6 +14,7 @@ from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate
 from sparsecode_jax.prox import keeps_negatives
+from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._support import add_at, first_largest, negligible, no_codes, score
 from sparsecode_jax.types import Array, Lasso, Solver
 
@@ -149,10 +150,32 @@ def _fit(num_active: int, state: PursuitState) -> Array:
     return jax.lax.scan(back, jnp.zeros_like(state.coefficients), order)[0]
 
 
+def _values(num_active: int, signed: bool, state: PursuitState) -> tuple[Array, Array]:
+    """Return the values (..., K), and how far they are from the least squares."""
+    fit = _fit(num_active, state)
+    if signed:
+        return fit, jnp.zeros_like(fit)
+    chosen = state.support >= 0
+    norms = jnp.sqrt(jnp.where(chosen, state.squares[state.support], 1))
+    columns = jnp.where(chosen[..., None, :], state.triangle / norms[..., None, :], 0)
+
+    def add(sums: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[tuple, None]:
+        (block, projections), (row, coefficient) = sums, part
+        block = block + row[..., :, None] * row[..., None, :]
+        return (block, projections + coefficient[..., None] * row), None
+
+    # The products of the chosen atoms, and theirs with the signal: faster than small products.
+    rows = jnp.moveaxis(columns, -2, 0), jnp.moveaxis(state.coefficients, -1, 0)
+    (block, projections), _ = jax.lax.scan(
+        add, (jnp.zeros_like(columns), jnp.zeros_like(fit)), rows
+    )
+    values = _support.fit(block, projections, chosen, signed) / norms
+    values = jnp.where(jnp.any(fit < 0, axis=-1, keepdims=True), values, fit)
+    return values, values - fit
+
+
 def _codes(num_active: int, signed: bool, state: PursuitState) -> Array:
-    values = _fit(num_active, state) * state.unit
-    if not signed:
-        values = jnp.maximum(values, 0)
+    values = _values(num_active, signed, state)[0] * state.unit
     atoms = jnp.maximum(state.support, 0)  # values are 0 where none was chosen
     return add_at(no_codes(state.correlations), atoms, values)
 
@@ -161,9 +184,9 @@ def _gap(num_active: int, signed: bool, state: PursuitState, problem: Lasso) -> 
     signals = problem.signals / state.unit
     energy = jnp.sum(signals * signals, axis=-1)
     error = energy - jnp.sum(state.coefficients * state.coefficients, axis=-1)
-    if not signed:  # what the codes lose by cutting the negatives
-        cut = jnp.minimum(_fit(num_active, state), 0)
-        lost = jnp.einsum("...kl,...l->...k", state.triangle, cut, precision="highest")
+    if not signed:  # what the codes lose by being no less than 0
+        short = _values(num_active, signed, state)[1]
+        lost = jnp.einsum("...kl,...l->...k", state.triangle, short, precision="highest")
         error = error + jnp.sum(lost * lost, axis=-1)
     return jnp.maximum(error, 0) / jnp.where(energy > 0, energy, 1)
 

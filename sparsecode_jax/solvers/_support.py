@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from sparsecode_jax import _checks
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
+from sparsecode_jax._sharding import varying_like
 from sparsecode_jax.dictionaries import correlate
 from sparsecode_jax.types import Array, Lasso
 
@@ -22,6 +23,7 @@ __all__ = [
     "captured",
     "correlations",
     "first_largest",
+    "fit",
     "keep_largest",
     "least_squares",
     "negligible",
@@ -189,6 +191,100 @@ def least_squares(block: Array, projections: Array, chosen: Array) -> Array:
         factor, half, left_side=True, lower=True, transpose_a=True
     )
     return values[..., 0]
+
+
+def fit(block: Array, projections: Array, chosen: Array, signed: bool) -> Array:
+    """Fit as :func:`least_squares`, without negative values unless ``signed``."""
+    if signed:
+        return least_squares(block, projections, chosen)
+    return _nonnegative_least_squares(block, projections, chosen)
+
+
+class _ActiveSet(NamedTuple):
+    """Where an active-set method is, the signals B on the last axis, which is faster on CPU.
+
+    Attributes:
+      tableau: of the used atoms U and the others V of a block G, (P, P, B): -inverse(G_UU) and
+        inverse(G_UU) G_UV, and G_VV - G_VU inverse(G_UU) G_UV. Symmetric.
+      solution: the least-squares values of used atoms, the correlations of the others with what
+        those leave, (P, B).
+      used: booleans, (P, B).
+      values: the best that are not negative, (P, B).
+    """
+
+    tableau: Array
+    solution: Array
+    used: Array
+    values: Array
+
+
+def _nonnegative_least_squares(block: Array, projections: Array, chosen: Array) -> Array:
+    """Return values (..., P), none negative, by 2P exchanges of one atom each.
+
+    The method of Lawson and Hanson (1974), chapter 23, from no atom on; no exchange raises the
+    error, and P to 1.75 P of them settled every support tried of up to 1.7 M atoms. Projections are
+    of a signal whose largest entry is near 1.
+    """
+    size = block.shape[-1]
+    tiny = 20 * jnp.finfo(block.dtype).eps  # ``negligible`` at most
+    dependent = 2 * size * jnp.finfo(block.dtype).eps  # as in ``least_squares``
+    places = jnp.arange(size)[:, None]
+
+    def move(state: _ActiveSet) -> tuple[Array, Array, Array]:
+        """Go to the least squares of used atoms, or until the first of them is 0: it leaves."""
+        ends = jnp.where(state.used, state.solution, 0)
+        negative = state.used & (ends <= 0)
+        way = ends - state.values
+        ratio = state.values / jnp.where(negative & (way < 0), way, -1)  # less the part of the way
+        atom, part = _largest(jnp.where(negative, ratio, -jnp.inf))
+        stops = jnp.any(negative, axis=0)
+        part = jnp.where(stops, part, -1)
+        short = jnp.where(places == atom, 0, state.values - part * way)
+        return jnp.where(stops, short, ends), atom, stops
+
+    def exchange(state: _ActiveSet, _: None) -> tuple[_ActiveSet, None]:
+        values, leaves, stops = move(state)
+        rest = jnp.diagonal(state.tableau, axis1=0, axis2=1).T
+        free = chosen & ~state.used & (rest > dependent)
+        enters, most = _largest(jnp.where(free, state.solution, -jnp.inf))
+        changes = stops | (most > tiny)
+        atom = jnp.where(stops, leaves, enters)
+        here = changes & (places == atom)
+        row = jnp.take_along_axis(state.tableau, atom[None, None], axis=0)[0]
+        pivot = jnp.where(changes, jnp.take_along_axis(row, atom[None], axis=0)[0], 1)
+        number = jnp.take_along_axis(state.solution, atom[None], axis=0)[0] / jnp.abs(pivot)
+        row = jnp.where(changes, row, 0)
+        scaled = row / jnp.abs(pivot)
+        row = jnp.where(stops, -row, row)  # the pivot is negative where the atom leaves
+        tableau = state.tableau - row[:, None] * scaled[None]
+        new = jnp.where(here, -1 / pivot, scaled)
+        tableau = jnp.where(here[None], new[:, None], tableau)
+        return _ActiveSet(
+            tableau=jnp.where(here[:, None], new[None], tableau),
+            solution=jnp.where(here, number, state.solution - number * row),
+            used=state.used ^ here,
+            values=values,
+        ), None
+
+    leading = projections.shape[:-1]
+    gram = jnp.moveaxis(block.reshape(-1, size, size), 0, -1)
+    target, chosen = (x.reshape(-1, size).T for x in (projections, chosen))
+    start = _ActiveSet(gram, target, jnp.zeros_like(chosen), jnp.zeros_like(target))
+    start = varying_like(start, block, projections)
+    values = move(jax.lax.scan(exchange, start, length=2 * size)[0])[0]
+    values = jnp.maximum(values, 0)  # by what was rounded
+    explained = jnp.sum(gram * values[None], axis=1)  # faster than a product of each signal
+    gain = jnp.sum(values * (2 * target - explained), axis=0)
+    values = jnp.where(gain > 0, values, 0)  # of more atoms than are independent
+    return values.T.reshape(*leading, size)
+
+
+def _largest(values: Array) -> tuple[Array, Array]:
+    """Return where values (P, B) are largest, (B,), the first such place, and what they are."""
+    most = jnp.max(values, axis=0)
+    places = jax.lax.broadcasted_iota(jnp.int32, values.shape, 0)
+    first = jnp.min(jnp.where(values == most, places, values.shape[0]), axis=0)
+    return jnp.minimum(first, values.shape[0] - 1), most
 
 
 def captured(block: Array, projections: Array, values: Array) -> Array:

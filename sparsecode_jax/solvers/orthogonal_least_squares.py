@@ -31,13 +31,15 @@ def orthogonal_least_squares(
 
     Args:
       num_active: K, the most atoms per signal. **Static**.
-      prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, and cuts to 0
-        what the least-squares fit makes negative; ``soft_threshold`` gives signed codes.
-        **Static**.
+      prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, and the codes
+        are the non-negative least squares on those; ``soft_threshold`` gives signed codes, the
+        least squares. **Static**.
 
     Returns:
-      A :class:`~sparsecode_jax.types.Solver`. A warm start is refused. Its gap is the relative
-      squared error, 4K^2 + 6K + 3M + 1 operations per signal, of which signed codes save 4K^2 + 4K.
+      A :class:`~sparsecode_jax.types.Solver`. A warm start is refused. Codes that are read after k
+      steps (a trajectory's) are the fit of the first k atoms, whichever of them are 0. Its gap is
+      the relative squared error, 6K^3 + 27K^2 + 17K + 3M - 1 operations per signal, or 2K + 3M + 1
+      if signed.
 
     Raises:
       ValueError: num_active is not an integer from 1 to N.
@@ -45,7 +47,7 @@ def orthogonal_least_squares(
     **Cost**: 2MN + 2M - 1 arithmetic operations per signal to start and (2K + 10)N + M + 2K + 2 per
     signal per step, N per step; the Gram matrix and norms 2MN^2 + 2MN - N once. Above 1,024 atoms
     there is no Gram matrix: 2MN + 8N + 4MK + 3M + 2K + 2 per signal per step, and norms 2MN - N
-    once. Reading the codes: 2K^2 + 4K.
+    once. Reading the codes: 6K^3 + 25K^2 + 14K - 2, or 2K^2 + 3K if signed.
 
     References:
       Chen, Billings, Luo, 1989; Rebollo-Neira and Lowe, 2002 (optimized OMP). SPAMS's ``omp``

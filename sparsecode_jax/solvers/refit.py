@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,7 @@ from jax.sharding import PartitionSpec
 
 from sparsecode_jax import _checks
 from sparsecode_jax._scaling import unit_of
-from sparsecode_jax._sharding import (
-    Layout,
-    by_signal,
-    on_automatic_axes,
-    over_devices,
-    varying_like,
-)
+from sparsecode_jax._sharding import Layout, by_signal, on_automatic_axes, over_devices
 from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
@@ -39,18 +33,13 @@ def refit(
     *,
     num_active: int | None = None,
     prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold,
-    num_rounds: int = 10,
 ) -> Any:
     r"""Keep the support of given codes, such as an encoder's, and fit the codes anew on it.
 
     .. math:: \min_z \|x - zD\|^2 \quad\text{subject to}\quad
        \mathrm{supp}(z) \subseteq \mathrm{supp}(H_K(z_0)),\ z \ge 0
 
-    Non-negative codes are found by exchanging atoms: fit the atoms in use; those with negative
-    codes go, and those left out that would lower the error return; where that does not leave fewer
-    such atoms, one alone is exchanged. Of ``num_rounds`` rounds the best of each signal, negatives
-    cut to 0, is returned; once no atom is to be exchanged, that is the exact non-negative least
-    squares. Ten rounds settled every random support of up to M/2 atoms, 20 those of up to M.
+    Non-negative codes are the non-negative least squares, by 2K exchanges of one atom each.
 
     Args:
       codes: z_0, (..., N), or :class:`~sparsecode_jax.SparseCodes` of them. **Traced**.
@@ -60,7 +49,6 @@ def refit(
         ``SparseCodes``. **Static**.
       prox: ``nonnegative_soft_threshold`` for non-negative codes; ``soft_threshold`` for signed
         ones, which are plain least squares. **Static**.
-      num_rounds: fits of a signal for non-negative codes. **Static**.
 
     Returns:
       Codes (..., N), by value and place if the given ones are.
@@ -70,12 +58,11 @@ def refit(
         is not an integer from 1 to N (or to the number of slots).
 
     **Cost**: 2MK^2 + 7MK + 3K + 2M - 1 arithmetic operations per signal, and
-    K(K + 1)(2K + 1)/6 + 2K^2 once, or for non-negative codes
-    K(K + 1)(2K + 1)/6 + 6K^2 + 6K - 1 per round and M + 1 more once. It works on blocks of signals
-    whose atoms, K of M numbers each, take at most 256 MB in float32.
+    K(K + 1)(2K + 1)/6 + 2K^2 for signed codes or 4K^3 + 20K^2 + 9K - 2 for non-negative ones. It
+    works on blocks of signals whose atoms, K of M numbers each, take at most 256 MB in float32.
 
     References:
-      Portugal, Judice, Vicente, 1994, block principal pivoting.
+      Lawson and Hanson, 1974, chapter 23.
     """
     name = "refit"
     codes, signals, dictionary = check_codes(name, codes, signals, dictionary)
@@ -88,12 +75,11 @@ def refit(
             f"{name}: num_active is {num_active}, but the codes have {codes.values.shape[-1]} "
             "slots; at most that many is expected. Leave num_active out to take them all."
         )
-    _checks.count(name, "num_rounds", num_rounds)
-    rounds = 0 if keeps_negatives(name, prox) else num_rounds
+    signed = keeps_negatives(name, prox)
     zero = jnp.zeros((), signals.dtype)
     problem = Lasso(signals, dictionary, zero, zero)
     codes, layout = spread(name, None, problem, codes)
-    return _refit(codes, signals, dictionary, num_active, rounds, layout)
+    return _refit(codes, signals, dictionary, num_active, signed, layout)
 
 
 def check_codes(
@@ -113,36 +99,27 @@ def check_codes(
     return codes, signals, dictionary
 
 
-class _Exchange(NamedTuple):
-    """Atoms in use (..., K), the fewest wrong so far (...,), the best values, what they capture."""
-
-    used: Array
-    fewest: Array
-    values: Array
-    gain: Array
-
-
-@functools.partial(jax.jit, static_argnames=("num_active", "num_rounds", "layout"))
+@functools.partial(jax.jit, static_argnames=("num_active", "signed", "layout"))
 def _refit(
     codes: Array | SparseCodes,
     signals: Array,
     dictionary: Array,
     num_active: int,
-    num_rounds: int,
+    signed: bool,
     layout: Layout | None,
 ) -> Any:
-    fit = functools.partial(_in_blocks, num_active=num_active, num_rounds=num_rounds)
+    fit = functools.partial(_in_blocks, num_active=num_active, signed=signed)
     rows, whole = by_signal(layout), PartitionSpec()
     return over_devices(fit, layout, (rows, rows, whole), rows)(codes, signals, dictionary)
 
 
 def _in_blocks(
-    codes: Any, signals: Array, dictionary: Array, *, num_active: int, num_rounds: int
+    codes: Any, signals: Array, dictionary: Array, *, num_active: int, signed: bool
 ) -> Any:
     """Fit as many signals at a time as their atoms leave room for."""
 
     def fit(codes: Any, signals: Array) -> Any:
-        return _fit(codes, signals, dictionary, num_active=num_active, num_rounds=num_rounds)
+        return _fit(codes, signals, dictionary, num_active=num_active, signed=signed)
 
     width = num_active * signals.shape[-1]
     if signals.size // signals.shape[-1] * width <= _BLOCK:
@@ -153,7 +130,7 @@ def _in_blocks(
     return jax.tree.map(lambda x: x.reshape(*leading, x.shape[-1]), fits)
 
 
-def _fit(codes: Any, signals: Array, dictionary: Array, *, num_active: int, num_rounds: int) -> Any:
+def _fit(codes: Any, signals: Array, dictionary: Array, *, num_active: int, signed: bool) -> Any:
     sparse = isinstance(codes, SparseCodes)
     magnitudes, places = jax.lax.top_k(jnp.abs(codes.values if sparse else codes), num_active)
     if sparse:
@@ -164,42 +141,10 @@ def _fit(codes: Any, signals: Array, dictionary: Array, *, num_active: int, num_
     block = jnp.einsum("...km,...lm->...kl", atoms, atoms, precision="highest")
     unit, inverse = unit_of(signals)  # or squares of signals of 1e-20 would be 0
     projections = jnp.einsum("...m,...km->...k", signals * inverse, atoms, precision="highest")
-    if num_rounds:
-        tiny = _support.negligible(signals, unit)
-        values = _exchange(block, projections, magnitudes > 0, tiny, num_rounds)
-    else:
-        values = _support.least_squares(block, projections, magnitudes > 0)
+    values = _support.fit(block, projections, magnitudes > 0, signed)
     values = values * unit / norms * small[..., 0]
     known = jnp.isfinite(projections[..., :1]) & jnp.isfinite(magnitudes[..., :1])
     if sparse:
         return SparseCodes(jnp.where(known, values, jnp.nan), places, codes.num_atoms)
     none = jnp.where(known, jnp.zeros_like(codes), jnp.nan)  # of what is not finite
     return _support.add_at(none, places, values)
-
-
-def _exchange(block: Array, projections: Array, support: Array, tiny: Array, rounds: int) -> Array:
-    """Return the non-negative least squares (..., K) on a support, by exchanges of atoms."""
-
-    def step(state: _Exchange, _: None) -> tuple[_Exchange, None]:
-        fit = _support.least_squares(block, projections, state.used)
-        values = jnp.maximum(fit, 0)
-        gain = _support.captured(block, projections, values)
-        better = gain > state.gain
-        explained = jnp.einsum("...kl,...l->...k", block, fit, precision="highest")
-        wrong = support & jnp.where(state.used, fit <= 0, projections - explained > tiny)
-        count = jnp.sum(wrong, axis=-1, dtype=jnp.int32)
-        # All at once while that leaves ever fewer wrong; else the last of them alone.
-        last = jnp.cumsum(wrong, axis=-1, dtype=jnp.int32) == count[..., None]
-        exchanged = wrong & ((count < state.fewest)[..., None] | last)
-        return _Exchange(
-            used=state.used ^ exchanged,
-            fewest=jnp.minimum(count, state.fewest),
-            values=jnp.where(better[..., None], values, state.values),
-            gain=jnp.where(better, gain, state.gain),
-        ), None
-
-    zeros = jnp.zeros_like(projections)
-    fewest = jnp.full(support.shape[:-1], support.shape[-1] + 1, jnp.int32)
-    start = _Exchange(support, fewest, zeros, zeros[..., 0])
-    start = varying_like(start, block, projections, support)
-    return jax.lax.scan(step, start, length=rounds)[0].values

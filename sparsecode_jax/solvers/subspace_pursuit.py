@@ -37,9 +37,9 @@ def subspace_pursuit(
 
     Args:
       num_active: K, the most atoms per signal; choose 2K <= M. **Static**.
-      prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, and cuts to 0
-        what either least-squares fit makes negative; ``soft_threshold`` gives signed codes.
-        **Static**.
+      prox: ``nonnegative_soft_threshold`` takes only atoms with positive correlation, keeps only
+        positive b, and makes z their non-negative least squares; ``soft_threshold`` gives signed
+        codes. **Static**.
 
     Returns:
       A :class:`~sparsecode_jax.types.Solver`; its gap is the relative squared error, 2K^2 + 4K +
@@ -49,8 +49,9 @@ def subspace_pursuit(
       ValueError: num_active is not an integer from 1 to N.
 
     **Cost**: 2MN + 2M - 1 arithmetic operations per signal to start and (2K + 1)N + M + P(P + 1)(2P
-    + 1)/6 + 2P^2, P = 2K, + K(K + 1)(2K + 1)/6 + 6K^2 + 8K - 1 per signal per step; the Gram matrix
-    of unit atoms 2MN^2 + 3MN once. Reading the codes: 3K.
+    + 1)/6 + 2P^2, P = 2K, + 4K^3 + 24K^2 + 17K - 3 per signal per step, where signed codes have
+    K(K + 1)(2K + 1)/6 + 6K^2 + 8K - 1; the Gram matrix of unit atoms 2MN^2 + 3MN once. Reading the
+    codes: 3K.
 
     References:
       Dai and Milenkovic, 2009, Algorithm 1.
@@ -70,8 +71,7 @@ def _step(num_active: int, signed: bool, state: SupportState, problem: Lasso) ->
     found = merge_and_prune(state, problem, num_active, signed)
     atoms, values = found.atoms, found.values
     block, projections = _support.block_of(state.gram, atoms), at(state.projections, atoms)
-    values = _support.least_squares(block, projections, values != 0)
-    values = _support.allowed(values, signed)
+    values = _support.fit(block, projections, values != 0, signed)
     before = _support.captured(
         _support.block_of(state.gram, state.atoms),
         at(state.projections, state.atoms),
