@@ -8,7 +8,8 @@ WORKERS ?= 2
 .PHONY: help pareto reproduce language-model bench accelerators lint test test-all test-matrix test-outside docs clean
 help:
 	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (about 8 minutes)"
-	@echo "make reproduce  the paper's three settings at full fidelity (about 25 minutes; resumes)"
+	@echo "make reproduce  every experiment at full fidelity, results/report.html (17 hours; resumes)"
+	@echo "                QUICK=1 short versions (15 minutes), ONLY=\"bias top_k\" some of them"
 	@echo "make language-model  better codes for dictionaries of a language model (hours; resumes)"
 	@echo "make bench      solvers and training beside their peers (20 minutes; resumes)"
 	@echo "make accelerators  every program compiled for a TPU, without one (an hour; resumes)"
@@ -78,9 +79,7 @@ pareto: $(VENV)/experiments.stamp
 	$(BIN)/python -m experiments.natural_images
 
 reproduce: $(VENV)/experiments.stamp
-	$(BIN)/python -m experiments.known_codes
-	$(BIN)/python -m experiments.known_dictionary
-	$(BIN)/python -m experiments.unknown_dictionary
+	$(BIN)/python -m experiments.reproduce $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 language-model: $(VENV)/lm.stamp
 	HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.language_model

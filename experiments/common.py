@@ -8,7 +8,7 @@ import functools
 import hashlib
 import pathlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def stages(out: pathlib.Path, name: str, config: Any) -> Iterator[Run]:
       name: of the experiment.
       config: a dataclass; another configuration never sees these stages.
     """
-    identity = {"experiment": name, "config": repr(config), "code": _code()}
+    identity = {"experiment": name, "config": repr(config), "code": code_of(_all())}
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:12]
     folder = pathlib.Path(out) / "partial" / f"{name}-{digest}"
     if folder.exists():
@@ -42,14 +42,17 @@ def stages(out: pathlib.Path, name: str, config: Any) -> Iterator[Run]:
         run.remove()
 
 
-def _code() -> str:
-    """Return the checksum of the library and of the experiments."""
-    here = pathlib.Path(__file__).parent
+def code_of(files: Iterable[pathlib.Path]) -> str:
+    """Return the checksum of the library and of files besides."""
     digest = hashlib.sha256()
-    for folder in (here, pathlib.Path(sc.__file__).parent):
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(file.read_bytes())
+    for file in (*files, *sorted(pathlib.Path(sc.__file__).parent.rglob("*.py"))):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _all() -> list[pathlib.Path]:
+    """Return the files of the experiments."""
+    return sorted(pathlib.Path(__file__).parent.rglob("*.py"))
 
 
 def in_background(fn: Callable[[], Any]) -> Callable[[], Any]:
