@@ -48,13 +48,11 @@ class Stage(NamedTuple):
       module: that is run; its docstring has title and claim.
       hours: at full fidelity on 2 cores.
       differences: what was published, and why ours differs.
-      kept: the tables' name in docs/results, if not the module's.
     """
 
     module: str
     hours: float
     differences: str
-    kept: str = ""
 
     @property
     def name(self) -> str:
@@ -62,8 +60,8 @@ class Stage(NamedTuple):
         return self.module.rpartition(".")[2]
 
 
-def _stage(name: str, hours: float, differences: str, kept: str = "") -> Stage:
-    return Stage(f"experiments.{name}", hours, differences, kept)
+def _stage(name: str, hours: float, differences: str) -> Stage:
+    return Stage(f"experiments.{name}", hours, differences)
 
 
 _NONE = "No numbers were published."
@@ -76,11 +74,11 @@ STAGES = (
     _stage("known_codes", 0.1, "Data and initial weights are the authors', regenerated. Curves "
            "agree to .0001 for thousands of steps; then rounding, which no two machines share, "
            "takes MLPs into other minima: at the last step they are compared within two standard "
-           "deviations of the published runs.", "agreement"),
+           "deviations of the published runs."),
     _stage("known_dictionary", 0.05, "Data and initial weights are the authors': every value is "
-           "within .0001 of the published one.", "agreement"),
+           "within .0001 of the published one."),
     _stage("unknown_dictionary", 0.3, "Data and initial weights are the authors': every value is "
-           "within .0003 of the published one, which is rounding over 40,000 steps.", "agreement"),
+           "within .0003 of the published one, which is rounding over 40,000 steps."),
     _stage("natural_images", 0.02, _NONE),
     _stage("dictionary_learning", 0.05, "The published methods learn by gradient and end in other "
            "minima; alternating minimization with restarts finds the true dictionary."),
@@ -271,15 +269,16 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); max-width: 72re
   margin: 0 auto; padding: 1rem; }
 a { color: var(--link); } h1 { line-height: 1.2; }
 section { border-top: 1px solid var(--line); margin-top: 2rem; }
-.wide { overflow-x: auto; }
 table { border-collapse: collapse; }
+td:not(:first-child) { white-space: nowrap; }
 th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 pre { background: var(--soft); padding: .75rem; overflow-x: auto; font-size: .8rem;
   line-height: 1.35; }
-code { overflow-wrap: anywhere; }
+code, td:first-child { overflow-wrap: anywhere; }
 dt { font-weight: 600; } dd { margin: 0 0 .5rem 0; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: white; }
+figure { margin: 1rem 0; overflow-x: auto; }
+img { min-width: 40rem; max-width: 100%; height: auto; background: white; }
 figcaption { font-size: .85rem; } .failed { color: var(--bad); font-weight: 600; }
 """
 
@@ -292,11 +291,11 @@ def write_report(
     for stage in stages:
         outcome = outcomes.get(stage.name, Outcome(NOT_RUN))
         title, claim = described(source(stage.module))
-        minutes = "" if outcome.minutes is None else f"{outcome.minutes:.1f}"
+        minutes = "" if outcome.minutes is None else f", {outcome.minutes:.1f} min"
         rows.append(
-            f'<tr><td><a href="#{stage.name}">{stage.name}</a></td><td>{_prose(title)}</td>'
-            f'<td class="{outcome.status.replace(" ", "-")}">{outcome.status}</td>'
-            f"<td>{minutes}</td><td>{_duration(stage.hours)}</td></tr>"
+            f'<tr><td><a href="#{stage.name}">{stage.name}</a><br>{_prose(title)}</td>'
+            f'<td class="{outcome.status.replace(" ", "-")}">{outcome.status}{minutes}</td>'
+            f"<td>{_duration(stage.hours)}</td></tr>"
         )
         sections.append(_section(stage, outcome, title, claim, out, quick))
     kind = "short versions, for a look: their numbers mean nothing" if quick else "as published"
@@ -310,9 +309,8 @@ def write_report(
 Sparse Autoencoders”, <a href="https://arxiv.org/abs/2411.13117">arXiv 2411.13117</a>. Here:
 {kind}. All of it at full fidelity takes about {hours:.0f} hours on 2 cores.
 Written {time.strftime("%Y-%m-%d %H:%M")}.</p>
-<nav class="wide"><table><thead><tr><th>stage</th><th>what it does</th><th>status</th>
-<th>minutes</th><th>stated, in full</th></tr></thead><tbody>
-{"".join(rows)}</tbody></table></nav>
+<nav><table><thead><tr><th>stage</th><th>status</th><th>in full</th></tr></thead>
+<tbody>{"".join(rows)}</tbody></table></nav>
 {"".join(sections)}</body></html>
 """
     out.mkdir(parents=True, exist_ok=True)
@@ -341,7 +339,7 @@ def _section(
         files = [file for file in folder.rglob("*") if file.name != LOG]
         facts["Time"] = f"{outcome.minutes:.1f} minutes, of processors {outcome.cpu_minutes:.1f}"
     else:
-        files = list(KEPT.glob(f"{stage.kept or stage.name}*"))
+        files = list(KEPT.glob(f"{stage.name}*"))
         facts["Time"] = f"{_duration(stage.hours)} in full, as stated"
         if files:
             facts["Shown"] = "not made here: as <code>docs/results</code> keeps it."

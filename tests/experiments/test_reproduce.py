@@ -88,7 +88,6 @@ def test_every_experiment_with_a_command_line_is_a_stage():
         assert stage.hours > 0 and stage.differences.endswith("."), stage.name
         text = reproduce.source(stage.module).read_text()
         assert "common.parser(" in text and ("quick" in text or stage.name == "flop_audit")
-        assert not stage.kept or list(reproduce.KEPT.glob(f"{stage.kept}*")), stage.name
 
 
 def test_code_of_a_stage_is_that_of_what_it_imports():
@@ -187,7 +186,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in {"meta", "img"}:
+        if tag not in {"meta", "img", "br"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
