@@ -252,5 +252,5 @@ Supports: weight rows at distance δ from the atoms, in random directions; magni
 
 
 if __name__ == "__main__":
-    args = common.parser(__doc__).parse_args()
+    args = common.parser(__doc__, compiles=True).parse_args()
     main(QUICK if args.quick else Config(), args.out / "quick" if args.quick else args.out)

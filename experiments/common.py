@@ -6,11 +6,13 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -186,11 +188,32 @@ def report_cases(
     print("\n" + table)
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options that all experiments have."""
+def parser(doc: str | None, *, compiles: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with the options that all experiments have.
+
+    Args:
+      doc: of the module.
+      compiles: the short version takes most of its time to compile: XLA is to optimize little.
+    """
     result = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     result.add_argument("--out", type=pathlib.Path, default=RESULTS, help="results folder")
-    result.add_argument("--quick", action="store_true", help="a short version for tests")
+    result.add_argument(
+        "--quick", action=_Hasty if compiles else "store_true", help="a short version for tests"
+    )
     return result
+
+
+class _Hasty(argparse.Action):
+    """Set the flag, and XLA's flags, which it reads before the first program."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
+        super().__init__(option_strings, dest, nargs=0, default=False, **options)
+
+    def __call__(self, parser: Any, namespace: Any, *_: Any) -> None:
+        setattr(namespace, self.dest, True)
+        flags = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+        if jax.__version__.startswith("0.10."):  # XLA stops at a flag that it does not know
+            flags.append("--xla_cpu_use_fusion_emitters=false")
+        os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()

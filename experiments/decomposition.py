@@ -317,5 +317,5 @@ FISTA alone + half of it, so that the two add up to the gap.
 
 
 if __name__ == "__main__":
-    args = common.parser(__doc__).parse_args()
+    args = common.parser(__doc__, compiles=True).parse_args()
     main(QUICK if args.quick else Config(), args.out / "quick" if args.quick else args.out)

@@ -46,7 +46,7 @@ class Config:
     num_rounds: int = 100
 
 
-QUICK = Config(((100, 10),), (101,), num_samples=1500, num_rounds=30)
+QUICK = Config(((100, 10),), (101,), num_samples=500, num_rounds=10)
 
 
 def draw(

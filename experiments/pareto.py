@@ -278,7 +278,7 @@ LABELS = {
 
 
 if __name__ == "__main__":
-    options = common.parser(__doc__)
+    options = common.parser(__doc__, compiles=True)
     options.add_argument("--plot-only", action="store_true", help="redraw from the results")
     options.add_argument("--signals", type=pathlib.Path, help="your data, (samples, M) in a .npy")
     options.add_argument("--num-atoms", type=int, help="with --signals: N (default 4M)")

@@ -231,5 +231,5 @@ def table(names: tuple[str, ...], arrays: dict[str, np.ndarray], config: Config)
 
 
 if __name__ == "__main__":
-    arguments = common.parser(__doc__).parse_args()
+    arguments = common.parser(__doc__, compiles=True).parse_args()
     main(QUICK if arguments.quick else Config(), arguments.out)

@@ -396,7 +396,7 @@ def table(
 
 
 if __name__ == "__main__":
-    options = common.parser(__doc__)
+    options = common.parser(__doc__, compiles=True)
     options.add_argument("--samples", type=int, help="samples to train on (2,000,000)")
     options.add_argument(
         "--methods", nargs="+", choices=Config.methods, help="which to train (all)"
