@@ -41,7 +41,7 @@ import numpy as np
 import optax
 
 import sparsecode_jax as sc
-from experiments import common, plots, texts
+from experiments import common, feature_report, plots, texts
 from sparsecode_jax import activations, encoders
 from sparsecode_jax.io import Run
 from sparsecode_jax.training import Model, Recipe, fit, losses, schedules
@@ -426,6 +426,14 @@ def main(
                 folder = out / NAME / f"{place_of(config, store)}-{part}"
                 sc.io.save_sae(folder, trained.sae)
             write(config, given, store, rows, atoms, splice, out, began)  # what there is so far
+            if model is not None and method == "TopK" and seed == config.seeds[0]:
+                feature_report.write(
+                    out / f"{NAME}-{place_of(config, store)}-features.html",
+                    trained.sae,
+                    store,
+                    model,
+                    f"{title(config, store)}, TopK autoencoder",
+                )
 
 
 def place_of(config: Config, store: activations.Store) -> str:
