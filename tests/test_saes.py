@@ -105,6 +105,8 @@ def test_the_same_as_what_wrote_it(root, name):
         if "W_skip" in sae.tensors:
             found = wide(found) + wide(signals) @ wide(sae.tensors["W_skip"]).T
         close(found, expected["forward"], 4 * tolerance_of(dtype))
+        sparse = sc.SparseCodes.from_dense(sae.encode(signals), num_active=N)
+        assert np.array_equal(sae.decode(sparse, signals), sae.decode(sae.encode(signals), signals))
         one = sae.encode(signals[0]), sae.forward(signals[0])
         close(one[0], expected["codes"][0], tolerance_of(dtype))
         close(one[1], expected["forward"][0], tolerance_of(dtype))

@@ -17,7 +17,7 @@ import numpy as np
 from sparsecode_jax import _checks, encoders, types
 from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
-from sparsecode_jax._sparse import SparseCodes
+from sparsecode_jax._sparse import SparseCodes, dense
 from sparsecode_jax.encoders._select import largest, scatter
 from sparsecode_jax.io._atomic import replacing
 from sparsecode_jax.io._sae_formats import CONFIG, FORMAT, WEIGHTS, checked, fitting, read_folder
@@ -37,8 +37,9 @@ class Sae(NamedTuple):
     Attributes:
       encode: ``(signals) -> codes``, (..., M) to (..., N). Where the folder reshapes ``hook_z``
         signals are (..., heads, M / heads).
-      decode: ``(codes, signals=None) -> signals``. Where signals are normalized, or reshaped, the
-        signals that gave the codes are what the result takes its scale and its shape from.
+      decode: ``(codes, signals=None) -> signals``, codes as an array or ``SparseCodes``. Where
+        signals are normalized, or reshaped, the signals that gave the codes are what the result
+        takes its scale and its shape from.
       forward: ``(signals) -> signals``, decode of encode, and what a skip connection adds.
       normalize: ``(signals) -> signals``, flat (..., M) and normalized if the folder does so, in
         float32: what ``codes @ dictionary + bias`` is to be near, if the codes are of a solver.
@@ -361,10 +362,10 @@ def _decode(
     form: _Form,
     tensors: Mapping[str, Array],
     d_in: int,
-    codes: ArrayLike,
+    codes: ArrayLike | SparseCodes,
     signals: ArrayLike | None = None,
 ) -> Array:
-    codes = _checks.takes("decode", codes, tensors["W_dec"].shape[0]).astype(form.dtype)
+    codes = _checks.takes("decode", dense(codes), tensors["W_dec"].shape[0]).astype(form.dtype)
     transcoder = form.architecture.endswith("transcoder")
     if signals is None:
         if form.normalize != "none" and not transcoder:
