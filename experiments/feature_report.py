@@ -97,23 +97,13 @@ def features(
       seed: of the contexts that are drawn from tenths.
     """
     sequence, rng = sequences(store), np.random.default_rng(seed)
-
-    def context(row: int, column: dict[int, float]) -> Context:
-        near = np.arange(max(0, row - AROUND), min(len(sequence), row + AROUND + 1))
-        near = near[sequence[near] == sequence[row]]
-        return Context(
-            tuple(texts[i] for i in store.tokens[near]),
-            tuple(column.get(int(i), 0.0) for i in near), int(np.flatnonzero(near == row)[0]),
-        )  # fmt: skip
-
     described = []
     for latent in latents:
-        low, high = found.indptr[latent : latent + 2]
-        rows, values = found.indices[low:high], np.abs(found.data[low:high])
-        if not len(rows):
+        column = _column(found, latent)
+        rows, values = (np.asarray(list(x)) for x in (column.keys(), column.values()))
+        if not column:
             described.append(Feature(int(latent), 0.0, 0.0, np.zeros(NUM_BINS, int), 0.0, (), ()))
             continue
-        column = dict(zip(rows.tolist(), values.tolist(), strict=True))
         order = np.argsort(-values, kind="stable")
         _, first = np.unique(store.documents[rows[order]], return_index=True)
         apart = order[np.sort(first)]  # the largest of each document
@@ -122,10 +112,57 @@ def features(
         described.append(Feature(
             int(latent), len(rows) / num_tokens, float(values.mean()),
             np.histogram(values, NUM_BINS, (0, values.max()))[0], float(values.max()),
-            tuple(context(int(rows[i]), column) for i in top),
-            tuple(context(int(rows[rng.choice(part)]), column) for part in tenths),
+            tuple(_context_of(int(rows[i]), column, store, sequence, texts) for i in top),
+            tuple(
+                _context_of(int(rows[rng.choice(part)]), column, store, sequence, texts)
+                for part in tenths
+            ),
         ))  # fmt: skip
     return described
+
+
+def without(
+    latents: Sequence[int],
+    found: scipy.sparse.csc_array,
+    store: activations.Store,
+    texts: Sequence[str],
+    rows: np.ndarray,
+    *,
+    count: int = 10,
+    seed: int = 0,
+) -> list[list[Context]]:
+    """Draw, for each latent, contexts of the rows in which it is not active anywhere."""
+    sequence, rng = sequences(store), np.random.default_rng(seed)
+    drawn = []
+    for latent in latents:
+        column, quiet = _column(found, latent), []
+        for row in rng.permutation(rows)[: 100 * count]:
+            context = _context_of(int(row), column, store, sequence, texts)
+            if not any(context.values):
+                quiet.append(context)
+            if len(quiet) == count:
+                break
+        drawn.append(quiet)
+    return drawn
+
+
+def _column(found: scipy.sparse.csc_array, latent: int) -> dict[int, float]:
+    """Return the tokens on which a latent is active, and how much."""
+    low, high = found.indptr[latent : latent + 2]
+    values = np.abs(found.data[low:high])
+    return dict(zip(found.indices[low:high].tolist(), values.tolist(), strict=True))
+
+
+def _context_of(
+    row: int, column: dict[int, float], store: activations.Store, sequence: np.ndarray,
+    texts: Sequence[str],
+) -> Context:  # fmt: skip
+    near = np.arange(max(0, row - AROUND), min(len(sequence), row + AROUND + 1))
+    near = near[sequence[near] == sequence[row]]
+    return Context(
+        tuple(texts[i] for i in store.tokens[near]),
+        tuple(column.get(int(i), 0.0) for i in near), int(np.flatnonzero(near == row)[0]),
+    )  # fmt: skip
 
 
 def with_logits(
