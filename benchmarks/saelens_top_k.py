@@ -1,0 +1,141 @@
+"""Train TopK autoencoders by SAELens and here, from the same weights on the same batches.
+
+Real activations, a store of ``sparsecode_jax.activations``; both center and scale them alike, begin
+at the same unit atoms (encoder and decoder), take Adam at one constant rate without weight decay
+and batches in one order, and are scored on tokens of documents that neither has seen. SAELens's
+step is its own: it clips gradients, lets atoms have any norm and rescales latents by it, and
+counts activity; its auxiliary loss on dead latents and ours are on.
+
+Command: ``python -m benchmarks.saelens_top_k STORE`` (the ``bench`` extra; an hour on 2 cores;
+``--seeds 0 --steps 100`` two minutes). It prints R² of both, seed by seed, the paired difference
+with its 95 % interval, and seconds a step as a ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
+from sae_lens.config import LoggingConfig, SAETrainerConfig
+from sae_lens.training.sae_trainer import SAETrainer
+
+import sparsecode_jax as sc
+from sparsecode_jax import activations
+from sparsecode_jax.training import Model, Recipe, fit, losses
+
+RATE, BATCH, DEAD_AFTER = 3e-4, 1024, 200
+
+
+def batches(signals: np.ndarray, seed: int, num_steps: int) -> Iterator[np.ndarray]:
+    """Give the batches that both train on."""
+    rng, order = np.random.default_rng(seed), np.zeros(0, int)
+    for _ in range(num_steps):
+        if len(order) < BATCH:
+            order = rng.permutation(len(signals))
+        yield signals[order[:BATCH]]
+        order = order[BATCH:]
+
+
+def ours(
+    signals: np.ndarray, atoms: np.ndarray, num_active: int, seed: int, num_steps: int
+) -> tuple[sc.io.Sae, float]:
+    """Train here; return the autoencoder and seconds a step, the first ones left out."""
+    num_atoms, num_measurements = atoms.shape
+    inner = sc.encoders.top_k(num_measurements, num_atoms, num_active=num_active)
+    encoder = sc.encoders.centered(inner, num_measurements)
+    params = sc.encoders.CenteredParams(
+        jnp.zeros(num_measurements),
+        sc.encoders.LinearParams(jnp.asarray(atoms), jnp.zeros(num_atoms)),
+    )
+    recipe = Recipe(loss=losses.aux_k(num_aux=num_measurements // 2), dead_after=DEAD_AFTER)
+    model = Model(encoder=params, dictionary=atoms, bias=jnp.zeros(num_measurements))
+    seen: list[tuple[int, float]] = []
+    found = fit(
+        jax.random.key(seed), encoder, batches(signals, seed, num_steps), model=model,
+        num_steps=num_steps, recipe=recipe, learning_rate=RATE, progress=f"ours, seed {seed}",
+        callback=lambda progress: seen.append((progress.step, progress.seconds)),
+    ).params  # fmt: skip
+    (first, began), (last, ended) = seen[len(seen) // 4], seen[-1]
+    sae = sc.io.as_sae(encoder, found.encoder, found.dictionary, found.bias)
+    return sae, (ended - began) / max(1, last - first)
+
+
+def theirs(
+    signals: np.ndarray, atoms: np.ndarray, num_active: int, seed: int, num_steps: int
+) -> tuple[TopKTrainingSAE, float]:
+    """Train by SAELens; return the autoencoder and seconds a step, the first ones left out."""
+    num_atoms, num_measurements = atoms.shape
+    sae = TopKTrainingSAE(
+        TopKTrainingSAEConfig(d_in=num_measurements, d_sae=num_atoms, k=num_active)
+    )
+    with torch.no_grad():
+        sae.W_dec.copy_(torch.tensor(atoms))
+        sae.W_enc.copy_(torch.tensor(atoms.T.copy()))
+        sae.b_enc.zero_()
+        sae.b_dec.zero_()
+    config = SAETrainerConfig(
+        total_training_samples=num_steps * BATCH, train_batch_size_samples=BATCH, lr=RATE,
+        lr_end=RATE, dead_feature_window=DEAD_AFTER, logger=LoggingConfig(log_to_wandb=False),
+    )  # fmt: skip
+    trainer = SAETrainer(cfg=config, sae=sae, data_provider=iter(()))
+    times = [time.perf_counter()]
+    for step, batch in enumerate(batches(signals, seed, num_steps), 1):
+        trainer.step(torch.tensor(batch))
+        trainer.n_training_steps += 1
+        times.append(time.perf_counter())
+        if step % 50 == 0:
+            print(f"SAELens, seed {seed}: step {step} of {num_steps}", flush=True)
+    return sae, float(np.median(np.diff(times)[num_steps // 4 :]))
+
+
+def main() -> None:
+    """Train both for each seed, and print what came out."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("store", type=pathlib.Path, help="a folder of activations")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--steps", type=int, default=1000)
+    options.add_argument("--expansion", type=int, default=4)
+    options.add_argument("--num-active", type=int, default=32)
+    arguments = options.parse_args()
+    store = activations.load(arguments.store)
+    kept, held_out = activations.split_documents(store)
+    signals = store.rows(activations.select(store, documents=kept).rows)
+    how = activations.normalization(signals)
+    signals = np.asarray(how.apply(signals))
+    scored = activations.select(store, documents=held_out).rows[:16_384]
+    test = np.asarray(how.apply(store.rows(scored)))
+    num_atoms = arguments.expansion * signals.shape[1]
+    r2: dict[str, list[float]] = {"ours": [], "SAELens": []}
+    for seed in arguments.seeds:
+        atoms = np.asarray(sc.dictionaries.random(
+            jax.random.key(100 + seed), num_atoms=num_atoms, num_measurements=signals.shape[1]
+        ))  # fmt: skip
+        rest = atoms, arguments.num_active, seed, arguments.steps
+        mine, my_seconds = ours(signals, *rest)
+        other, other_seconds = theirs(signals, *rest)
+        with torch.no_grad():
+            again = other(torch.tensor(test)).numpy()
+        r2["ours"].append(float(sc.metrics.r2(test, mine.forward(test))))
+        r2["SAELens"].append(float(sc.metrics.r2(test, again)))
+        print(
+            f"seed {seed}, {arguments.steps} steps: R2 {r2['ours'][-1]:.4f} ours, "
+            f"{r2['SAELens'][-1]:.4f} SAELens; a step of ours takes "
+            f"{my_seconds / other_seconds:.2f} of its time",
+            flush=True,
+        )
+    if len(arguments.seeds) > 1:
+        found = sc.statistics.compare_pairs(r2["ours"], r2["SAELens"]).difference
+        print(f"ours - SAELens: {found.estimate:+.4f} ({found.low:+.4f} to {found.high:+.4f})")
+
+
+if __name__ == "__main__":
+    main()
