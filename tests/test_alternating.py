@@ -89,25 +89,28 @@ def test_settling_lowers_the_objective_of_smaller_penalties(problem, found):
     assert 1 - settled < 0.5 * (1 - before)
 
 
-def test_every_restart_and_hop_is_charged(problem):
-    def charged(restarts, hops):
-        return learn_dictionary(
-            jax.random.key(0), problem.signals, num_atoms=12, num_rounds=5, num_restarts=restarts,
-            num_hops=hops,
-        ).flops  # fmt: skip
+def test_every_restart_and_hop_is_charged(problem, found):
+    def charged(restarts, hops, rounds=5, **options):
+        counts = []
 
+        def learn(signals):  # what is charged is known once the search is traced
+            learned = learn_dictionary(
+                jax.random.key(0), signals, num_atoms=12, num_rounds=rounds,
+                num_restarts=restarts, num_hops=hops, **options,
+            )  # fmt: skip
+            counts.append(learned.flops)
+            return learned.dictionary
+
+        assert jax.eval_shape(learn, problem.signals).shape == (12, 8)
+        return counts[0]
+
+    assert charged(4, 1, rounds=100) == found.flops  # of the run
     flops = [charged(restarts, 0) for restarts in (1, 2, 4)]
     hops = [charged(2, hops) for hops in (1, 2, 4)]
     assert hops[2] - hops[1] == 2 * (hops[1] - hops[0])
     assert 0.6 < (hops[1] - hops[0]) / (2 * (flops[1] - flops[0])) < 0.9  # 3 rounds, and judged
     assert hops[0] - flops[1] > hops[1] - hops[0]  # and what is found settles
-    settled = [
-        learn_dictionary(
-            jax.random.key(0), problem.signals, num_atoms=12, num_rounds=5, num_restarts=1,
-            num_settling=count,
-        ).flops
-        for count in (0, 1, 3)
-    ]  # fmt: skip
+    settled = [charged(1, 0, num_settling=count) for count in (0, 1, 3)]
     assert settled[0] == flops[0]
     assert 0 < 5 * (settled[2] - settled[1]) / 2 < flops[0]  # its rounds alone
     assert flops[2] - flops[1] == 2 * (flops[1] - flops[0])
@@ -118,9 +121,7 @@ def test_signed_codes_by_the_solver(problem):
     signs = jnp.where(jax.random.bernoulli(jax.random.key(5), 0.5, problem.codes.shape), 1, -1)
     signals = (problem.codes * signs) @ problem.dictionary
     solver = sc.solvers.fista(prox=sc.prox.soft_threshold)
-    learned = learn_dictionary(
-        jax.random.key(0), signals, num_atoms=12, num_rounds=200, num_restarts=8, solver=solver
-    )
+    learned = learn_dictionary(jax.random.key(0), signals, solver=solver, **SMALL)
     assert float(learned.codes.min()) < -0.1
     cosine = jnp.abs(learned.dictionary @ problem.dictionary.T).max(axis=0)
     assert float(jnp.median(cosine)) > 0.99
@@ -217,9 +218,8 @@ def test_other_updates_and_solvers_recover_too(problem, name):
     update, solver = RECOVERING[name]
     steps = {} if solver is None else {"num_steps": 2}
     learned = learn_dictionary(
-        jax.random.key(0), problem.signals, num_atoms=12, num_restarts=8, num_hops=3,
-        update=update, solver=solver, **steps,
-    )  # fmt: skip
+        jax.random.key(0), problem.signals, update=update, solver=solver, **steps, **SMALL
+    )
     assert sc.metrics.dictionary_mcc(problem.dictionary, learned.dictionary) > 0.97
     assert float(learned.codes.min()) >= 0
 
