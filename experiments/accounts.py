@@ -92,6 +92,7 @@ def count_encoding(setting: str, hidden: tuple[int, ...]) -> FlopCount:
     return eval_flops(encoder.apply, params, _shape(SAMPLES, M))
 
 
+@functools.cache
 def pursuit(solver: sc.Solver, num_steps: int) -> Flops:
     """Count a pursuit on the 1,024 test signals; without a published formula, as measured."""
 

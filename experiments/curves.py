@@ -101,9 +101,12 @@ def solver_steps(num_steps: int, record_every: int) -> list[int]:
     return [record_every * (i + 1) for i in range(num_steps // record_every)]
 
 
-def greedy(name: str, train_set: Problems, tests: dict[str, Problems]) -> dict[str, Curve]:
-    """Return curves along the number of atoms; nothing is chosen but when to stop."""
+def greedy(
+    name: str, train_set: Problems, tests: dict[str, Problems], *, most: int = 6
+) -> dict[str, Curve]:
+    """Return curves along the number of atoms, up to ``most``; only when to stop is chosen."""
     factory, steps_of, counts = GREEDY[name]
+    counts = [k for k in counts if k <= most]
     solvers = [(factory(k), steps_of(k)) for k in counts]
     work = [accounts.pursuit(solver, steps) for solver, steps in solvers]
 

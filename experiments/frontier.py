@@ -160,7 +160,8 @@ def known_dictionary(config: Any, stages: sc.io.Run, wide: Callable[[], Any]) ->
 
     for name in GREEDY:
         print(f"known dictionary, {name} ...", flush=True)
-        curves |= greedy(name, train_set, {"": test_set, "fresh_": fresh_test})
+        tests = {"": test_set, "fresh_": fresh_test}
+        curves |= greedy(name, train_set, tests, most=config.most_atoms)
 
     # SAE + true inference-time optimisation: FISTA with restart from the codes of the SAE.
     print("known dictionary, SAE + FISTA ...", flush=True)

@@ -44,6 +44,7 @@ class Config:
     solver_steps: int = 600  # records; ISTA takes ten steps a record
     warm_steps: int = 60
     dictionary_steps: int = 100
+    most_atoms: int = 6  # of pursuits and exhaustive search
     penalties: tuple[float, ...] = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1)
     lista_layers: tuple[int, ...] = (2, 4, 8, 16)
     lista_penalties: tuple[float, ...] = (0.02, 0.05, 0.1)
@@ -56,11 +57,12 @@ class Config:
 
 QUICK = Config(
     record_steps=(0, 100, 300),
-    ito_steps=300,
-    test_steps=200,
+    ito_steps=100,
+    test_steps=100,
     solver_steps=60,
-    warm_steps=20,
+    warm_steps=10,
     dictionary_steps=20,
+    most_atoms=2,
     penalties=(0.02, 0.05),
     lista_layers=(2,),
     lista_penalties=(0.05,),

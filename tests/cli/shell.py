@@ -4,7 +4,7 @@ from sparsecode_jax.cli import main
 
 M, N, S = 8, 12, 500
 PENALTY = 0.05
-ROUNDS, HOPS = 60, 5
+ROUNDS, HOPS = 60, 2
 SMALL_LEARN = ["--num-atoms", N, "--num-rounds", ROUNDS, "--num-restarts", 3, "--num-hops", HOPS,
                "--quiet"]  # fmt: skip
 

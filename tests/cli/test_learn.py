@@ -15,7 +15,6 @@ from sparsecode_jax.dictionary_learning import _stages, search
 from .shell import HOPS, ROUNDS, SMALL_LEARN, M, N, S, run
 
 
-@pytest.mark.full_effort
 def test_learn_is_learn_dictionary_and_encode_takes_it(files, capsys):
     assert run("learn", "signals.npy", *SMALL_LEARN) == 0
     arrays, manifest = sc.io.load_results("learned")
@@ -54,7 +53,6 @@ def test_learn_is_learn_dictionary_and_encode_takes_it(files, capsys):
     assert pathlib.Path("codes.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.full_effort
 def test_an_interrupted_learn_goes_on_to_the_same_result(files, monkeypatch, capsys):
     command = ["learn", "signals.npy", *SMALL_LEARN, "--no-figure"]
     assert run(*command, "--output", "whole") == 0

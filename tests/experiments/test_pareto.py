@@ -123,7 +123,7 @@ def test_measured_account_equals_closed_forms():
     assert accounts.inference(solver, 10).published == paper.code_optimization(8, 16, 1024, 10)
 
 
-@pytest.mark.full_effort
+@pytest.mark.slow  # daily: tests/test_runs.py kills at every write, test_recovery.py stops a study
 def test_killed_experiment_resumes_and_ends_bit_identical(tmp_path):
     command = [sys.executable, "-m", "experiments.known_dictionary", "--quick", "--out"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
