@@ -106,7 +106,7 @@ def greedy(
 ) -> dict[str, Curve]:
     """Return curves along the number of atoms, up to ``most``; only when to stop is chosen."""
     factory, steps_of, counts = GREEDY[name]
-    counts = [k for k in counts if k <= most]
+    counts = range(counts.start, min(most + 1, counts.stop))
     solvers = [(factory(k), steps_of(k)) for k in counts]
     work = [accounts.pursuit(solver, steps) for solver, steps in solvers]
 
