@@ -1,5 +1,7 @@
 """Orthogonal pursuits against scikit-learn and against greedy least squares by NumPy."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -257,6 +259,28 @@ def test_many_atoms_without_a_gram_matrix():
         codes = encode(signals[:2], dictionary, OLS(3, prox=soft_threshold), 3)
         expected = [greedy_least_squares(x, dictionary, 3) for x in signals[:2]]
         np.testing.assert_allclose(codes, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("fewest", [8, 7])  # the last chunk is whole, or of fewer signals
+def test_signals_in_chunks(factory, fewest, monkeypatch):
+    signals, dictionary = draw(8)
+    solver, core = factory(4), sys.modules["sparsecode_jax.solvers._core"]
+    solve = lambda x: encode(x, dictionary, solver, 4)  # noqa: E731
+    expected, slope = solve(signals), jax.grad(lambda x: jnp.sum(solve(x) ** 2))(signals)
+    monkeypatch.setattr(core, "_CACHE", 0)
+    monkeypatch.setattr(core, "_FEWEST", fewest)
+    monkeypatch.setattr(core.os, "cpu_count", lambda: 1)
+    core._solve.clear_cache()
+    seen = []
+    monkeypatch.setattr(jax.lax, "map", lambda f, xs, inner=jax.lax.map: (
+        seen.append(xs[0].shape), inner(f, xs))[1])  # fmt: skip
+    np.testing.assert_allclose(solve(signals), expected, atol=1e-5)
+    assert seen[0] == {8: (5, 8, M), 7: (5, 7, M)}[fewest]
+    found = jax.grad(lambda x: jnp.sum(solve(x) ** 2))(signals)
+    np.testing.assert_allclose(found, slope, atol=1e-3)
+    np.testing.assert_allclose(solve(signals.reshape(4, 10, M)).reshape(S, N), expected, atol=1e-5)
+    core._solve.clear_cache()
 
 
 def test_path_is_that_of_scikit_learn():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,14 @@ import jax.numpy as jnp
 from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax._sharding import Layout, automatic, on_automatic_axes, varying_like
 from sparsecode_jax.prox import nonnegative_soft_threshold, separable
-from sparsecode_jax.solvers._spread import held, over_signals, splits_atoms, spread
-from sparsecode_jax.solvers._tolerance import solve_to_tolerance
+from sparsecode_jax.solvers._spread import (
+    grows_with_signals,
+    held,
+    over_signals,
+    splits_atoms,
+    spread,
+)
+from sparsecode_jax.solvers._tolerance import Parts, solve_to_tolerance
 from sparsecode_jax.solvers.fista import fista
 from sparsecode_jax.solvers.orthogonal_least_squares import orthogonal_least_squares
 from sparsecode_jax.solvers.sparsa import sparsa
@@ -25,6 +32,7 @@ __all__ = ["default_solver", "solve", "sparse_encode", "trajectory"]
 _MANY_ATOMS = 1024  # from here a working set is cheaper than products with the whole dictionary
 _MOST_STEPS = 10_000
 _MOST_ROUNDS = 1000  # of a working set
+_CACHE, _FEWEST = 2**19, 32  # per core: bytes of the state of signals at a time, and their number
 
 
 @on_automatic_axes
@@ -250,11 +258,47 @@ def _solve(
     layout: Layout | None = None,
 ) -> Array:
     solver = over_signals(solver, problem, codes0, layout)
+
+    def run(state: PyTree, problem: Lasso) -> Array:
+        state, _ = jax.lax.scan(
+            lambda state, _: (solver.step(state, problem), None), state, length=num_steps
+        )
+        return solver.codes(state)
+
     state = varying_like(solver.init(problem, codes0), problem)
-    state, _ = jax.lax.scan(
-        lambda state, _: (solver.step(state, problem), None), state, length=num_steps
-    )
-    return solver.codes(state)
+    if layout is None and _in_chunks(solver, problem):
+        parts = Parts(state, grows_with_signals(solver, problem, codes0))
+        return _by_chunk(run, state, parts, problem)
+    return run(state, problem)
+
+
+def _in_chunks(solver: Solver, problem: Lasso) -> bool:
+    """Say whether steps are sooner done for some signals at a time, whose state a cache holds.
+
+    Not where a step is a product of all signals with the dictionary, nor on accelerators.
+    """
+    few = problem.dictionary.shape[0] <= _MANY_ATOMS and not solver.splits_atoms
+    return few and problem.signals.ndim == 2 and jax.default_backend() == "cpu"
+
+
+def _by_chunk(run: Callable, state: PyTree, parts: Parts, problem: Lasso) -> Array:
+    rows, shared = (problem.signals, parts.own(state)), parts.shared(state)
+    batch, cores = len(problem.signals), os.cpu_count() or 1
+    most = cores * max(_FEWEST, _CACHE * batch // sum(x.nbytes for x in rows[1]))
+    size = -(-batch // -(-batch // most))  # chunks of about one size
+
+    def some(rows: tuple[Array, list[Array]]) -> Array:
+        signals, own = rows
+        return run(parts.join(own, shared), problem._replace(signals=signals))
+
+    if size == batch:
+        return run(state, problem)
+    whole = batch - batch % size
+    chunks = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), rows)
+    codes = jax.lax.map(some, chunks).reshape(whole, -1)
+    if whole == batch:
+        return codes
+    return jnp.concatenate([codes, some(jax.tree.map(lambda x: x[whole:], rows))])
 
 
 @functools.partial(

@@ -119,15 +119,12 @@ def _step(
     row = correlate(new, problem.dictionary) if state.gram is None else new
     coefficient = jnp.where(found, _at(state.correlations, atom) / length, 0)
     here = as_row(jnp.arange(num_active) == state.taken, state.support)
+    column = along + length[..., None] * here.astype(length.dtype)
     return state._replace(
         correlations=state.correlations - coefficient[..., None] * row,
         norms=state.norms - row * row,
-        basis=jnp.where(here[..., None], new[..., None, :], state.basis),
-        triangle=jnp.where(
-            here[..., None, :],
-            (along + length[..., None] * here.astype(length.dtype))[..., None],
-            state.triangle,
-        ),
+        basis=_put(state.basis, new, state.taken, axis=-2),
+        triangle=_put(state.triangle, column, state.taken, axis=-1),
         coefficients=jnp.where(here, coefficient[..., None], state.coefficients),
         support=jnp.where(here & found[..., None], atom[..., None], state.support),
         taken=state.taken + 1,
@@ -189,6 +186,13 @@ def _gap(num_active: int, signed: bool, state: PursuitState, problem: Lasso) -> 
         lost = jnp.einsum("...kl,...l->...k", state.triangle, short, precision="highest")
         error = error + jnp.sum(lost * lost, axis=-1)
     return jnp.maximum(error, 0) / jnp.where(energy > 0, energy, 1)
+
+
+def _put(values: Array, new: Array, place: Array, axis: int) -> Array:
+    """Write one entry along an axis, in place where a selection would copy; none past the end."""
+    old = jax.lax.dynamic_index_in_dim(values, place, axis, keepdims=False)
+    new = jnp.where(place < values.shape[axis], new, old)
+    return jax.lax.dynamic_update_index_in_dim(values, new, place, axis)
 
 
 def _at(values: Array, atom: Array) -> Array:

@@ -24,7 +24,7 @@ from sparsecode_jax.solvers._implicit import with_implicit_gradient
 from sparsecode_jax.solvers._spread import grows_with_signals, held, problem_specs, spread
 from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
 
-__all__ = ["ToleranceInfo", "solve_to_tolerance"]
+__all__ = ["Parts", "ToleranceInfo", "solve_to_tolerance"]
 
 _CPU_CHUNKS = 256, 128  # signals at a time up to 1,024 atoms, and above: measured
 _ACCELERATOR_ENTRIES = 2**26  # codes at a time
@@ -198,7 +198,7 @@ class _Run(NamedTuple):
         signals = problem.signals
         batch, dtype = signals.shape[0], signals.dtype
         state = self.solver.init(problem, codes0)
-        parts = _Parts(state, grows_with_signals(self.solver, problem, codes0))
+        parts = Parts(state, grows_with_signals(self.solver, problem, codes0))
         rows = jnp.arange(batch, dtype=jnp.int32)
         queue = _Queue(
             rows, signals, parts.own(state), jnp.zeros_like(rows), jnp.full(batch, jnp.inf, dtype)
@@ -240,7 +240,7 @@ class _Run(NamedTuple):
         self,
         i: Array,
         queue: _Queue,
-        parts: _Parts,
+        parts: Parts,
         shared: list[Array],
         problem: Lasso,
         tolerance: Array,
@@ -271,7 +271,7 @@ class _Run(NamedTuple):
         return queue, parts.shared(state)
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
     """A solver's state, taken apart into arrays with one row per signal and shared ones."""
 
     like: PyTree
