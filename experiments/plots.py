@@ -289,6 +289,67 @@ def inferences(curves: Mapping[str, Any], title: str, path: pathlib.Path) -> pat
     return _write(figure, path)
 
 
+SENSING = {  # color, line, marker
+    "least_norm": ("#7f7f7f", ":", ""),
+    "linear": ("black", "--", "s"),
+    "cosine": ("#56B4E9", "-", "o"),
+    "fista": ("#009E73", "-", "o"),
+    "weighted": ("#00573f", "-", "v"),
+    "omp": ("#8c510a", "-", "x"),
+    "lista": ("#E69F00", "-", "^"),
+    "unrolled": ("#D55E00", "-", "D"),
+    "alone": ("#CC79A7", ":", "D"),
+}
+
+
+def compressed_sensing(
+    arrays: Mapping[str, Any], config: Any, labels: Mapping[str, str], at: int, path: pathlib.Path
+) -> pathlib.Path:
+    """Draw PSNR against the rate of measurement, and against FLOPs at one rate."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.6))
+    for name, (color, line, marker) in SENSING.items():
+        mean, half = sc.statistics.mean_interval(arrays[f"psnr/{name}"].T)
+        bars = half if np.isfinite(half).all() else None
+        left.errorbar(
+            [100 * rate for rate in config.rates], mean, bars, color=color, linestyle=line,
+            marker=marker or None, markersize=5, capsize=2, label=labels[name],
+        )  # fmt: skip
+        steps = [f"{name}_{count}" for count in config.solver_steps[:-1]]
+        points = [x for x in (*steps, name) if f"psnr/{x}" in arrays]
+        right.plot(
+            [arrays[f"flops/{x}"][0, at] for x in points],
+            [arrays[f"psnr/{x}"][:, at].mean() for x in points],
+            line if len(points) > 1 else "none", color=color, marker=marker or "P", markersize=7,
+        )  # fmt: skip
+    left.set_xlabel("measurements, % of pixels")
+    right.set_xscale("log")
+    right.set_xlabel(f"FLOPs of a patch, measured, at {config.rates[at]:.0%}")
+    for axis in (left, right):
+        axis.set_ylabel("PSNR on held-out images, dB")
+        axis.grid(alpha=0.25)
+    figure.legend(*left.get_legend_handles_labels(), loc="lower center", ncols=4,
+                  bbox_to_anchor=(0.5, 0.04))  # fmt: skip
+    count = len(config.seeds)
+    caption = f"Bars: 95 % t intervals over {count} seeds. " if count > 1 else "One seed. "
+    figure.text(0.01, 0.012, f"{caption}FLOPs: inference alone. {CONVENTION}.", fontsize=8)
+    figure.tight_layout(rect=(0, 0.15, 1, 1))
+    return _write(figure, path)
+
+
+def recovered(pictures: Mapping[str, Any], title: str, path: pathlib.Path) -> pathlib.Path:
+    """Draw images in grey, each under its name."""
+    columns = (len(pictures) + 1) // 2
+    figure, axes = plt.subplots(2, columns, figsize=(2.4 * columns, 10))
+    for axis, (label, picture) in zip(axes.flat, pictures.items(), strict=False):
+        axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_title(label, fontsize=9)
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.suptitle(title)
+    figure.tight_layout()
+    return _write(figure, path)
+
+
 def _write(figure: Any, path: pathlib.Path) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -90,6 +90,12 @@ def test_every_experiment_with_a_command_line_is_a_stage():
         assert "common.parser(" in text and ("quick" in text or stage.name == "flop_audit")
 
 
+@pytest.mark.parametrize("page", ["README.md", "Makefile", "docs/results/README.md"])
+def test_pages_state_the_hours_of_all_stages(page):
+    hours = sum(stage.hours for stage in reproduce.STAGES)
+    assert f"{hours:.0f} hours" in (reproduce.ROOT / page).read_text()
+
+
 def test_code_of_a_stage_is_that_of_what_it_imports():
     found = {file.stem for file in reproduce.imported("experiments.natural_images")}
     assert found == {"natural_images", "common", "truth_free", "plots", "paper"}
@@ -230,3 +236,14 @@ def test_without_names_only_the_report_is_written(toys, tmp_path, capsys):
     assert reproduce.run_stages([stage], tmp_path, False, only=[])
     assert capsys.readouterr().out == f"{tmp_path / 'report.html'}: 0 of 1 stages done\n"
     assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_short_versions_that_compile_most_ask_xla_for_less(compiles, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--mine")
+    options = common.parser("doc", compiles=compiles)
+    assert not options.parse_args([]).quick and os.environ["XLA_FLAGS"] == "--mine"
+    assert options.parse_args(["--quick"]).quick
+    flags = os.environ["XLA_FLAGS"].split()
+    assert flags[-1] == "--mine"
+    assert ("--xla_backend_optimization_level=0" in flags) == compiles
