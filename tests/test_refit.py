@@ -56,9 +56,10 @@ def test_more_atoms_than_measurements():
     signals = np.abs(codes) @ dictionary / 5 + signals  # most atoms are in use
     for dtype, tolerance in ((np.float64, 1e-10), (np.float32, 1e-4)):
         with jax.enable_x64(dtype == np.float64):
-            fits = refit(*(x.astype(dtype) for x in (codes, signals, dictionary)), num_active=N)
+            arrays = (x.astype(dtype) for x in (codes, signals, dictionary))
+            fits = np.asarray(refit(*arrays, num_active=N), np.float64)
         assert fits.min() == 0
-        error = np.sum((signals - np.asarray(fits, np.float64) @ dictionary) ** 2, axis=1)
+        error = np.sum((signals - fits @ dictionary) ** 2, axis=1)
         least = np.asarray([nnls(dictionary.T, x)[1] ** 2 for x in signals])
         assert np.all(error <= least + tolerance * np.sum(signals**2, axis=1))
 

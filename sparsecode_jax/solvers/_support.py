@@ -237,7 +237,7 @@ def _nonnegative_least_squares(block: Array, projections: Array, chosen: Array) 
         way = ends - state.values
         ratio = state.values / jnp.where(negative & (way < 0), way, -1)  # less the part of the way
         atom, part = _largest(jnp.where(negative, ratio, -jnp.inf))
-        stops = jnp.any(negative, axis=0)
+        stops = jnp.any(negative, axis=0, keepdims=True)
         part = jnp.where(stops, part, -1)
         short = jnp.where(places == atom, 0, state.values - part * way)
         return jnp.where(stops, short, ends), atom, stops
@@ -250,9 +250,9 @@ def _nonnegative_least_squares(block: Array, projections: Array, chosen: Array) 
         changes = stops | (most > tiny)
         atom = jnp.where(stops, leaves, enters)
         here = changes & (places == atom)
-        row = jnp.take_along_axis(state.tableau, atom[None, None], axis=0)[0]
-        pivot = jnp.where(changes, jnp.take_along_axis(row, atom[None], axis=0)[0], 1)
-        number = jnp.take_along_axis(state.solution, atom[None], axis=0)[0] / jnp.abs(pivot)
+        row = jnp.take_along_axis(state.tableau, atom[None], axis=0)[0]
+        pivot = jnp.where(changes, jnp.take_along_axis(row, atom, axis=0), 1)
+        number = jnp.take_along_axis(state.solution, atom, axis=0) / jnp.abs(pivot)
         row = jnp.where(changes, row, 0)
         scaled = row / jnp.abs(pivot)
         row = jnp.where(stops, -row, row)  # the pivot is negative where the atom leaves
@@ -274,16 +274,16 @@ def _nonnegative_least_squares(block: Array, projections: Array, chosen: Array) 
     values = move(jax.lax.scan(exchange, start, length=2 * size)[0])[0]
     values = jnp.maximum(values, 0)  # by what was rounded
     explained = jnp.sum(gram * values[None], axis=1)  # faster than a product of each signal
-    gain = jnp.sum(values * (2 * target - explained), axis=0)
+    gain = jnp.sum(values * (2 * target - explained), axis=0, keepdims=True)
     values = jnp.where(gain > 0, values, 0)  # of more atoms than are independent
     return values.T.reshape(*leading, size)
 
 
 def _largest(values: Array) -> tuple[Array, Array]:
-    """Return where values (P, B) are largest, (B,), the first such place, and what they are."""
-    most = jnp.max(values, axis=0)
+    """Return where values (P, B) are first largest, and what they are there, (1, B)."""
+    most = jnp.max(values, axis=0, keepdims=True)
     places = jax.lax.broadcasted_iota(jnp.int32, values.shape, 0)
-    first = jnp.min(jnp.where(values == most, places, values.shape[0]), axis=0)
+    first = jnp.min(jnp.where(values == most, places, values.shape[0]), axis=0, keepdims=True)
     return jnp.minimum(first, values.shape[0] - 1), most
 
 
