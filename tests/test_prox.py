@@ -180,7 +180,7 @@ def test_groups_minimise_their_objective(nonnegative, per_group, size):
 
     operator = prox.group_soft_threshold(size, nonnegative=nonnegative)
     zeros = 0
-    for x in rng.normal(scale=1.5, size=(15, 6)):
+    for x in rng.normal(scale=1.5, size=(6, 6)):
         with jax.enable_x64(True):
             found = np.asarray(operator(jnp.asarray(x), jnp.asarray(weights)))
         assert not nonnegative or found.min() >= 0
@@ -193,7 +193,7 @@ def test_groups_minimise_their_objective(nonnegative, per_group, size):
         least = min(best, key=lambda result: result.fun)
         assert objective(found, x) <= least.fun + 1e-9
         np.testing.assert_allclose(found, least.x, atol=2e-3)
-    assert 2 < zeros < 89
+    assert 0 < zeros < 36
 
 
 @each_sign
