@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,12 @@ def unit_of(x: Array, axis: int | tuple[int, ...] = -1) -> tuple[Array, Array]:
 
     **Cost**: one reduction; what is done to exponents is done to integers.
     """
+    return _unit_of(x, axis)
+
+
+# Eagerly this is one program and not ten; in another program nothing is left of the jit.
+@functools.partial(jax.jit, static_argnames="axis", inline=True)
+def _unit_of(x: Array, axis: int | tuple[int, ...]) -> tuple[Array, Array]:
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True))
     info = jnp.finfo(largest.dtype)
     bits = jax.lax.bitcast_convert_type(largest, jnp.dtype(f"uint{info.bits}"))
@@ -36,6 +44,7 @@ def unit_of(x: Array, axis: int | tuple[int, ...] = -1) -> tuple[Array, Array]:
     return unit, inverse
 
 
+@functools.partial(jax.jit, static_argnames="axis", inline=True)
 def in_units(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
     """Return x in its own units along axes: squares of it can be summed whatever its scale."""
     return x * unit_of(x, axis)[1]

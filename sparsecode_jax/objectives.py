@@ -8,8 +8,10 @@ with :func:`penalty_from_paper`; scikit-learn's ``sparse_encode(alpha)`` has pen
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
@@ -265,6 +267,7 @@ def penalty_in_units(prox: Callable, codes: Array, penalty: Array, inverse: Arra
     return value(prox, codes, penalty * small[0]) * inverse * unit[0] * inverse
 
 
+@functools.partial(jax.jit, inline=True)
 def gap_of_parts(
     signals: Array,
     residual: Array,

@@ -10,6 +10,7 @@ objective, it also needs the methods of :class:`ElasticNet` and :class:`GroupSof
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -296,6 +297,7 @@ def dual_norm(prox: Callable, correlations: Array, penalty: Array) -> Array:
     return _largest_ratio(jnp.abs(prox(correlations, jnp.zeros_like(penalty))), penalty)
 
 
+@functools.partial(jax.jit, inline=True)
 def _largest_ratio(violations: Array, weights: Array) -> Array:
     weights = as_row(weights, violations)
     ratios = jnp.where(violations == 0, 0, violations / jnp.where(violations == 0, 1, weights))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -223,6 +224,7 @@ def dictionary_mcc_chance(
     return jnp.mean(jnp.stack(scores)), jnp.std(jnp.stack(scores))
 
 
+@functools.partial(jax.jit, inline=True)
 def _standardize(codes: Array) -> Array:
     """Center columns and scale them to unit norm; constant columns become 0."""
     codes = in_units(codes.astype(jnp.promote_types(codes.dtype, jnp.float32)), axis=-2)
@@ -274,6 +276,7 @@ def matched_mean(true: Array, found: Array, *, over: int) -> Array:
     return jax.vmap(matched)(flat).reshape(scores.shape[:-2])
 
 
+@functools.partial(jax.jit, inline=True)
 def _scores(true: Array, found: Array) -> Array:
     return jnp.abs(jnp.matmul(true, found, precision=jax.lax.Precision.HIGHEST))
 
