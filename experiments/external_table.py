@@ -44,9 +44,11 @@ class Config:
     seeds: tuple[int, ...] = (101, 102)
     num_samples: int = NUM_SAMPLES
     num_rounds: int = 100
+    num_restarts: int | None = None  # the learner's default
+    num_hops: int | None = None
 
 
-QUICK = Config(((100, 10),), (101,), num_samples=500, num_rounds=10)
+QUICK = Config(((100, 10),), (101,), num_samples=1000, num_rounds=20, num_restarts=2, num_hops=0)
 
 
 def draw(
@@ -71,8 +73,9 @@ def measure(config: Config, num_atoms: int, num_active: int, seed: int) -> dict[
     train = problem.signals[: config.num_samples]
     started = time.monotonic()
     found = sc.dictionary_learning.learn_dictionary(
-        jax.random.key(0), train, num_atoms=num_atoms, num_rounds=config.num_rounds
-    )
+        jax.random.key(0), train, num_atoms=num_atoms, num_rounds=config.num_rounds,
+        num_restarts=config.num_restarts, num_hops=config.num_hops,
+    )  # fmt: skip
     jax.block_until_ready(found.dictionary)
     seconds = time.monotonic() - started
 

@@ -120,7 +120,7 @@ STRUCTURES: dict[str, Draw] = {
     "circles": _circles,
 }
 QUICK = Config(
-    ("Zipf (the authors')", "hierarchy"), (501,), num_restarts=2, num_rounds=30, num_hops=0
+    ("Zipf (the authors')", "hierarchy"), (501,), num_restarts=2, num_rounds=10, num_hops=0
 )
 
 
@@ -231,5 +231,5 @@ def table(names: tuple[str, ...], arrays: dict[str, np.ndarray], config: Config)
 
 
 if __name__ == "__main__":
-    arguments = common.parser(__doc__, compiles=True).parse_args()
+    arguments = common.parser(__doc__).parse_args()
     main(QUICK if arguments.quick else Config(), arguments.out)
