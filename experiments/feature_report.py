@@ -104,14 +104,15 @@ def features(
         if not column:
             described.append(Feature(int(latent), 0.0, 0.0, np.zeros(NUM_BINS, int), 0.0, (), ()))
             continue
+        largest = float(np.max(values))
         order = np.argsort(-values, kind="stable")
         _, first = np.unique(store.documents[rows[order]], return_index=True)
         apart = order[np.sort(first)]  # the largest of each document
         top = [*apart, *np.setdiff1d(order, apart, assume_unique=True)][:NUM_TOP]
         tenths = [part for part in np.array_split(order[::-1], 10) if len(part)]
         described.append(Feature(
-            int(latent), len(rows) / num_tokens, float(values.mean()),
-            np.histogram(values, NUM_BINS, (0, values.max()))[0], float(values.max()),
+            int(latent), len(rows) / num_tokens, float(np.mean(values)),
+            np.histogram(values, NUM_BINS, (0, largest))[0], largest,
             tuple(_context_of(int(rows[i]), column, store, sequence, texts) for i in top),
             tuple(
                 _context_of(int(rows[rng.choice(part)]), column, store, sequence, texts)

@@ -256,7 +256,7 @@ def compare_groups(
     pooled = math.sqrt(float(variances @ (sizes - 1)) / freedom)
     welch = freedom
     if pooled > 0:  # in units of its largest, so that no square vanishes
-        shares = errors / errors.max()
+        shares = errors / np.max(errors)
         welch = float(shares.sum() ** 2 / np.sum(shares**2 / (sizes - 1)))
     difference, p_welch = _student(mean, math.sqrt(float(errors.sum())), welch, level)
     superiority, p_mann_whitney, p_permutation = 0.5, 1.0, 1.0

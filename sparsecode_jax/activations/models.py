@@ -496,7 +496,8 @@ class Splice:
         self.has_loss = bool(getattr(model.model, "lm_head", None) is not None)
         self._logits: list[Any] = []  # of the untouched model
         self._embeddings: list[Any] = []
-        total, self.num_replaced = 0.0, 0
+        total: Any = 0.0
+        self.num_replaced = 0
 
         def look(rows: np.ndarray) -> np.ndarray:
             nonlocal total
@@ -510,7 +511,7 @@ class Splice:
                 f"{name}: of {count} tokens none is at position {min_position} or later with a "
                 f"norm within {max_norm}; at least one is expected."
             )
-        mean = (total / self.num_replaced).astype(np.float32)  # type: ignore[attr-defined]
+        mean = (total / self.num_replaced).astype(np.float32)
         self.untouched = untouched
         self.with_zeros = self._run(np.zeros_like)
         self.with_mean = self._run(lambda rows: np.broadcast_to(mean, rows.shape))
