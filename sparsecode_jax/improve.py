@@ -47,6 +47,8 @@ class Frontier(NamedTuple):
       loss_recovered: what the function of that name returned; None without one.
       flops: arithmetic operations per signal, signals in and codes out, as measured.
       flops_once: once for a dictionary: step size, norms and products of atoms.
+      choice_error: squared error per signal, of those that choices are made on.
+      choice_l0: mean number of active latents, of the same.
       seconds: per signal, norms and products of atoms included, compilation and decoding not.
       numbers: the penalty or the threshold that was chosen; NaN where there is none.
       best: the index of the recommendation: the largest R² within ``max_flops``, both of the
@@ -65,6 +67,8 @@ class Frontier(NamedTuple):
     loss_recovered: np.ndarray | None
     flops: np.ndarray
     flops_once: np.ndarray
+    choice_error: np.ndarray
+    choice_l0: np.ndarray
     seconds: np.ndarray
     numbers: np.ndarray
     best: int
@@ -243,7 +247,9 @@ def improve(
     return Frontier(
         names=names, r2=r2, l0=columns["active"] / len(scored), dead_fraction=columns["dead"],
         loss_recovered=columns.get("recovered"), flops=columns["flops"],
-        flops_once=columns["once"], seconds=columns["seconds"], numbers=columns["number"],
+        flops_once=columns["once"], choice_error=columns["choice_error"] / chosen,
+        choice_l0=columns["choice_active"] / chosen, seconds=columns["seconds"],
+        numbers=columns["number"],
         best=_recommended(
             name, names, columns["choice_flops"], columns["choice_error"], max_flops
         ),
@@ -482,6 +488,7 @@ def _result(
     result |= {
         "number": number, "once": float(before + result.pop("in_each")),
         "choice_error": on_choice["error"], "choice_flops": on_choice["flops"],
+        "choice_active": on_choice["active"],
     }  # fmt: skip
     if loss_recovered is not None:
 

@@ -324,6 +324,17 @@ def test_activations_that_cannot_be_kept_are_refused(tmp_path):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("labels", [[2**32 + 1, 0], [-1, 0], [0.5, 1.5]])
+def test_labels_that_would_wrap_are_refused(tmp_path, labels):
+    signals = np.ones((2, M), np.float32)
+    with pytest.raises(
+        ValueError, match=r"^write: the documents of a block are \w+ from .* Number"
+    ):
+        activations.write(
+            tmp_path, one(signals, documents=np.asarray(labels)), identity={}, progress=None
+        )
+
+
 def test_blocks_of_another_width_are_refused_after_a_shard_too(tmp_path):
     with pytest.raises(ValueError, match=r"has 3 measurements and one before it 6; one width"):
         activations.write(
@@ -338,6 +349,9 @@ def test_another_run_is_refused(tmp_path):
         written(tmp_path, identity={"model": "another"})
     with pytest.raises(ValueError, match=r"holds activations of another kind \(max_tokens\)"):
         written(tmp_path, max_tokens=3)
+    with pytest.raises(ValueError, match=r"holds activations of another kind \(model\)"):
+        written(tmp_path, identity={})
+    assert written(tmp_path, shard_size=5).shape == (70, M)  # how it is cut does not matter
 
 
 def test_an_unfinished_run_of_another_kind_is_refused(tmp_path):
@@ -409,8 +423,13 @@ def test_selections_of_nothing_are_refused(tmp_path):
         activations.split_documents(store, 1.0)
     with pytest.raises(IndexError, match=r"^rows: indices from 0 to 70; 0 to 69 are expected"):
         store.rows(np.arange(71))
-    with pytest.raises(TypeError, match=r"^rows: the indices are bool; integers or a slice"):
+    with pytest.raises(TypeError, match=r"^rows: the indices are bool of shape \(70,\); integers"):
         store.rows(np.ones(70, bool))
+    with pytest.raises(TypeError, match=r"^rows: the indices are int64 of shape \(\); integers"):
+        store.rows(5)
+    assert store.rows([]).shape == (0, M)
+    with pytest.raises(ValueError, match=r"^batches: no rows; at least batch_size"):
+        store.batches(np.zeros(0, int), batch_size=1, num_epochs=None)
     with pytest.raises(ValueError, match=r"^batches: batch_size is 71"):
         store.batches(np.arange(70), batch_size=71)
 

@@ -37,10 +37,14 @@ CONFIGS = {
 }  # fmt: skip
 
 
-def tokenizer():
+def tokenizer(special=False):
     vocabulary = {word: i for i, word in enumerate(["[UNK]", "[PAD]", "[CLS]", "[SEP]", *WORDS])}
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    if special:
+        core.post_processor = tokenizers.processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
     return transformers.PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]")
 
 
@@ -52,7 +56,7 @@ def language_model(family):
     with torch.no_grad():  # large enough for activations to matter
         for value in model.parameters():
             value.mul_(4)
-    return activations.LanguageModel(family, model.eval(), tokenizer())
+    return activations.LanguageModel(family, model.eval(), tokenizer(family == "bert"))
 
 
 def texts(count=9):
@@ -67,11 +71,13 @@ def hidden(model, ids):
 
 
 def sequences(model, documents, context):
-    """Every sequence, with its document, run alone: nothing is padded."""
+    """Every sequence, with its document, run alone: nothing is padded, all have special tokens."""
+    before, after = ([2], [3]) if model.name == "bert" else ([], [])
     for number, text in enumerate(documents):
-        ids = model.tokenizer(text)["input_ids"]
-        for start in range(0, len(ids), context):
-            yield number, ids[start : start + context]
+        ids = [4 + WORDS.index(word) for word in text.split()]
+        size = context - len(before + after)
+        for start in range(0, len(ids), size):
+            yield number, [*before, *ids[start : start + size], *after]
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -112,6 +118,8 @@ def test_any_module_by_its_name(tmp_path):
         tmp_path / "a", model, documents, site="model.layers.1.mlp.up_proj", progress=None
     )
     assert one.shape[1] == 32
+    with pytest.raises(ValueError, match=r"the module model gives BaseModelOutput\w* for tokens"):
+        activations.capture(tmp_path / "c", model, documents, site="model", progress=None)
     with pytest.raises(ValueError, match=r"^capture: site is 'up_proj' and layer None; one of"):
         activations.capture(tmp_path / "b", model, documents, site="up_proj")
 
@@ -148,8 +156,8 @@ def test_another_model_or_text_is_another_store(tmp_path):
     model, documents = language_model("llama"), texts(3)
     activations.capture(tmp_path, model, documents, layer=1, progress=None)
     for other, said in (
-        ((language_model("llama"), texts(4)), "texts, num_documents"),
-        ((model, [*documents[:2], "z z z"]), "texts"),
+        ((language_model("llama"), texts(4)), "texts, tokens, num_documents"),
+        ((model, [*documents[:2], "z z z"]), "texts, tokens"),
     ):
         with pytest.raises(ValueError, match=rf"holds activations of another kind \({said}\)"):
             activations.capture(tmp_path, *other, layer=1, progress=None)
@@ -160,6 +168,15 @@ def test_another_model_or_text_is_another_store(tmp_path):
         activations.capture(
             tmp_path, model._replace(model=changed), documents, layer=1, progress=None
         )
+    other = copy.deepcopy(model.model)
+    other.config.rope_parameters = {"rope_theta": 3.0, "rope_type": "default"}
+    for kind, changes in (
+        ("tokens", {"tokenizer": tokenizer(special=True)}), ("configuration", {"model": other}),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"of another kind \({kind}\)"):
+            activations.capture(
+                tmp_path, model._replace(**changes), documents, layer=1, progress=None
+            )
 
 
 def test_empty_documents_are_passed_over_and_counted(tmp_path):
@@ -184,7 +201,7 @@ def test_the_loss_is_that_of_transformers(family):
         counts.append(ids.shape[1] - 1)
     expected = np.average(losses, weights=counts)
     np.testing.assert_allclose(splice.untouched["cross_entropy"], expected, rtol=1e-5)
-    assert abs(splice.untouched["kl"]) < 1e-3
+    assert abs(splice.scores(lambda rows: rows)["kl"]) < 1e-6
 
 
 def test_what_is_recovered():

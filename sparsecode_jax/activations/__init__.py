@@ -1,10 +1,11 @@
 """Activations of language models: captured by PyTorch, kept on disk, spliced back.
 
-Reading and writing stores needs NumPy alone; models need the extra ``lm`` (PyTorch, transformers),
-which is imported on first use.
+Stores need neither PyTorch nor transformers; models need the extra ``lm``, which has both and is
+imported on first use.
 """
 
 from sparsecode_jax.activations.models import (
+    SITES,
     LanguageModel,
     Splice,
     capture,
@@ -24,6 +25,7 @@ from sparsecode_jax.activations.store import (
 )
 
 __all__ = [
+    "SITES",
     "Block",
     "LanguageModel",
     "Normalization",

@@ -18,7 +18,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax.activations.store import Block, Store, write
 from sparsecode_jax.types import ArrayLike
 
-__all__ = ["LanguageModel", "Splice", "capture", "load_model", "read_texts"]
+__all__ = ["SITES", "LanguageModel", "Splice", "capture", "load_model", "read_texts"]
 
 # Models that a pip package brings, by the name to ask for: (distribution, module, folder in it).
 PACKAGED = {
@@ -51,7 +51,7 @@ class LanguageModel(NamedTuple):
     Attributes:
       name: as it was asked for, without the folders above it.
       model: a ``torch.nn.Module`` in evaluation mode, with a ``config``.
-      tokenizer: of transformers.
+      tokenizer: of transformers, one of its fast ones.
       quantization: of a GGUF file, such as "Q4_1"; None for weights as they were trained.
     """
 
@@ -106,7 +106,9 @@ def load_model(name: str | os.PathLike, *, revision: str | None = None) -> Langu
                 "expected."
             )
     local = path.exists()
-    options: dict[str, Any] = {} if local or revision is None else {"revision": revision}
+    options: dict[str, Any] = {"trust_remote_code": False}  # nothing of a folder is executed
+    if not local and revision is not None:
+        options["revision"] = revision
     if gguf is not None:
         quantization = _quantization(path / gguf)
         options["gguf_file"] = gguf
@@ -243,6 +245,20 @@ def _check_sizes(name: str, model: LanguageModel, context: int, batch_size: int)
     _checks.count(name, "context", context, minimum=2, maximum=longest)
 
 
+def _rows_of(name: str, where: str, seen: list[Any], batch: _Batch) -> Any:
+    """Return what a module gave for a batch, or raise if that is not (B, T, M)."""
+    if seen and getattr(seen[0], "shape", (0,))[:-1] == batch.ids.shape:
+        return seen[0]
+    got = "did not run"
+    if seen:
+        shape = getattr(seen[0], "shape", None)
+        got = f"gives {type(seen[0]).__name__}" + (f" of shape {tuple(shape)}" if shape else "")
+    raise ValueError(
+        f"{name}: the module {where} {got} for tokens of shape {batch.ids.shape}; an array "
+        "(B, T, M) is expected. Choose another module."
+    )
+
+
 class _Enough(Exception):
     """Ends a forward pass whose activations are there."""
 
@@ -295,10 +311,23 @@ def _documents(name: str, documents: Any) -> Sequence[str]:
     return documents
 
 
+def _sequences(model: LanguageModel, text: str, context: int) -> list[list[int]]:
+    """Cut a document into sequences of at most ``context`` tokens, special ones in each."""
+    found = model.tokenizer(
+        text, truncation=True, max_length=context, return_overflowing_tokens=True, verbose=False
+    )["input_ids"]
+    if found and not isinstance(found[0], list):
+        raise TypeError(
+            f"capture: the tokenizer is a {type(model.tokenizer).__name__}, which does not cut "
+            "texts; one of transformers' fast tokenizers is expected."
+        )
+    return [tokens for tokens in found if tokens]
+
+
 def _batches(
     model: LanguageModel, documents: Sequence[str], context: int, batch_size: int
 ) -> Iterator[_Batch]:
-    """Cut documents into sequences of at most ``context`` tokens, and these into batches."""
+    """Cut documents into sequences, and these into batches."""
     waiting: list[tuple[int, list[int]]] = []
 
     def batch() -> _Batch:
@@ -314,9 +343,8 @@ def _batches(
     for number, text in enumerate(documents):
         if not text.strip():
             continue
-        tokens = model.tokenizer(text, verbose=False)["input_ids"]
-        for start in range(0, len(tokens), context):
-            waiting.append((number, tokens[start : start + context]))
+        for tokens in _sequences(model, text, context):
+            waiting.append((number, tokens))
             if len(waiting) == batch_size:
                 yield batch()
     if waiting:
@@ -339,8 +367,8 @@ def capture(
     """Write the activations of a model on texts to disk; killed and called again, go on.
 
     Each document is cut into sequences of at most ``context`` tokens, which the model sees one by
-    one, with the tokens that its tokenizer adds. Documents without a word are passed over, and
-    counted in the manifest. The model runs no further than it is read.
+    one, each with the special tokens that its tokenizer adds. Documents without a word are passed
+    over, and counted in the manifest. The model runs no further than it is read.
 
     Args:
       folder: of the store.
@@ -387,12 +415,7 @@ def capture(
 
             with torch.no_grad(), _hooked(module, read), contextlib.suppress(_Enough):
                 _forward(model, batch, device)
-            found = seen[0]
-            if found.ndim != 3 or found.shape[:2] != batch.ids.shape:
-                raise ValueError(
-                    f"{name}: the output of {where} has shape {tuple(found.shape)} for tokens of "
-                    f"shape {batch.ids.shape}; (B, T, M) is expected. Choose another module."
-                )
+            found = _rows_of(name, where, seen, batch)
             rows, positions = np.nonzero(batch.mask)
             yield Block(
                 found.float().cpu().numpy()[rows, positions], batch.ids[rows, positions],
@@ -401,8 +424,9 @@ def capture(
 
     identity = {
         "model": model.name, "quantization": model.quantization, "weights": weights_digest(model),
-        "family": model.model.config.model_type, "module": where, "layer": layer, "site": site,
-        "context": context, "batch_size": batch_size, "texts": _texts_digest(documents),
+        "family": model.model.config.model_type, "configuration": _config_digest(model),
+        "module": where, "context": context, "batch_size": batch_size,
+        "texts": _texts_digest(documents), "tokens": _tokens_digest(model, documents, context),
         "num_documents": len(documents),
         "num_empty_documents": sum(not text.strip() for text in documents),
     }  # fmt: skip
@@ -428,14 +452,33 @@ def _texts_digest(documents: Sequence[str]) -> str:
     return digest.hexdigest()[:32]
 
 
+def _tokens_digest(model: LanguageModel, documents: Sequence[str], context: int) -> str:
+    """Return the checksum of what a tokenizer makes of the texts."""
+    digest = hashlib.sha256()
+    for text in documents:
+        for tokens in _sequences(model, text, context) if text.strip() else ():
+            digest.update(np.asarray([len(tokens), *tokens], np.int64).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _config_digest(model: LanguageModel) -> str:
+    """Return the checksum of what decides the operations, besides weights."""
+    known = model.model.config.to_dict()
+    of_place = "_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"
+    kept = {key: value for key, value in known.items() if key not in of_place}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 def weights_digest(model: LanguageModel) -> str:
-    """Return the checksum of the names, shapes and a thousand numbers of each of the weights."""
+    """Return the checksum of the names, shapes and bits of the weights."""
+    import torch
+
     digest = hashlib.sha256()
     for label, value in model.model.state_dict().items():
-        flat = value.detach().reshape(-1)
-        few = flat[:: max(1, len(flat) // 1000)].float().cpu().numpy()
         digest.update(f"{label}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(np.ascontiguousarray(few).tobytes())
+        flat = value.detach().reshape(-1).cpu().contiguous()
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
 
 
@@ -493,9 +536,8 @@ class Splice:
             self._batches.append(batch)
             count += batch.tokens
         self.num_tokens = count
-        self.has_loss = bool(getattr(model.model, "lm_head", None) is not None)
-        self._logits: list[Any] = []  # of the untouched model
-        self._embeddings: list[Any] = []
+        self.has_loss = model.model.get_output_embeddings() is not None
+        self._embeddings: list[Any] = []  # of the untouched model
         total: Any = 0.0
         self.num_replaced = 0
 
@@ -505,7 +547,7 @@ class Splice:
             self.num_replaced += len(rows)
             return rows
 
-        untouched = self._run(look, first=True)
+        untouched = self._run(look)
         if self.num_replaced == 0:
             raise ValueError(
                 f"{name}: of {count} tokens none is at position {min_position} or later with a "
@@ -525,26 +567,30 @@ class Splice:
         Returns:
           ``cross_entropy`` in nats per token, ``kl`` from the untouched model's predictions in nats
           per token, ``recovered_zero`` and ``recovered_mean``, the fractions of what is lost by
-          zeros and by the mean activation; or ``cosine`` without a language head.
+          zeros and by the mean activation, NaN where nothing is; or ``cosine`` without a language
+          head.
         """
-        found = self._run(reconstruct)
+        found = self._run(reconstruct, with_kl=True)
         if not self.has_loss:
             return found
         return {
             **found,
-            **{
-                f"recovered_{label}": (other["cross_entropy"] - found["cross_entropy"])
-                / (other["cross_entropy"] - self.untouched["cross_entropy"])
-                for label, other in (("zero", self.with_zeros), ("mean", self.with_mean))
-            },
+            "recovered_zero": self._recovered(found, self.with_zeros),
+            "recovered_mean": self._recovered(found, self.with_mean),
         }
 
     def __call__(self, reconstruct: Callable[[np.ndarray], ArrayLike]) -> float:
         """Return the loss recovered against zeros, or the cosine of the embedding."""
-        found = self.scores(reconstruct)
-        return found["recovered_zero"] if self.has_loss else found["cosine"]
+        found = self._run(reconstruct)
+        return self._recovered(found, self.with_zeros) if self.has_loss else found["cosine"]
 
-    def _run(self, fn: Callable[[np.ndarray], ArrayLike], first: bool = False) -> dict[str, float]:
+    def _recovered(self, found: dict[str, float], other: dict[str, float]) -> float:
+        lost = other["cross_entropy"] - self.untouched["cross_entropy"]
+        return (other["cross_entropy"] - found["cross_entropy"]) / lost if lost else float("nan")
+
+    def _run(
+        self, fn: Callable[[np.ndarray], ArrayLike], with_kl: bool = False
+    ) -> dict[str, float]:
         import torch
 
         device = next(self.model.model.parameters()).device
@@ -562,14 +608,16 @@ class Splice:
                     return None
                 new = np.array(rows)
                 new[usual] = np.asarray(fn(rows[usual]), np.float32)
-                return torch.from_numpy(new).to(device, output.dtype)
+                return torch.from_numpy(new).to(output.device, output.dtype)
 
-            with torch.no_grad(), _hooked(self._module, replace):
-                output = _forward(self.model, batch, device)
+            with torch.no_grad():
+                with _hooked(self._module, replace):
+                    output = _forward(self.model, batch, device)
+                known = _forward(self.model, batch, device) if with_kl and self.has_loss else None
             mask = torch.from_numpy(batch.mask).to(device)
             if not self.has_loss:
                 mean = (output[0] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-                if first:
+                if number == len(self._embeddings):  # the first run is the untouched one
                     self._embeddings.append(mean)
                 cosine = torch.nn.functional.cosine_similarity(mean, self._embeddings[number])
                 sums["cosine"] = sums.get("cosine", 0.0) + float(cosine.double().sum())
@@ -579,12 +627,11 @@ class Splice:
             logits = output.logits[:, :-1][predicted].float()
             targets = torch.from_numpy(batch.ids).to(device)[:, 1:][predicted]
             log_p = torch.log_softmax(logits, -1)
-            if first:
-                self._logits.append(log_p.half())
-            known = self._logits[number].float()
-            kl = (known.exp() * (known - log_p)).sum(-1)
-            loss = -log_p.gather(-1, targets[:, None])[:, 0]
-            for label, value in (("cross_entropy", loss), ("kl", kl)):
+            each = {"cross_entropy": -log_p.gather(-1, targets[:, None])[:, 0]}
+            if known is not None:
+                log_q = torch.log_softmax(known.logits[:, :-1][predicted].float(), -1)
+                each["kl"] = (log_q.exp() * (log_q - log_p)).sum(-1)
+            for label, value in each.items():
                 sums[label] = sums.get(label, 0.0) + float(value.double().sum())
             count += len(targets)
         if count == 0:

@@ -87,11 +87,12 @@ class Store:
         if isinstance(indices, slice):
             indices = np.arange(len(self.tokens))[indices]
         indices = np.asarray(indices)
-        if indices.dtype == bool or not np.issubdtype(indices.dtype, np.integer):
+        if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
             raise TypeError(
-                f"rows: the indices are {indices.dtype}; integers or a slice are expected. Turn a "
-                "mask into indices by numpy.flatnonzero(mask)."
+                f"rows: the indices are {indices.dtype} of shape {indices.shape}; integers (n,) or "
+                "a slice are expected. Turn a mask into indices by numpy.flatnonzero(mask)."
             )
+        indices = indices.astype(np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self.tokens):
             raise IndexError(
                 f"rows: indices from {indices.min()} to {indices.max()}; 0 to "
@@ -131,7 +132,9 @@ class Store:
           ``learn_dictionary_online``.
         """
         indices = np.asarray(indices)
-        _checks.count("batches", "batch_size", batch_size, maximum=max(1, len(indices)))
+        if not len(indices):
+            raise ValueError("batches: no rows; at least batch_size of them are expected.")
+        _checks.count("batches", "batch_size", batch_size, maximum=len(indices))
         return self._batches(indices, batch_size, seed, num_epochs)
 
     def _batches(
@@ -190,14 +193,14 @@ def write(
     if max_tokens is not None:
         _checks.count(name, "max_tokens", max_tokens)
     whole = json.loads(json.dumps({
-        **identity, "format": FORMAT, "dtype": dtype, "shard_size": shard_size,
-        "max_tokens": max_tokens,
+        **identity, "format": FORMAT, "dtype": dtype, "max_tokens": max_tokens,
     }))  # fmt: skip
     with Run(folder / "progress.npz", whole, name=name) as run:
         if (folder / MANIFEST).exists():
             there = load(folder)
-            other = [k for k, v in whole.items() if there.manifest["identity"].get(k) != v]
-            if other or len(whole) != len(there.manifest["identity"]):
+            held = there.manifest["identity"]
+            other = [k for k in {**whole, **held} if k not in held or whole.get(k) != held[k]]
+            if other:
                 raise ValueError(
                     f"{name}: {folder} holds activations of another kind ({', '.join(other)}); the "
                     "same arguments or an empty folder is expected. Pass another folder."
@@ -273,6 +276,13 @@ def _checked(block: Block, width: int | None) -> Block:
             f"write: a block has signals of shape {signals.shape} and labels of shapes "
             f"{[label.shape for label in labels]}; (T, M) and (T,) are expected."
         )
+    for name, label in zip(LABELS, labels, strict=True):
+        whole = np.issubdtype(label.dtype, np.integer)
+        if label.size and not (whole and 0 <= label.min() <= label.max() < 2**31):
+            raise ValueError(
+                f"write: the {name} of a block are {label.dtype} from {label.min()} to "
+                f"{label.max()}; integers from 0 to 2**31 - 1 are expected. Number them anew."
+            )
     if width is not None and signals.shape[1] != width:
         raise ValueError(
             f"write: a block has {signals.shape[1]} measurements and one before it {width}; one "
@@ -297,7 +307,7 @@ def _save(folder: pathlib.Path, number: int, block: Block, dtype: str) -> None:
             )
         raise FloatingPointError(
             f"write: the activation at {where} has entries up to {np.abs(wide[row]).max():.3g}, "
-            "more than float16 holds; pass dtype='float32'."
+            "more than float16 holds; pass dtype='float32', and another folder."
         )
     with replacing(_shard(folder, number), alone=True) as file:
         np.save(file, narrow)

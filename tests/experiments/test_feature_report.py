@@ -111,7 +111,7 @@ class Checked(html.parser.HTMLParser):
 
 
 def test_the_page_stands_alone_and_escapes(store, sae, tmp_path):
-    torch_like = types.SimpleNamespace(base_model=types.SimpleNamespace())
+    torch_like = types.SimpleNamespace(get_output_embeddings=lambda: None)
     tokenizer = types.SimpleNamespace(decode=lambda ids: WORDS[ids[0]])
     model = activations.LanguageModel("toy", torch_like, tokenizer)
     path = feature_report.write(

@@ -90,15 +90,22 @@ def test_answers_that_cannot_be_read_are_counted(given):
     assert all(np.isnan([one.detection, one.fuzzing]).all() for one in judged)
     known = interpretability.judge(knowing, *given, seed=0)
     text = interpretability.report({"a": [*known, judged[0]]})
-    assert "1 of 3 unreadable" in text and "detection 1.000" in text
-    assert interpretability.parsed("texts 2 and 5", 5) == [2, 5]
+    assert "2 of 6 answers unreadable" in text and "detection 1.000" in text
+    assert "fuzzing 1.000 (1.000 to 1.000) of 2" in text
+    assert interpretability.parsed(" 2, 5 and 3.\n", 5) == [2, 3, 5]
+    assert interpretability.parsed("In texts 2 and 5", 5) is None
     assert interpretability.parsed("2, 6", 5) is None
-    assert interpretability.parsed("None of them.", 5) == []
+    assert interpretability.parsed("None.", 5) == []
+    assert interpretability.parsed("None of the 5 texts.", 5) is None
 
 
 def test_what_explains_is_not_asked_for(given):
     described, _ = given
-    tops = {interpretability.plain(x) for one in described for x in one.top}
+    tops = [{x.sequence for x in one.top} for one in described]
+    texts = [
+        {interpretability.plain(x) for x in one.deciles if x.sequence in top}
+        for one, top in zip(described, tops, strict=True)
+    ]
     asked = []
 
     def note(question):
@@ -106,7 +113,16 @@ def test_what_explains_is_not_asked_for(given):
         return "none"
 
     interpretability.judge(note, *given, seed=0)
-    assert asked and not tops & set(asked)
+    assert any(texts) and asked and not set.union(*texts) & set(asked)
+
+
+def test_no_text_is_marked_rightly_and_wrongly_in_one_question(given):
+    def note(question):
+        texts = [re.sub("<<|>>", "", text) for _, text in listed(question) if "<<" in text]
+        assert len(texts) == len(set(texts))
+        return "none"
+
+    interpretability.judge(note, *given, seed=0)
 
 
 def test_dictionaries_are_compared(given):
@@ -120,8 +136,10 @@ def test_dictionaries_are_compared(given):
 
 def test_latents_without_a_text_are_refused(given):
     described, quiet = given
-    with pytest.raises(ValueError, match=r"^judge: latent 0 has 0 texts with it and 10 without"):
-        interpretability.judge(knowing, [described[0]._replace(top=())], quiet[:1], seed=0)
+    with pytest.raises(ValueError, match=r"^judge: latent 0 has 0 texts with it, besides"):
+        interpretability.judge(knowing, [described[0]._replace(deciles=())], quiet[:1], seed=0)
+    with pytest.raises(ValueError, match=r"and 0 without; at least 2 and 1 are expected"):
+        interpretability.judge(knowing, described[:1], [[]], seed=0)
 
 
 def test_marks_join_neighbors():
