@@ -183,7 +183,7 @@ def test_flax_is_imported_on_use_in_one_place():
             assert inside or not re.match(r"flax(\.|$)", name), name_of(path)
 
 
-@pytest.mark.parametrize("package", ["torch", "transformers", "gguf"])
+@pytest.mark.parametrize("package", ["torch", "transformers", "gguf", "accelerate"])
 def test_models_of_pytorch_are_imported_on_use_in_one_place(package):
     path = PACKAGE / "activations" / "models.py"
     assert users(FILES, package) == {name_of(path)}

@@ -149,11 +149,12 @@ def _transformers(name: str) -> Any:
 
 def _quantization(path: pathlib.Path) -> str:
     try:
+        import accelerate  # noqa: F401 - transformers asks for it
         import gguf
-    except ImportError:
+    except ImportError as error:
         raise ImportError(
-            f"load_model: {path.name} is a GGUF file, which the package gguf reads; run pip "
-            "install gguf."
+            f"load_model: {path.name} is a GGUF file, for which {error.name} is needed and not "
+            'installed; run pip install "sparsecode_jax[lm]".'
         ) from None
     try:
         field = gguf.GGUFReader(path).fields["general.file_type"]
