@@ -25,10 +25,10 @@ from sparsecode_jax.activations.store import (
 )
 
 __all__ = [
-    "SITES",
     "Block",
     "LanguageModel",
     "Normalization",
+    "SITES",
     "Selection",
     "Splice",
     "Store",

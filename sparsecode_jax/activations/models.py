@@ -18,7 +18,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax.activations.store import Block, Store, write
 from sparsecode_jax.types import ArrayLike
 
-__all__ = ["SITES", "LanguageModel", "Splice", "capture", "load_model", "read_texts"]
+__all__ = ["LanguageModel", "SITES", "Splice", "capture", "load_model", "read_texts"]
 
 # Models that a pip package brings, by the name to ask for: (distribution, module, folder in it).
 PACKAGED = {
