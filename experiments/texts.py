@@ -34,7 +34,7 @@ _PLAIN = (
 
 
 def packaged(seed: int = 0) -> list[str]:
-    """Return the news and Wikipedia pages of gensim's wheel, some 7 MB, in an order of a seed."""
+    """Return gensim's news and Wikipedia pages, 2.9 million characters, in an order of a seed."""
     found = importlib.util.find_spec(DISTRIBUTION)
     if found is None or found.origin is None:
         raise SystemExit(
