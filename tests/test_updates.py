@@ -131,6 +131,22 @@ def test_block_coordinate_is_a_loop_over_weighted_sums(forgetting):
         np.testing.assert_array_equal(same, codes)
 
 
+def test_block_coordinate_of_many_atoms_is_a_loop_too():
+    wide, rng = 300, np.random.default_rng(0)  # not in whole blocks
+    dictionary = rng.normal(size=(wide, M))
+    dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
+    codes = np.maximum(rng.normal(size=(200, wide)) - 1, 0)
+    codes[:, 7] = 0  # an unused atom stays where it is
+    signals = codes @ rng.normal(size=(wide, M))
+    _, found, _ = step(updates.block_coordinate(), signals, dictionary, codes)
+    expected, gram, products = dictionary.copy(), codes.T @ codes, codes.T @ signals
+    for j in range(wide):
+        if gram[j, j] > 0:
+            atom = expected[j] + (products[j] - gram[j] @ expected) / gram[j, j]
+            expected[j] = atom / np.linalg.norm(atom)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
 def test_block_coordinate_forgets_replaced_atoms():
     signals, dictionary, codes = draw()
     update = updates.block_coordinate()
