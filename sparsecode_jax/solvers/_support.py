@@ -201,15 +201,15 @@ def fit(block: Array, projections: Array, chosen: Array, signed: bool) -> Array:
 
 
 class _ActiveSet(NamedTuple):
-    """Where an active-set method is, the signals B on the last axis, which is faster on CPU.
+    """Where the active-set method is for one signal.
 
     Attributes:
-      tableau: of the used atoms U and the others V of a block G, (P, P, B): -inverse(G_UU) and
+      tableau: of the used atoms U and the others V of a block G, (P, P): -inverse(G_UU) and
         inverse(G_UU) G_UV, and G_VV - G_VU inverse(G_UU) G_UV. Symmetric.
       solution: the least-squares values of used atoms, the correlations of the others with what
-        those leave, (P, B).
-      used: booleans, (P, B).
-      values: the best that are not negative, (P, B).
+        those leave, (P,).
+      used: booleans, (P,).
+      values: the best that are not negative, (P,).
     """
 
     tableau: Array
@@ -226,9 +226,16 @@ def _nonnegative_least_squares(block: Array, projections: Array, chosen: Array) 
     of a signal whose largest entry is near 1.
     """
     size = block.shape[-1]
-    tiny = 20 * jnp.finfo(block.dtype).eps  # ``negligible`` at most
-    dependent = 2 * size * jnp.finfo(block.dtype).eps  # as in ``least_squares``
-    places = jnp.arange(size)[:, None]
+    rows = block.reshape(-1, size, size), projections.reshape(-1, size), chosen.reshape(-1, size)
+    # Signals first: from 16 atoms on 1.6 to 10 times faster on CPU than signals last.
+    return jax.vmap(_of_one_signal)(*rows).reshape(projections.shape)
+
+
+def _of_one_signal(gram: Array, target: Array, chosen: Array) -> Array:
+    size = gram.shape[-1]
+    tiny = 20 * jnp.finfo(gram.dtype).eps  # ``negligible`` at most
+    dependent = 2 * size * jnp.finfo(gram.dtype).eps  # as in ``least_squares``
+    places = jnp.arange(size)
 
     def move(state: _ActiveSet) -> tuple[Array, Array, Array]:
         """Go to the least squares of used atoms, or until the first of them is 0: it leaves."""
@@ -237,54 +244,46 @@ def _nonnegative_least_squares(block: Array, projections: Array, chosen: Array) 
         way = ends - state.values
         ratio = state.values / jnp.where(negative & (way < 0), way, -1)  # less the part of the way
         atom, part = _largest(jnp.where(negative, ratio, -jnp.inf))
-        stops = jnp.any(negative, axis=0, keepdims=True)
+        stops = jnp.any(negative)
         part = jnp.where(stops, part, -1)
         short = jnp.where(places == atom, 0, state.values - part * way)
         return jnp.where(stops, short, ends), atom, stops
 
     def exchange(state: _ActiveSet, _: None) -> tuple[_ActiveSet, None]:
         values, leaves, stops = move(state)
-        rest = jnp.diagonal(state.tableau, axis1=0, axis2=1).T
-        free = chosen & ~state.used & (rest > dependent)
+        free = chosen & ~state.used & (jnp.diagonal(state.tableau) > dependent)
         enters, most = _largest(jnp.where(free, state.solution, -jnp.inf))
         changes = stops | (most > tiny)
         atom = jnp.where(stops, leaves, enters)
         here = changes & (places == atom)
-        row = jnp.take_along_axis(state.tableau, atom[None], axis=0)[0]
-        pivot = jnp.where(changes, jnp.take_along_axis(row, atom, axis=0), 1)
-        number = jnp.take_along_axis(state.solution, atom, axis=0) / jnp.abs(pivot)
+        row = state.tableau[atom]
+        pivot = jnp.where(changes, row[atom], 1)
+        number = state.solution[atom] / jnp.abs(pivot)
         row = jnp.where(changes, row, 0)
         scaled = row / jnp.abs(pivot)
         row = jnp.where(stops, -row, row)  # the pivot is negative where the atom leaves
-        tableau = state.tableau - row[:, None] * scaled[None]
         new = jnp.where(here, -1 / pivot, scaled)
-        tableau = jnp.where(here[None], new[:, None], tableau)
+        tableau = state.tableau - row[:, None] * scaled
+        tableau = jnp.where(here, new[:, None], tableau)
         return _ActiveSet(
-            tableau=jnp.where(here[:, None], new[None], tableau),
+            tableau=jnp.where(here[:, None], new, tableau),
             solution=jnp.where(here, number, state.solution - number * row),
             used=state.used ^ here,
             values=values,
         ), None
 
-    leading = projections.shape[:-1]
-    gram = jnp.moveaxis(block.reshape(-1, size, size), 0, -1)
-    target, chosen = (x.reshape(-1, size).T for x in (projections, chosen))
     start = _ActiveSet(gram, target, jnp.zeros_like(chosen), jnp.zeros_like(target))
-    start = varying_like(start, block, projections)
+    start = varying_like(start, gram, target)
     values = move(jax.lax.scan(exchange, start, length=2 * size)[0])[0]
     values = jnp.maximum(values, 0)  # by what was rounded
-    explained = jnp.sum(gram * values[None], axis=1)  # faster than a product of each signal
-    gain = jnp.sum(values * (2 * target - explained), axis=0, keepdims=True)
-    values = jnp.where(gain > 0, values, 0)  # of more atoms than are independent
-    return values.T.reshape(*leading, size)
+    gain = jnp.sum(values * (2 * target - jnp.sum(gram * values, axis=1)))
+    return jnp.where(gain > 0, values, 0)  # of more atoms than are independent
 
 
 def _largest(values: Array) -> tuple[Array, Array]:
-    """Return where values (P, B) are first largest, and what they are there, (1, B)."""
-    most = jnp.max(values, axis=0, keepdims=True)
-    places = jax.lax.broadcasted_iota(jnp.int32, values.shape, 0)
-    first = jnp.min(jnp.where(values == most, places, values.shape[0]), axis=0, keepdims=True)
-    return jnp.minimum(first, values.shape[0] - 1), most
+    """Return where values (P,) are first largest, and what they are there."""
+    place = first_largest(values)
+    return place, values[place]
 
 
 def captured(block: Array, projections: Array, values: Array) -> Array:
