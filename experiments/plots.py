@@ -289,6 +289,30 @@ def inferences(curves: Mapping[str, Any], title: str, path: pathlib.Path) -> pat
     return _write(figure, path)
 
 
+def scores_of_training(
+    curves: Mapping[str, tuple[Any, Any]],
+    levels: Mapping[str, float],
+    title: str,
+    path: pathlib.Path,
+) -> pathlib.Path:
+    """Draw F1 against the FLOPs of training, and levels that need none or do not say theirs."""
+    figure, axis = plt.subplots(figsize=(9, 6))
+    for (label, (flops, f1)), color in zip(
+        curves.items(), ("#D55E00", "#0072B2", "#009E73", "#CC79A7"), strict=False
+    ):
+        axis.plot(flops, f1, "o-", color=color, label=label)
+    for (label, level), line in zip(levels.items(), ("-", "--", "-.", ":"), strict=False):
+        axis.axhline(level, color="#7f7f7f", linewidth=1, linestyle=line, label=label)
+    axis.set_xscale("log")
+    axis.set_ylim(0, 1)
+    axis.set_xlabel(f"FLOPs of training, {CONVENTION}", fontsize=8)
+    axis.set_ylabel("F1 of the best reading, dead latents count as 0")
+    axis.set_title(title, fontsize=11)
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=9)
+    return _write(figure, path)
+
+
 SENSING = {  # color, line, marker
     "least_norm": ("#7f7f7f", ":", ""),
     "linear": ("black", "--", "s"),

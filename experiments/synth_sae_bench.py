@@ -4,7 +4,8 @@ Claim: on the field's benchmark (16,384 features in 768 measurements, Zipf, hier
 correlated; arXiv 2602.14687) what limits a trained autoencoder can be told apart: the same
 dictionary is read by its own encoder, by the lasso and by orthogonal matching pursuit, each with
 refinements, at an equal mean number of active latents, and so are the true atoms of the most
-frequent features, whose rows are the ceiling of inference at that width.
+frequent features, whose rows are the ceiling of inference at that width. A dictionary learned by
+alternating minimization needs some hundredths of the samples that autoencoders do.
 
 Data: ``synthetic.synth_sae_bench``, version 2: a statistical twin of the published model, not the
 same numbers. Width 4,096, L0 25. Thresholds and penalties are chosen on samples that are not
@@ -32,8 +33,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import sparsecode_jax as sc
-from experiments import common
+from experiments import common, plots
 from sparsecode_jax import encoders, metrics, solvers, training
+from sparsecode_jax.dictionary_learning import updates
 from sparsecode_jax.encoders import JumpReluParams, LinearParams
 from sparsecode_jax.flops import eval_flops
 from sparsecode_jax.io import Run
@@ -62,19 +64,21 @@ class Config:
     num_proposed: int = 40
     max_active: int = 112
     batch_size: int = 1024
-    num_samples: int = 2_000_000
+    num_samples: tuple[int, ...] = (2_000_000,)  # trained on; each goes on where the last ended
     num_choice: int = 2048
     num_scored: int = 10_240
     prefixes: tuple[int, ...] = (128, 512, 2048, 4096)
     learning_rate: float = 3e-4
-    methods: tuple[str, ...] = ("TopK", "BatchTopK", "Matryoshka")
+    num_refitted: int = 64  # codes per signal of the dictionary learner
+    forgetting: float = 2.0
+    methods: tuple[str, ...] = ("learned", "TopK", "BatchTopK", "Matryoshka")
     seeds: tuple[int, ...] = (0,)
 
 
 QUICK = Config(
     num_features=1000, num_measurements=64, num_roots=10, width=128, num_active=5, num_proposed=10,
-    max_active=80, batch_size=256, num_samples=10_000, num_choice=512, num_scored=1024,
-    prefixes=(32, 128), learning_rate=3e-3, methods=("Matryoshka",),
+    max_active=80, batch_size=256, num_samples=(5_000, 10_000), num_choice=512, num_scored=1024,
+    prefixes=(32, 128), learning_rate=3e-3, num_refitted=16, methods=("learned", "Matryoshka"),
 )  # fmt: skip
 
 
@@ -132,7 +136,32 @@ def true_atoms(config: Config, model: sc.synthetic.FeatureModel) -> Trained:
 
 
 def train(
-    method: str, config: Config, model: sc.synthetic.FeatureModel, seed: int, run: Run
+    method: str, config: Config, model: sc.synthetic.FeatureModel, seed: int, budget: int, run: Run
+) -> Trained:
+    """Learn a dictionary from so many samples, going on from where a smaller budget ended."""
+    learn = _learned if method == "learned" else _autoencoder
+    signals = (batch.signals for batch in samples(config, model, DRAWS, budget, seed))
+    kept = run.file(f"training-{method}-{seed}")
+    return learn(method, config, signals, seed, kept, f"{method} {seed}, {budget:,}")
+
+
+def _learned(
+    method: str, config: Config, signals: Iterator, seed: int, kept: pathlib.Path, label: str
+) -> Trained:
+    """Alternate codes of the lasso, fitted anew on their supports, with updates of the atoms."""
+    found = sc.dictionary_learning.learn_dictionary_online(
+        jax.random.key(seed), signals, num_atoms=config.width, target_l0=config.num_active,
+        refit=config.num_refitted, bias="mean",
+        solver=solvers.working_set((config.num_refitted,)), num_steps=2,
+        update=updates.block_coordinate(forgetting=config.forgetting), checkpoint=kept,
+        progress=label,
+    )  # fmt: skip
+    assert found.bias is not None
+    return Trained(np.asarray(found.dictionary), np.asarray(found.bias), flops=float(found.flops))
+
+
+def _autoencoder(
+    method: str, config: Config, signals: Iterator, seed: int, kept: pathlib.Path, label: str
 ) -> Trained:
     """Train an autoencoder as SAELens does by default: tied start, Adam, no schedule."""
     size = config.num_measurements, config.width
@@ -148,10 +177,9 @@ def train(
         bias=jnp.zeros(size[0]),
     )  # fmt: skip
     fit = training.fit(
-        jax.random.key(seed), family(*size, num_active=config.num_active),
-        (batch.signals for batch in samples(config, model, DRAWS, config.num_samples, seed)),
+        jax.random.key(seed), family(*size, num_active=config.num_active), signals,
         recipe=training.Recipe(loss=loss), model=start, learning_rate=config.learning_rate,
-        checkpoint=run.file(f"training-{method}-{seed}"), progress=f"{method} {seed}",
+        checkpoint=kept, progress=label,
     )  # fmt: skip
     params = fit.params
     return Trained(
@@ -216,8 +244,10 @@ def readers(params: Trained, signals: jax.Array, config: Config) -> dict[str, En
         return lambda x: slots(sc.sparse_encode(x, atoms, num_active=count, solver=build), count)
 
     def lasso(count: float) -> Encode:
+        solver = solvers.working_set((room,))
+
         def codes(x: jax.Array, penalty: jax.Array | float) -> jax.Array:
-            return sc.sparse_encode(x, atoms, penalty, solver=solvers.sparsa(), num_steps=40)
+            return sc.sparse_encode(x, atoms, penalty, solver=solver, num_steps=2)
 
         few = signals[:256]
         penalty = bisect(
@@ -288,10 +318,9 @@ def score(
 
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:  # noqa: B008
     """Run what is missing, write results and table."""
-    rows: dict[tuple[str, str, int], dict[str, float]] = {}
-    spent: dict[tuple[str, int], float] = {("true atoms", 0): 0.0}
+    rows: dict[Case, dict[str, float]] = {}
     # What one method gave is kept for a run of others.
-    same = dataclasses.replace(config, methods=(), seeds=())
+    same = dataclasses.replace(config, methods=(), seeds=(), num_samples=())
     with common.stages(out, NAME, same) as run:
         model = twin(config)
         atoms = run.once("atoms", lambda: {"dictionary": model.dictionary})["dictionary"]
@@ -299,76 +328,76 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
         choice = jnp.concatenate(
             [batch.signals for batch in samples(config, model, CHOICE, config.num_choice)]
         )
-        cases = [("true atoms", 0), *itertools.product(config.methods, config.seeds)]
-        for method, seed in cases:
-            kept = run.once(
-                f"{method}-{seed}",
-                functools.partial(_dictionary, method, config, model, seed, run),
+        trained = itertools.product(config.methods, config.seeds, config.num_samples)
+        for method, seed, budget in [("true atoms", 0, 0), *trained]:
+            find = functools.partial(_dictionary, method, config, model, seed, budget, run)
+            name = f"{method}-{seed}-{budget}"
+            params = Trained(
+                **{k: v if v.ndim else float(v) for k, v in run.once(name, find).items()}
             )
-            params = Trained(**{k: v if v.ndim else float(v) for k, v in kept.items()})
-            spent[method, seed] = params.flops
-            ways = readers(params, choice - jnp.asarray(params.bias), config)
-            for name, read in ways.items():
-                numbers = run.once(
-                    f"{method}-{seed}-{name}",
-                    functools.partial(score, params, read, config, model),
-                )
-                rows[method, name, seed] = {k: float(v) for k, v in numbers.items()}
-                f1 = rows[method, name, seed]["f1"]
-                print(f"{method} {seed}, {name}: F1 {f1:.4f}", flush=True)
-                text = write(config, rows, spent, out)  # what there is, after each row
+            for way, read in readers(params, choice - jnp.asarray(params.bias), config).items():
+                found = functools.partial(score, params, read, config, model)
+                numbers = {k: float(v) for k, v in run.once(f"{name}-{way}", found).items()}
+                case = Case(method, seed, budget, way)
+                rows[case] = {**numbers, "trained_on": budget, "training_flops": params.flops}
+                print(f"{case.label()}: F1 {numbers['f1']:.4f}", flush=True)
+                text = write(config, rows, out)  # what there is, after each row
         print("\n" + text)
 
 
+class Case(NamedTuple):
+    """One dictionary and one way to read it."""
+
+    method: str
+    seed: int
+    budget: int
+    way: str
+
+    def label(self) -> str:
+        """Return what the case is called in the results."""
+        trained = f" {self.budget}" if self.budget else ""
+        return f"{self.method} {self.seed}{trained}: {self.way}"
+
+
 def _dictionary(
-    method: str, config: Config, model: sc.synthetic.FeatureModel, seed: int, run: Run
+    method: str, config: Config, model: sc.synthetic.FeatureModel, seed: int, budget: int, run: Run
 ) -> dict[str, Any]:
     if method == "true atoms":
         found = true_atoms(config, model)
     else:
-        found = train(method, config, model, seed, run)
+        found = train(method, config, model, seed, budget, run)
     return {k: v for k, v in found._asdict().items() if v is not None}
 
 
-def write(
-    config: Config,
-    rows: dict[tuple[str, str, int], dict[str, float]],
-    spent: dict[tuple[str, int], float],
-    out: pathlib.Path,
-) -> str:
-    """Write numbers, manifest and table, which is returned."""
+def write(config: Config, rows: dict[Case, dict[str, float]], out: pathlib.Path) -> str:
+    """Write numbers, manifest, table and figure; return the table."""
     columns = list(next(iter(rows.values())))
     arrays = {key: np.asarray([row[key] for row in rows.values()]) for key in columns}
-    labels = [f"{method} {seed}: {name}" for method, name, seed in rows]
     manifest = {
         "experiment": NAME, "config": dataclasses.asdict(config),
-        "axes": {key: ["case"] for key in (*columns, "training_flops")}, "cases": labels,
+        "axes": {key: ["case"] for key in columns}, "cases": [case.label() for case in rows],
         "flops": "inference per sample; training in training_flops; convention 'arithmetic'",
         "seconds": round(float(arrays["seconds"].sum()), 1),
     }  # fmt: skip
-    arrays["training_flops"] = np.asarray([spent[method, seed] for method, _, seed in rows])
     sc.io.save_results(out / NAME, arrays, manifest)
-    text = table(config, rows, spent)
+    text = table(config, rows)
     (out / f"{NAME}.txt").write_text(text)
+    draw(rows, out / f"{NAME}.png")
     return text
 
 
-def table(
-    config: Config,
-    rows: dict[tuple[str, str, int], dict[str, float]],
-    spent: dict[tuple[str, int], float],
-) -> str:
+def table(config: Config, rows: dict[Case, dict[str, float]]) -> str:
     """Write the rows out, those of one dictionary together, and the published ones below."""
-    head = ("dictionary", "codes by", "F1", "precision", "recall", "EV", "L0", "MCC", "unique",
-            "dead", "training FLOPs", "per sample", "once")  # fmt: skip
+    head = ("dictionary", "samples", "codes by", "F1", "precision", "recall", "EV", "L0", "MCC",
+            "unique", "dead", "training FLOPs", "per sample", "once")  # fmt: skip
     cells = []
-    for (method, name, seed), row in rows.items():
+    for (method, seed, budget, way), row in rows.items():
         numbers = [f"{row[key]:.4f}" for key in ("f1", "precision", "recall", "explained_variance")]
         rest = [f"{row['l0']:.1f}", f"{row['mcc']:.4f}", f"{row['uniqueness']:.4f}",
                 f"{row['dead_fraction']:.4f}"]  # fmt: skip
-        trained = f"{spent[method, seed]:.2e}" if spent[method, seed] else "known"
+        trained = f"{row['training_flops']:.2e}" if budget else "known"
         label = method if len(config.seeds) == 1 else f"{method} {seed}"
-        cells.append((label, name, *numbers, *rest, trained, f"{row['flops']:.2e}",
+        cells.append((label, f"{budget:,}", way, *numbers, *rest, trained, f"{row['flops']:.2e}",
                       f"{row['once']:.2e}"))  # fmt: skip
     published = [
         (name, f"{f1:.4f}", f"{mcc:.4f}", f"{unique:.4f}", f"{ev:.4f}")
@@ -377,10 +406,12 @@ def table(
     lines = [
         f"SynthSAEBench (a statistical twin, version 2): {config.num_features:,} features in "
         f"{config.num_measurements} measurements,",
-        f"width {config.width:,}, L0 {config.num_active}; trained on {config.num_samples:,} "
-        "samples,",
-        f"scored on {config.num_scored:,} others; training seeds {list(config.seeds)}.",
-        "True atoms: those of the most frequent features, which have the width asked for. Dead "
+        f"width {config.width:,}, L0 {config.num_active}; scored on {config.num_scored:,} samples "
+        "that nothing was",
+        f"trained on or chosen by; training seeds {list(config.seeds)}.",
+        "True atoms: those of the most frequent features, which have the width asked for. Learned: "
+        "alternating",
+        f"minimization, lasso codes of L0 {config.num_active} fitted anew on their supports. Dead "
         "latents count as F1 0.",
         "Leave-one-out: of codes with a mean L0 of "
         f"{config.num_proposed}, those are kept that leave {config.num_active}. FLOPs of inference "
@@ -395,9 +426,32 @@ def table(
     return "\n".join(lines) + "\n"
 
 
+def draw(rows: dict[Case, dict[str, float]], path: pathlib.Path) -> None:
+    """Draw F1 against the FLOPs of training, each dictionary by its best reading."""
+    best: dict[tuple[str, int], dict[float, float]] = {}
+    for (method, seed, budget, _), row in rows.items():
+        curve = best.setdefault((method, seed), {})
+        flops = row["training_flops"] if budget else 0.0
+        curve[flops] = max(curve.get(flops, 0.0), row["f1"])
+    ceiling = best.pop(("true atoms", 0))[0.0]
+    several = len({seed for _, seed in best}) > 1
+    curves = {
+        f"{method} {seed}" if several else method: (list(curve), list(curve.values()))
+        for (method, seed), curve in best.items()
+    }
+    levels = {"true atoms": ceiling} | {
+        f"published {name}, 200M samples": PUBLISHED[name][0]
+        for name in ("Matryoshka", "BatchTopK", "standard")
+    }
+    title = "SynthSAEBench, a statistical twin; published: the published model, own encoders"
+    plots.scores_of_training(curves, levels, title, path)
+
+
 if __name__ == "__main__":
     options = common.parser(__doc__, compiles=True)
-    options.add_argument("--samples", type=int, help="samples to train on (2,000,000)")
+    options.add_argument(
+        "--samples", type=int, nargs="+", help="samples to train on, from few to many (2,000,000)"
+    )
     options.add_argument(
         "--methods", nargs="+", choices=Config.methods, help="which to train (all)"
     )
@@ -405,7 +459,7 @@ if __name__ == "__main__":
     arguments = options.parse_args()
     chosen = QUICK if arguments.quick else Config()
     if arguments.samples is not None:
-        chosen = dataclasses.replace(chosen, num_samples=arguments.samples)
+        chosen = dataclasses.replace(chosen, num_samples=tuple(sorted(arguments.samples)))
     if arguments.seeds is not None:
         chosen = dataclasses.replace(chosen, seeds=tuple(arguments.seeds))
     if arguments.methods is not None:

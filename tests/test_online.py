@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import nnls
 from sklearn.datasets import make_sparse_coded_signal
 from sklearn.decomposition import DictionaryLearning, MiniBatchDictionaryLearning
 from sklearn.decomposition import sparse_encode as sklearn_encode
@@ -96,11 +97,13 @@ def test_every_batch_is_charged(batches):
         solver=sc.solvers.fista(),
         update=updates.block_coordinate(),
         num_steps=100,
+        num_refitted=None,
     )
+    atoms = jnp.ones((N, M))
     state = online._State(
-        jnp.ones((N, M)), updates.block_coordinate().init(jnp.ones((N, M))), jnp.ones((2, N))
+        atoms, updates.block_coordinate().init(atoms), jnp.ones((2, N)), jnp.ones(())
     )
-    numbers = jnp.ones(M), jnp.ones(()), jnp.ones(())  # bias, scale, penalty
+    numbers = jnp.ones(M), jnp.ones(()), None  # bias, scale, and no target of L0
     costs = [
         int(eval_flops(run, KEY, state, jnp.ones((size, M)), *numbers).total())
         for size in (100, 30)
@@ -109,12 +112,68 @@ def test_every_batch_is_charged(batches):
     assert costs[0] > 100 * 100 * 4 * M * N  # at least its FISTA steps
 
 
+def test_work_that_depends_on_values_is_not_said(batches):
+    several = sc.solvers.working_set((4, 8))  # which of them is a matter of the round
+    assert learn(batches[:1], solver=several, num_steps=3).flops is None
+    assert learn(batches[:1], solver=sc.solvers.working_set((8,)), num_steps=3).flops > 0
+
+
 def test_dead_atoms_and_twins_are_replaced(batches):
     start = np.tile(np.eye(M)[:1], (N, 1))  # one atom N times: all but the first are twins
     result = learn(batches[:10], dictionary0=start)
     assert sc.dictionaries.coherence(result.dictionary) < 0.96
     use = jnp.abs(sc.sparse_encode(batches[0], result.dictionary, result.penalty, num_steps=200))
     assert float((use.mean(axis=0) > 1e-3 * use.mean()).mean()) > 0.8
+
+
+def test_the_penalty_is_steered_to_an_l0(batches):
+    steered = learn(batches, num_epochs=2, target_l0=1.8, penalty=1e-3)
+    some = np.concatenate(batches[-10:])
+    codes = sc.sparse_encode(some, steered.dictionary, steered.penalty, num_steps=100)
+    assert abs(sc.metrics.l0(codes) - 1.8) < 0.1
+    fixed = learn(batches[:2], penalty=1e-3)
+    np.testing.assert_allclose(fixed.penalty, 1e-3, rtol=1e-6)
+
+
+def test_a_refit_is_nonnegative_least_squares_before_the_update(batches):
+    batch = np.asarray(batches[0], np.float64)
+    start = sc.dictionaries.random(KEY, num_atoms=N, num_measurements=M)
+    penalty = 0.3 * np.sqrt(np.mean(np.sum(batch**2, axis=1)))
+    result = learn(
+        [batches[0]], dictionary0=start, penalty=penalty, num_steps=500, refit=4,
+        update=updates.projected_gradient(learning_rate=0.1),
+    )  # fmt: skip
+    scale = np.sqrt(np.mean(np.sum(batch**2, axis=1)))
+    signals, atoms = batch / scale, np.asarray(start, np.float64)
+    shrunken = sc.sparse_encode(signals, atoms, penalty / scale, tolerance=1e-5)
+    codes = np.zeros(shrunken.shape)
+    for x, row, code in zip(signals, codes, np.asarray(shrunken), strict=True):
+        kept = np.argsort(-code, kind="stable")[:4]
+        kept = kept[code[kept] > 0]
+        if kept.size:
+            row[kept] = nnls(atoms[kept].T, x)[0]
+    expected = atoms - 0.1 * codes.T @ (codes @ atoms - signals) / len(signals)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(result.dictionary, expected, atol=1e-5)
+    assert np.abs(codes - np.asarray(shrunken)).max() > 0.05  # the penalty shrinks what it keeps
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"target_l0": 0}, "target_l0 is 0"),
+        ({"target_l0": 3, "num_active": 3}, "has no penalty to steer"),
+        ({"refit": 3, "num_active": 3}, "least squares already"),
+        ({"refit": N + 1}, f"refit is {N + 1} but there are {N} atoms"),
+        (
+            {"refit": 3, "solver": sc.solvers.working_set(4)._replace(prox=None)},
+            "does not say its proximal operator",
+        ),
+    ],
+)
+def test_targets_and_refits_that_cannot_be(batches, given, message):
+    with pytest.raises(ValueError, match=message):
+        learn(batches[:1], **given)
 
 
 class Killed(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import itertools
 import math
@@ -31,10 +32,13 @@ from sparsecode_jax.dictionary_learning.updates import (
     block_coordinate,
     projected_gradient,
 )
-from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.flops import FlopCountError, eval_flops
 from sparsecode_jax.io._identity import as_given, chained, digest_of, other_batches, program_of
 from sparsecode_jax.io.runs import Run
+from sparsecode_jax.metrics import l0
+from sparsecode_jax.prox import keeps_negatives
 from sparsecode_jax.solvers import fista
+from sparsecode_jax.solvers import refit as fit_on_support
 from sparsecode_jax.types import Array, ArrayLike, Key, PyTree, Solver
 
 __all__ = ["LearnedOnline", "learn_dictionary_online"]
@@ -42,6 +46,7 @@ __all__ = ["LearnedOnline", "learn_dictionary_online"]
 _PENALTY = 0.1  # as a fraction of the root mean square norm of the first signals
 _STEPS = 100  # of the solver of a lasso, per batch
 _MEMORY = 2.0  # signals per atom over which its codes' moments are averaged
+_GAIN = 0.3  # of the penalty's logarithm, for an L0 that is away from its target by all of it
 
 
 class LearnedOnline(NamedTuple):
@@ -49,10 +54,12 @@ class LearnedOnline(NamedTuple):
 
     Attributes:
       dictionary: unit atoms, (N, M).
-      penalty: the l1 weight, in the units of the signals; 0 with ``num_active``.
+      penalty: the l1 weight, in the units of the signals, the last one where it was steered; 0 with
+        ``num_active``.
       objectives: the mean lasso objective of each batch when it came, before its update, (T,).
       num_signals: how many were seen.
-      flops: arithmetic operations of all batches.
+      flops: arithmetic operations of all batches; None where those of a solver's step depend on
+        values (a working set of several sizes).
       bias: (M,), so that signals are near ``codes @ dictionary + bias``; None where none was asked.
     """
 
@@ -60,7 +67,7 @@ class LearnedOnline(NamedTuple):
     penalty: Array
     objectives: np.ndarray
     num_signals: int
-    flops: int
+    flops: int | None
     bias: Array | None = None
 
 
@@ -68,6 +75,7 @@ class _State(NamedTuple):
     dictionary: Array
     update: PyTree
     moments: Array  # of each atom's codes, (2, N), averaged over the last batches
+    penalty: Array  # relative to the scale of the signals
 
 
 Batches = Iterable[ArrayLike] | Callable[[int], Iterable[ArrayLike]]
@@ -81,6 +89,8 @@ def learn_dictionary_online(
     num_atoms: int,
     penalty: ArrayLike | None = None,
     num_active: int | None = None,
+    target_l0: ArrayLike | None = None,
+    refit: int | None = None,
     bias: ArrayLike | str | None = None,
     num_steps: int | None = None,
     num_epochs: int = 1,
@@ -95,9 +105,9 @@ def learn_dictionary_online(
     .. math:: \min_{D}\ \mathrm{E}_x \min_{z \ge 0} \tfrac12\|x - zD\|^2 + \lambda\|z\|_1,
        \qquad \|d_j\| = 1
 
-    For each batch: codes by the solver, from zero; one update of the atoms; atoms that few signals
-    have used for long, and the weaker of two that are almost the same, give way to residuals of the
-    batch, drawn by their energy.
+    For each batch: codes by the solver, from zero, fitted anew on their supports if asked for; one
+    update of the atoms; atoms that few signals have used for long, and the weaker of two that are
+    almost the same, give way to residuals of the batch, drawn by their energy.
     The first atoms are drawn from the signals of as many batches as it takes to have N. One
     program is compiled for each batch size.
 
@@ -110,6 +120,11 @@ def learn_dictionary_online(
         those the atoms are drawn from. **Traced**.
       num_active: K, the most active codes per signal, in the place of a penalty: codes are those of
         a pursuit, and what is minimized is half the squared error. **Static**.
+      target_l0: the mean number of active codes per signal, to which the penalty is steered from
+        batch to batch, beginning at ``penalty``; None keeps the penalty. **Traced**.
+      refit: how many codes per signal, the largest, are fitted anew without a penalty before the
+        update, as by :func:`~sparsecode_jax.solvers.refit`; None updates by the shrunken codes.
+        **Static**.
       bias: b of ``x - b``, which is coded: "mean" of the first signals, or (M,). **Traced**.
       num_steps: solver steps per batch; None takes 100, or K. **Static**.
       num_epochs: passes over the batches. **Static**.
@@ -129,11 +144,13 @@ def learn_dictionary_online(
 
     Raises:
       ValueError: a batch of another shape, or with non-finite numbers, fewer signals than atoms, a
-        generator with several epochs, both a penalty and num_active, a checkpoint of another run.
+        generator with several epochs, both num_active and a penalty, target_l0 or refit, a
+        checkpoint of another run.
       TypeError: half precision, or what is no solver or no update.
 
     **Cost**: a batch: ``num_steps`` solver steps and their start, one ``dictionaries.step_size``,
-    4BMN + 7BM + 2BN for objective and residuals, 4BN for moments, the update, 2MN^2 for cosines;
+    4BMN + 7BM + 2BN for objective and residuals, 4BN for moments, the refit, the update, 2MN^2 for
+    cosines;
     ``flops`` has the count.
 
     References:
@@ -159,6 +176,8 @@ def learn_dictionary_online(
         update = projected_gradient() if num_atoms > WIDE else block_coordinate()
     _checks.update(name, update)
     _checks.key(name, key)
+    target = _target_l0(name, target_l0, num_active)
+    _check_refit(name, refit, num_active, num_atoms, solver)
     if penalty is not None:
         (penalty,) = _checks.real(name, penalty)
     _iterable_again(name, batches, num_epochs)
@@ -179,8 +198,10 @@ def learn_dictionary_online(
     else:
         dictionary = _given(name, dictionary0, first, num_atoms)
     moments = jnp.ones((2, num_atoms), first.dtype)
-    state = _State(dictionary, update.init(dictionary), moments)
-    run = functools.partial(_step, solver=solver, update=update, num_steps=num_steps)
+    state = _State(dictionary, update.init(dictionary), moments, relative)
+    run = functools.partial(
+        _step, solver=solver, update=update, num_steps=num_steps, num_refitted=refit
+    )
 
     identity: dict[str, Any] = {}
     if checkpoint is not None:
@@ -192,7 +213,8 @@ def learn_dictionary_online(
             "dictionary0": None if dictionary0 is None else digest_of(dictionary),
             "num_atoms": num_atoms,
             "num_steps": num_steps,
-            "learning step": program_of(run, key, state, first, shift, scale, relative),
+            "target_l0": None if target is None else float(to_host(target)),
+            "learning step": program_of(run, key, state, first, shift, scale, target),
         }
     values: list[float] = []
     digest = np.zeros(32, np.uint8)  # of the batches seen
@@ -218,7 +240,7 @@ def learn_dictionary_online(
                 if index >= done:
                     signals = _signals(name, f"batch {index}", batch, first)
                     draw = jax.random.fold_in(key, index)
-                    state, value = run(draw, state, signals, shift, scale, relative)
+                    state, value = run(draw, state, signals, shift, scale, target)
                     values.append(float(value))
                     _finite_loss(name, f"batch {index}", values[-1])
                     kept.keep((state, np.asarray(values), digest), f"{index + 1} batches")
@@ -230,43 +252,54 @@ def learn_dictionary_online(
 
     def cost(size: int) -> int:
         signals = jax.ShapeDtypeStruct((size, first.shape[-1]), first.dtype)
-        return int(eval_flops(run, key, state, signals, shift, scale, relative).total())
+        return int(eval_flops(run, key, state, signals, shift, scale, target).total())
 
+    flops: int | None = None
+    with contextlib.suppress(FlopCountError):
+        flops = sum(cost(size) * count for size, count in sizes.items())
     return LearnedOnline(
         dictionary=jnp.asarray(state.dictionary),
-        penalty=scale * relative,
+        penalty=scale * state.penalty,
         objectives=np.asarray(values),
         num_signals=sum(size * count for size, count in sizes.items()),
-        flops=sum(cost(size) * count for size, count in sizes.items()),
+        flops=flops,
         bias=offset,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("solver", "update", "num_steps"))
+@functools.partial(jax.jit, static_argnames=("solver", "update", "num_steps", "num_refitted"))
 def _step(
     key: Key,
     state: _State,
     signals: Array,
     bias: Array,
     scale: Array,
-    penalty: Array,
+    target_l0: Array | None,
     *,
     solver: Solver,
     update: DictionaryUpdate,
     num_steps: int,
+    num_refitted: int | None,
 ) -> tuple[_State, Array]:
     """Learn from one batch; the objective is that before the atoms are updated."""
     signals = (signals - bias[None]) / scale
-    dictionary, update_state, moments = state
+    dictionary, update_state, moments, penalty = state
     codes = encode(solver, signals, dictionary, penalty, num_steps)
     value = scale**2 * jnp.mean(objectives.lasso(signals, dictionary, codes, penalty))
+    if target_l0 is not None:
+        away = l0(codes) / target_l0 - 1
+        penalty = penalty * jnp.exp(_GAIN * jnp.clip(away, -1, 1)).astype(penalty.dtype)
+    if num_refitted is not None:
+        prox = solver.prox
+        assert prox is not None
+        codes = fit_on_support(codes, signals, dictionary, num_active=num_refitted, prox=prox)
     update_state, dictionary, codes = update.step(update_state, signals, dictionary, codes)
     kept = math.exp(-signals.shape[0] / (_MEMORY * dictionary.shape[0]))
     moments = kept * moments + (1 - kept) * code_moments(codes)
     dictionary, _, new = renew_atoms(key, signals, dictionary, codes, moments=moments)
     if update.reset is not None:
         update_state = update.reset(update_state, new)
-    return _State(dictionary, update_state, average_moments(moments, new)), value
+    return _State(dictionary, update_state, average_moments(moments, new), penalty), value
 
 
 def _epochs(batches: Batches, num_epochs: int) -> Iterator[ArrayLike]:
@@ -312,6 +345,45 @@ def _given(name: str, dictionary: ArrayLike, signals: Array, num_atoms: int) -> 
     _checks.num_rows(name, "dictionary0", dictionary, num_atoms)
     _checks.finite(name, dictionary0=dictionary)
     return dictionaries.normalize(dictionary)
+
+
+def _target_l0(name: str, target: ArrayLike | None, num_active: int | None) -> Array | None:
+    """Return the mean number of active codes that the penalty is steered to, if it is."""
+    if target is None:
+        return None
+    if num_active is not None:
+        raise ValueError(
+            f"{name}: target_l0 is given with num_active, which has no penalty to steer; one of "
+            "them is expected. A pursuit has num_active codes per signal at most."
+        )
+    (target,) = _checks.floating(name, target)
+    _checks.scalar(name, "target_l0", target)
+    _checks.positive(name, target_l0=target)
+    return target
+
+
+def _check_refit(
+    name: str, num_refitted: int | None, num_active: int | None, num_atoms: int, solver: Solver
+) -> None:
+    """Raise unless codes can be fitted anew on their supports, where that is asked for."""
+    if num_refitted is None:
+        return
+    if num_active is not None:
+        raise ValueError(
+            f"{name}: refit is given with num_active, whose codes are least squares already; one "
+            "of them is expected."
+        )
+    if _checks.count(name, "refit", num_refitted) > num_atoms:
+        raise ValueError(
+            f"{name}: refit is {num_refitted} but there are {num_atoms} atoms; at most {num_atoms} "
+            "is expected."
+        )
+    if solver.prox is None:
+        raise ValueError(
+            f"{name}: refit is given, but the solver does not say its proximal operator (prox), "
+            "and so not whether codes may be negative; one that does, such as fista(), is expected."
+        )
+    keeps_negatives(name, solver.prox)
 
 
 def _finite_loss(name: str, where: str, value: float) -> None:

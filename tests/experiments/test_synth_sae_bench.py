@@ -23,10 +23,14 @@ def rows(quick):
     return dict(zip(manifest["cases"], numbers, strict=True))
 
 
+LEARNED = ("learned 0 5000", "learned 0 10000")
+TRAINED = ("Matryoshka 0 5000", "Matryoshka 0 10000")
+
+
 def test_every_dictionary_is_read_in_every_way(rows):
-    expected = {f"true atoms 0: {way}" for way in WAYS} | {f"Matryoshka 0: {way}" for way in WAYS}
+    expected = {f"{name}: {way}" for name in ("true atoms 0", *LEARNED, *TRAINED) for way in WAYS}
     own = ("own encoder", "own encoder, refit", "own encoder, leave-one-out, refit")
-    assert set(rows) == expected | {f"Matryoshka 0: {way}" for way in own}
+    assert set(rows) == expected | {f"{name}: {way}" for name in TRAINED for way in own}
 
 
 def test_codes_are_compared_at_one_number_of_active_ones(rows):
@@ -37,7 +41,8 @@ def test_codes_are_compared_at_one_number_of_active_ones(rows):
 
 def test_true_atoms_are_the_ceiling_and_refinement_raises_it(rows):
     for way in WAYS:
-        assert rows[f"true atoms 0: {way}"]["f1"] > rows[f"Matryoshka 0: {way}"]["f1"]
+        for name in (*LEARNED, *TRAINED):
+            assert rows[f"true atoms 0: {way}"]["f1"] > rows[f"{name}: {way}"]["f1"]
         assert rows[f"true atoms 0: {way}"]["mcc"] > 0.999
     plain, refined = (rows[f"true atoms 0: {way}"] for way in WAYS[:2])
     assert refined["f1"] > plain["f1"]
@@ -45,20 +50,29 @@ def test_true_atoms_are_the_ceiling_and_refinement_raises_it(rows):
     assert fitted["explained_variance"] > lasso["explained_variance"] + 0.05
 
 
+def test_learning_by_turns_needs_fewer_samples_than_an_autoencoder(rows):
+    few, many = (rows[f"{name}: {WAYS[-1]}"]["f1"] for name in LEARNED)
+    assert many > few > rows[f"{TRAINED[1]}: {WAYS[-1]}"]["f1"] + 0.1
+
+
 def test_training_and_inference_are_charged_apart(rows):
     n, m = bench.QUICK.width, bench.QUICK.num_measurements
-    own = rows["Matryoshka 0: own encoder"]
+    own = rows[f"{TRAINED[1]}: own encoder"]
     assert 2 * m * n <= own["flops"] < 2.2 * m * n + 4 * n
-    assert own["training_flops"] > 4 * m * n * bench.QUICK.num_samples
+    for name in (LEARNED, TRAINED):  # what went on is charged from the beginning
+        half, whole = (rows[f"{each}: OMP"]["training_flops"] for each in name)
+        np.testing.assert_allclose(whole, 2 * half, rtol=0.03)
+        assert whole > 4 * m * n * 10_000
     assert rows["true atoms 0: OMP"]["training_flops"] == 0
     assert rows["true atoms 0: OMP"]["once"] >= 2 * m * n * n  # the Gram matrix
-    assert rows["true atoms 0: lasso"]["flops"] > 40 * 4 * m * n * 0.9
+    assert rows["true atoms 0: lasso"]["flops"] > 3 * 2 * m * n  # before, and after each round
 
 
 def test_the_table_says_twin_version_and_seeds(quick):
     text = (quick / f"{bench.NAME}.txt").read_text()
-    for said in ("twin, version 2", "trained on 10,000 samples", "1,024 others", "seeds [0]"):
+    for said in ("twin, version 2", "scored on 1,024 samples", "seeds [0]", "  10,000  "):
         assert said in text
+    assert (quick / f"{bench.NAME}.png").stat().st_size > 10_000
 
 
 def test_a_sample_without_room_is_no_sample(quick):
