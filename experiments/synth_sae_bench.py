@@ -77,7 +77,7 @@ class Config:
 
 QUICK = Config(
     num_features=1000, num_measurements=64, num_roots=10, width=128, num_active=5, num_proposed=10,
-    max_active=80, batch_size=256, num_samples=(5_000, 10_000), num_choice=512, num_scored=1024,
+    max_active=80, batch_size=256, num_samples=(5_000, 10_000), num_choice=256, num_scored=512,
     prefixes=(32, 128), learning_rate=3e-3, num_refitted=16, methods=("learned", "Matryoshka"),
 )  # fmt: skip
 
@@ -342,6 +342,7 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
                 rows[case] = {**numbers, "trained_on": budget, "training_flops": params.flops}
                 print(f"{case.label()}: F1 {numbers['f1']:.4f}", flush=True)
                 text = write(config, rows, out)  # what there is, after each row
+            draw(rows, out / f"{NAME}.png")
         print("\n" + text)
 
 
@@ -370,7 +371,7 @@ def _dictionary(
 
 
 def write(config: Config, rows: dict[Case, dict[str, float]], out: pathlib.Path) -> str:
-    """Write numbers, manifest, table and figure; return the table."""
+    """Write numbers, manifest and table, which is returned."""
     columns = list(next(iter(rows.values())))
     arrays = {key: np.asarray([row[key] for row in rows.values()]) for key in columns}
     manifest = {
@@ -382,7 +383,6 @@ def write(config: Config, rows: dict[Case, dict[str, float]], out: pathlib.Path)
     sc.io.save_results(out / NAME, arrays, manifest)
     text = table(config, rows)
     (out / f"{NAME}.txt").write_text(text)
-    draw(rows, out / f"{NAME}.png")
     return text
 
 

@@ -36,7 +36,7 @@ def test_every_dictionary_is_read_in_every_way(rows):
 def test_codes_are_compared_at_one_number_of_active_ones(rows):
     for label, row in rows.items():
         assert abs(row["l0"] - bench.QUICK.num_active) < 1.5, label
-        assert row["num_samples"] == 1024
+        assert row["num_samples"] == 512
 
 
 def test_true_atoms_are_the_ceiling_and_refinement_raises_it(rows):
@@ -70,7 +70,7 @@ def test_training_and_inference_are_charged_apart(rows):
 
 def test_the_table_says_twin_version_and_seeds(quick):
     text = (quick / f"{bench.NAME}.txt").read_text()
-    for said in ("twin, version 2", "scored on 1,024 samples", "seeds [0]", "  10,000  "):
+    for said in ("twin, version 2", "scored on 512 samples", "seeds [0]", "  10,000  "):
         assert said in text
     assert (quick / f"{bench.NAME}.png").stat().st_size > 10_000
 
