@@ -389,7 +389,7 @@ def codes_shape(name: str, label: str, codes: Any, expected: tuple[int, ...]) ->
 
 def lasso(name: str, problem: Any, codes0: Any = None) -> None:
     """Check a whole Lasso problem and its warm start."""
-    signals, dictionary, penalty, step_size = problem
+    signals, dictionary, penalty, step_size, gram = problem
     signals_shape(name, signals)
     dictionary_matrix(name, dictionary)
     same_measurements(name, signals, dictionary)
@@ -401,6 +401,11 @@ def lasso(name: str, problem: Any, codes0: Any = None) -> None:
         )
     positive(name, step_size=step_size)
     finite(name, signals=signals, dictionary=dictionary)
+    if gram is not None and gram.shape != 2 * dictionary.shape[:1]:
+        raise ValueError(
+            f"{name}: the Gram matrix has shape {gram.shape} but there are {dictionary.shape[0]} "
+            f"atoms; {2 * dictionary.shape[:1]} is expected. dictionaries.prepare makes it."
+        )
     if codes0 is not None:
         expected = signals.shape[:-1] + dictionary.shape[:1]
         codes_shape(name, "the starting codes", codes0, expected)
@@ -413,7 +418,10 @@ def prepared(name: str, problem: Any, codes0: Any) -> tuple[Any, Any]:
     start = [] if codes0 is None else [codes0]
     given = real(name, problem.penalty, problem.step_size, *start)
     penalty, step_size, *start = (jnp.asarray(x, signals.dtype) for x in given)
-    problem = type(problem)(signals, dictionary, penalty, step_size)
+    gram = problem.gram
+    if gram is not None:
+        gram = jnp.asarray(real(name, gram)[0], signals.dtype)
+    problem = type(problem)(signals, dictionary, penalty, step_size, gram)
     codes0 = start[0] if start else None
     lasso(name, problem, codes0)
     return problem, codes0

@@ -27,12 +27,15 @@ class Lasso(NamedTuple):
       penalty: the l1 weight, () or (N,).
       step_size: the solver's step, (); for proximal gradient at most 1/L, where L is the squared
         spectral norm of the dictionary (see :func:`sparsecode_jax.dictionaries.step_size`).
+      gram: inner products of the atoms, (N, N), where they are known already, as of a
+        :class:`sparsecode_jax.dictionaries.Prepared`: pursuits take them in the place of their own.
     """
 
     signals: Array
     dictionary: Array
     penalty: Array
     step_size: Array
+    gram: Array | None = None
 
 
 class Solver(NamedTuple):

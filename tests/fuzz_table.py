@@ -197,6 +197,10 @@ CALLS = {
     "dictionaries.normalize": call(
         dictionaries.normalize, {"dictionary": DICTIONARY}, rows=("dictionary",), smooth=True
     ),
+    "dictionaries.prepare": call(
+        lambda **kw: dictionaries.prepare(**kw).gram, {"dictionary": DICTIONARY, "max_atoms": 100},
+        signature=dictionaries.prepare, kinds={"max_atoms": "count"}, smooth=True,
+    ),
     "dictionaries.random": call(
         dictionaries.random,
         {"key": KEY, "num_atoms": N, "num_measurements": M, "mean_cosine": 0.2},
@@ -433,6 +437,13 @@ CALLS = {
         sc.sparse_encode,
         {"signals": SIGNALS, "dictionary": DICTIONARY, "penalty": WEIGHTS, "num_steps": 4},
         rows=("signals",), kinds={"penalty": "array"},
+    ),
+    "sparse_encode(prepared)": call(
+        lambda signals, dictionary: sc.sparse_encode(
+            signals, dictionaries.prepare(dictionary), num_active=2
+        ),
+        {"signals": SIGNALS, "dictionary": DICTIONARY},
+        rows=("signals",), via=("prepare", "orthogonal_least_squares"),
     ),
     "sparse_encode(tolerance)": call(
         sc.sparse_encode,

@@ -33,6 +33,7 @@ _MANY_ATOMS = 1024  # from here a working set is cheaper than products with the 
 _MOST_STEPS = 10_000
 _MOST_ROUNDS = 1000  # of a working set
 _CACHE, _FEWEST = 2**19, 32  # per core: bytes of the state of signals at a time, and their number
+_MEMORY = 2**30  # bytes of that state on an accelerator
 
 
 @on_automatic_axes
@@ -59,7 +60,7 @@ def solve(
     problem, codes0 = _checks.prepared("solve", problem, codes0)
     _checks.count("solve", "num_steps", num_steps, minimum=0)
     codes0, layout = spread("solve", solver, problem, codes0)
-    problem = problem._replace(dictionary=held(problem.signals, problem.dictionary))
+    problem = _held(problem)
     return _solve(solver, problem, codes0, num_steps, layout)
 
 
@@ -102,14 +103,14 @@ def trajectory(
     _checks.count("trajectory", "record_every", record_every)
     _checks.function("trajectory", "record", record)
     codes0, layout = spread("trajectory", solver, problem, codes0)
-    problem = problem._replace(dictionary=held(problem.signals, problem.dictionary))
+    problem = _held(problem)
     return _trajectory(solver, problem, codes0, num_steps, record, record_every, layout)
 
 
 @on_automatic_axes
 def sparse_encode(
     signals: ArrayLike,
-    dictionary: ArrayLike,
+    dictionary: ArrayLike | dictionaries.Prepared,
     penalty: ArrayLike | None = None,
     *,
     num_active: int | None = None,
@@ -134,7 +135,8 @@ def sparse_encode(
 
     Args:
       signals: (..., M); any leading axes. **Traced**.
-      dictionary: (N, M), one atom per row; used as it is, never renormalised. **Traced**.
+      dictionary: (N, M), one atom per row; used as it is, never renormalised. Where it is used in
+        many calls, :func:`~sparsecode_jax.dictionaries.prepare` it once. **Traced**.
       penalty: the l1 weight, () or (N,); scikit-learn's ``sparse_encode(alpha)``. **Traced**.
       num_active: K, the most active codes per signal, in the place of a penalty; K iterations are
         taken unless ``num_steps`` says otherwise. **Static**.
@@ -157,7 +159,7 @@ def sparse_encode(
         exactly one of ``num_steps`` and ``tolerance``, or of ``penalty`` and ``num_active``.
 
     **Cost**: that of :func:`solve` or :func:`solve_to_tolerance`, plus ``dictionaries.step_size``
-    once if no step is given and the solver needs one.
+    once if no step is given, none is prepared and the solver needs one.
 
     Example:
       >>> import jax, sparsecode_jax as sc
@@ -180,6 +182,9 @@ def sparse_encode(
             f"{name}: neither a penalty nor num_active is given; exactly one of them is expected."
         )
     _steps_or_tolerance(name, num_steps, tolerance)
+    gram, prepared_step = None, None
+    if isinstance(dictionary, dictionaries.Prepared):
+        dictionary, prepared_step, gram = dictionary
     signals, dictionary = _checks.floating(name, signals, dictionary)
     _checks.dictionary_matrix(name, dictionary)
     options = {"max_steps": _MOST_STEPS, "check_every": 1}
@@ -189,11 +194,13 @@ def sparse_encode(
         solver, options = default_solver(dictionary)
     _checks.solver(name, solver)
     assert isinstance(solver, Solver)
-    if step_size is None:
+    if step_size is None and solver.step_size is None and prepared_step is not None:
+        step_size = prepared_step
+    elif step_size is None:
         choose = dictionaries.step_size if solver.step_size is None else solver.step_size
         step_size = _step_size(choose, held(signals, dictionary))
     penalty, step_size = _checks.real(name, penalty, step_size)
-    problem = Lasso(signals, dictionary, jnp.asarray(penalty), jnp.asarray(step_size))
+    problem = Lasso(signals, dictionary, jnp.asarray(penalty), jnp.asarray(step_size), gram)
     if tolerance is not None:
         _checks.positive(name, tolerance=tolerance)
         codes, info = solve_to_tolerance(
@@ -208,7 +215,7 @@ def sparse_encode(
     problem, codes0 = _checks.prepared(name, problem, codes0)
     _checks.count(name, "num_steps", num_steps, minimum=0)
     codes0, layout = spread(name, solver, problem, codes0)
-    problem = problem._replace(dictionary=held(problem.signals, problem.dictionary))
+    problem = _held(problem)
     return _solve(solver, problem, codes0, num_steps, layout)
 
 
@@ -272,19 +279,29 @@ def _solve(
     return run(state, problem)
 
 
-def _in_chunks(solver: Solver, problem: Lasso) -> bool:
-    """Say whether steps are sooner done for some signals at a time, whose state a cache holds.
+def _held(problem: Lasso) -> Lasso:
+    signals, gram = problem.signals, problem.gram
+    return problem._replace(
+        dictionary=held(signals, problem.dictionary),
+        gram=None if gram is None else held(signals, gram),
+    )
 
-    Not where a step is a product of all signals with the dictionary, nor on accelerators.
+
+def _in_chunks(solver: Solver, problem: Lasso) -> bool:
+    """Say whether steps are done for some signals at a time, whose state a cache holds.
+
+    Not where a step is a product of all signals with the dictionary.
     """
-    few = problem.dictionary.shape[0] <= _MANY_ATOMS and not solver.splits_atoms
-    return few and problem.signals.ndim == 2 and jax.default_backend() == "cpu"
+    few = problem.dictionary.shape[0] <= _MANY_ATOMS or problem.gram is not None
+    return few and not solver.splits_atoms and problem.signals.ndim == 2
 
 
 def _by_chunk(run: Callable, state: PyTree, parts: Parts, problem: Lasso) -> Array:
     rows, shared = (problem.signals, parts.own(state)), parts.shared(state)
     batch, cores = len(problem.signals), os.cpu_count() or 1
-    most = cores * max(_FEWEST, _CACHE * batch // sum(x.nbytes for x in rows[1]))
+    each = max(sum(x.nbytes for x in rows[1]) // batch, 1)
+    on_cpu = jax.default_backend() == "cpu"
+    most = cores * max(_FEWEST, _CACHE // each) if on_cpu else max(_MEMORY // each, 1)
     size = -(-batch // -(-batch // most))  # chunks of about one size
 
     def some(rows: tuple[Array, list[Array]]) -> Array:

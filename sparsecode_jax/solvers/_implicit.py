@@ -71,7 +71,7 @@ def _forward(prox: Callable, problem: Lasso, codes: Array) -> tuple[Array, tuple
 
 
 def _backward(prox: Callable, saved: tuple[Lasso, Array], cotangent: Array) -> tuple[Lasso, Array]:
-    (signals, dictionary, penalty, step_size), codes = saved
+    (signals, dictionary, penalty, step_size, gram), codes = saved
     weight = ridge(prox, penalty)
     limit = 2 * min(dictionary.shape) + 10
     rounding = jnp.finfo(codes.dtype).eps
@@ -98,9 +98,8 @@ def _backward(prox: Callable, saved: tuple[Lasso, Array], cotangent: Array) -> t
         jnp.sign(flat) + as_row(ridge(prox, jnp.ones_like(penalty)), flat) * flat
     )
     by_penalty = jnp.sum(by_weight) if penalty.ndim == 0 else jnp.sum(by_weight, axis=0)
-    by_problem = Lasso(
-        image.reshape(signals.shape), by_dictionary, by_penalty, jnp.zeros_like(step_size)
-    )
+    unused = jax.tree.map(jnp.zeros_like, (step_size, gram))
+    by_problem = Lasso(image.reshape(signals.shape), by_dictionary, by_penalty, *unused)
     return by_problem, jnp.zeros_like(codes)
 
 

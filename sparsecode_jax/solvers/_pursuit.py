@@ -21,7 +21,7 @@ from sparsecode_jax.types import Array, Lasso, Solver
 __all__ = ["PursuitState", "pursuit"]
 
 _DEPENDENT = 1e-6  # an atom of which less than this fraction is left lies in the chosen span
-_MOST_ATOMS = 1024  # with products of all atoms at hand a step is cheaper, but they take N^2 room
+_MOST_ATOMS = 1024  # up to which their inner products are made; one signal would not repay more
 
 
 class PursuitState(NamedTuple):
@@ -33,9 +33,9 @@ class PursuitState(NamedTuple):
         coefficients are, so that squares neither over- nor underflow.
       correlations: of the residual with each atom, (..., N).
       norms: squared norm of each atom's part outside the span, (..., N).
-      gram: inner products of atoms, (N, N); None above 1,024 atoms.
-      basis: the products of each q_k with all atoms, (..., K, N); above 1,024 atoms, where those
-        take too much room, the q_k themselves, (..., K, M).
+      gram: inner products of atoms, (N, N); None above 1,024 atoms that were not prepared.
+      basis: the products of each q_k with all atoms, (..., K, N); without a Gram matrix the q_k
+        themselves, (..., K, M).
       triangle: inner products of q_k with the l-th chosen atom, (..., K, K), upper triangular.
       coefficients: of the signal in the basis, (..., K).
       support: chosen atoms in order, (..., K); -1 where none was chosen.
@@ -82,7 +82,9 @@ def _init(name: str, num_active: int, problem: Lasso, codes0: Array | None = Non
     _checks.num_active(name, num_active, num_atoms)
     unit, inverse = unit_of(signals)
     squares = jnp.sum(dictionary * dictionary, axis=-1)
-    gram = correlate(dictionary, dictionary) if num_atoms <= _MOST_ATOMS else None
+    gram = problem.gram
+    if gram is None and num_atoms <= _MOST_ATOMS:
+        gram = correlate(dictionary, dictionary)
     vectors = dictionary if gram is None else gram
     return PursuitState(
         squares=squares,

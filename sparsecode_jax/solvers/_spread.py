@@ -74,7 +74,7 @@ def spread(
 
 def problem_specs(layout: Layout | None) -> Lasso:
     """Return where the arrays of a problem lie."""
-    return Lasso(by_signal(layout), _WHOLE, _WHOLE, _WHOLE)  # type: ignore[arg-type]
+    return Lasso(by_signal(layout), _WHOLE, _WHOLE, _WHOLE, _WHOLE)  # type: ignore[arg-type]
 
 
 def over_signals(

@@ -24,6 +24,7 @@ __all__ = [
     "correlations",
     "first_largest",
     "fit",
+    "gram_of",
     "keep_largest",
     "least_squares",
     "negligible",
@@ -80,7 +81,7 @@ def start(
     atoms, norms = unit_atoms(dictionary) if unit_norm else (dictionary, None)
     largest = signals if codes0 is None else jnp.concatenate([signals, codes0], axis=-1)
     unit, inverse = unit_of(largest)
-    gram, projections = correlate(atoms, atoms), correlate(signals * inverse, atoms)
+    gram, projections = gram_of(problem, atoms, norms), correlate(signals * inverse, atoms)
     if codes0 is None:
         shape = (*signals.shape[:-1], num_active)
         chosen, values = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, signals.dtype)
@@ -90,6 +91,13 @@ def start(
             codes0 if norms is None else codes0 * as_row(norms, codes0), signed, num_active
         )
     return SupportState(gram, norms, unit, projections, chosen, values)
+
+
+def gram_of(problem: Lasso, atoms: Array, norms: Array | None) -> Array:
+    """Return the inner products of a problem's atoms, which are divided by norms if there are."""
+    if problem.gram is None:
+        return correlate(atoms, atoms)
+    return problem.gram if norms is None else problem.gram / norms[:, None] / norms
 
 
 def read_codes(state: SupportState) -> Array:

@@ -300,7 +300,7 @@ def _open_first(queue: _Queue, done: Array) -> _Queue:
 def _gap(solver: Solver, state: PyTree, problem: Lasso) -> Array:
     if solver.gap is not None:
         return solver.gap(state, problem)
-    signals, dictionary, penalty, _ = problem
+    signals, dictionary, penalty, _, _ = problem
     prox = solver.prox
     assert prox is not None  # checked at the front
     return duality_gap(signals, dictionary, solver.codes(state), penalty, prox=prox)

@@ -62,7 +62,7 @@ def _step(prox: Callable, codes: Array, problem: Lasso) -> Array:
         new = prox(code + along / square, weight / square)
         return residual - (new - code)[..., None] * as_row(atom, residual), new
 
-    signals, dictionary, penalty, _ = problem
+    signals, dictionary, penalty, _, _ = problem
     weights = jnp.broadcast_to(penalty, dictionary.shape[:1])
     coordinates = (dictionary, weights, jnp.moveaxis(codes, -1, 0))
     # Afresh at every sweep: the rounding of residuals kept for thousands of sweeps adds up.

@@ -48,7 +48,7 @@ def init_codes(problem: Lasso, codes0: Array | None = None) -> Array:
 
 def proximal_step(prox: Callable, codes: Array, problem: Lasso) -> Array:
     """Take one proximal gradient step from ``codes``."""
-    signals, dictionary, penalty, step_size = problem
+    signals, dictionary, penalty, step_size, _ = problem
     gradient = correlate(reconstruct(codes, dictionary) - signals, dictionary)
     return prox(codes - step_size * gradient, step_size * penalty)
 

@@ -63,7 +63,7 @@ def _init(problem: Lasso, codes0: Array | None = None) -> LcaState:
 
 
 def _step(prox: Callable, state: LcaState, problem: Lasso) -> LcaState:
-    signals, dictionary, penalty, step_size = problem
+    signals, dictionary, penalty, step_size, _ = problem
     drive = correlate(signals - reconstruct(state.codes, dictionary), dictionary)
     membrane = state.membrane + step_size * (drive + state.codes - state.membrane)
     return LcaState(membrane, prox(membrane, penalty))

@@ -67,7 +67,7 @@ def _init(epsilon: float, problem: Lasso, codes0: Array | None = None) -> LogAda
 
 
 def _step(epsilon: float, state: LogAdamState, problem: Lasso) -> LogAdamState:
-    signals, dictionary, penalty, learning_rate = problem
+    signals, dictionary, penalty, learning_rate, _ = problem
     codes = jnp.exp(state.log_codes)
     residual = reconstruct(codes, dictionary) - signals
     gradient = codes * (correlate(residual, dictionary) + as_row(penalty, codes))
@@ -85,5 +85,5 @@ def _learning_rate(dictionary: Array) -> Array:
 
 
 def _gap(state: LogAdamState, problem: Lasso) -> Array:
-    signals, dictionary, penalty, _ = problem
+    signals, dictionary, penalty, _, _ = problem
     return duality_gap(signals, dictionary, _codes(state), penalty)

@@ -16,6 +16,7 @@ from sparsecode_jax.solvers._support import (
     add_at,
     at,
     first_largest,
+    gram_of,
     negligible,
     score,
     unit_atoms,
@@ -89,7 +90,7 @@ def _init(problem: Lasso, codes0: Array | None = None) -> MatchingPursuitState:
         codes = codes0 * inverse * as_row(norms, codes0)
         residual = residual - reconstruct(codes, atoms)
     return MatchingPursuitState(
-        gram=correlate(atoms, atoms),
+        gram=gram_of(problem, atoms, norms),
         norms=norms,
         unit=unit,
         codes=codes,

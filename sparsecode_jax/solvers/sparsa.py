@@ -76,7 +76,7 @@ def sparsa(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 
 
 def _init(prox: Callable, problem: Lasso, codes0: Array | None = None) -> SparsaState:
-    signals, dictionary, penalty, step_size = problem
+    signals, dictionary, penalty, step_size, _ = problem
     codes = init_codes(problem, codes0)
     residual = signals if codes0 is None else signals - reconstruct(codes, dictionary)
     largest = signals if codes0 is None else jnp.maximum(jnp.abs(signals), jnp.abs(residual))
@@ -94,7 +94,7 @@ def _init(prox: Callable, problem: Lasso, codes0: Array | None = None) -> Sparsa
 
 
 def _step(prox: Callable, state: SparsaState, problem: Lasso) -> SparsaState:
-    signals, dictionary, penalty, step_size = problem
+    signals, dictionary, penalty, step_size, _ = problem
     inverse = state.inverse
     codes = prox(
         state.codes + state.step * state.correlations, state.step * as_row(penalty, state.codes)
@@ -117,7 +117,7 @@ def _step(prox: Callable, state: SparsaState, problem: Lasso) -> SparsaState:
 
 
 def _gap(prox: Callable, state: SparsaState, problem: Lasso) -> Array:
-    signals, dictionary, penalty, _ = problem
+    signals, dictionary, penalty, _, _ = problem
     residual, correlations = state.residual / state.inverse, state.correlations
     return residual_gap(
         signals, dictionary, residual, correlations, state.codes, penalty, prox=prox
