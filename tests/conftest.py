@@ -4,6 +4,8 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import shutil
+import tempfile
 
 import jax
 import pytest
@@ -35,14 +37,26 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Set XLA's flags before the first program: it reads them once, and child processes inherit."""
+    """Set what is read once, before the first program; workers and child processes inherit it."""
     gc.set_threshold(20_000, 50, 100)  # tracing makes many objects: collecting them took 6 %
+    if hasattr(config, "workerinput"):
+        return
     if config.getoption("least_effort"):
         flags = list(LEAST_EFFORT)
         if importlib.metadata.version("jaxlib").startswith("0.10."):
             # The larger half of the time at level 0. XLA stops at a flag that it does not know.
             flags.append("--xla_cpu_use_fusion_emitters=false")
         os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # half of all programs were compiled before
+        folder = tempfile.mkdtemp(prefix="sparsecode-jax-programs-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        for name, value in {
+            "jax_compilation_cache_dir": folder,
+            "jax_persistent_cache_min_compile_time_secs": 0.0,
+            "jax_persistent_cache_min_entry_size_bytes": -1,
+        }.items():
+            os.environ[name.upper()] = str(value)
+            jax.config.update(name, value)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -330,9 +330,6 @@ def raced_checkpoint(task):
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_compilation_cache_dir", os.environ["KILLS_CACHE"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     what, folder, *rest = sys.argv[1:]
     os.chdir(folder)
     if what == "race":
