@@ -73,9 +73,19 @@ def _on_host(array: Any) -> Any:
     return value if dtype.isnative else value.astype(dtype.newbyteorder("="))
 
 
+def on_device(array: Any, dtype: Any = None) -> jax.Array:
+    """Return ``jnp.asarray(array, dtype)``, which compiles a program for each shape of NumPy's.
+
+    The copy is what that program makes: JAX would go on reading the memory of the caller.
+    """
+    if type(array) is not np.ndarray:
+        return jnp.asarray(array, dtype)
+    return jax.device_put(np.array(array, dtype))
+
+
 def floating(name: str, *arrays: Any) -> tuple[jax.Array, ...]:
     """Cast arrays to one common floating dtype (integers become the default float)."""
-    arrays = tuple(jnp.asarray(a) for a in real(name, *arrays))
+    arrays = tuple(map(on_device, real(name, *arrays)))
     dtype = jnp.result_type(*arrays)
     if not jnp.issubdtype(dtype, jnp.floating):
         dtype = jnp.result_type(float)
@@ -110,6 +120,8 @@ def _in_reach(array: Any) -> bool:
 
 
 def _zero_rows(matrix: Any) -> np.ndarray:
+    if _in_reach(matrix) and np.size(matrix) <= _FEW:
+        return np.all(np.asarray(matrix) == 0, axis=-1)
     with jax.ensure_compile_time_eval():
         return to_host(_zero_rows_device(matrix))
 
@@ -172,7 +184,7 @@ def product(
     name: str, label: str, array: Any, dictionary: Any, axis: int
 ) -> tuple[jax.Array, jax.Array]:
     """Return arrays whose last axis agrees with one axis of a dictionary (N, M), or raise."""
-    array, dictionary = (jnp.asarray(x) for x in real(name, array, dictionary))
+    array, dictionary = map(on_device, real(name, array, dictionary))
     if not array.ndim or dictionary.ndim != 2 or array.shape[-1] != dictionary.shape[axis]:
         raise ValueError(
             f"{name}: {label} have shape {array.shape} and the dictionary {dictionary.shape}; "
@@ -233,7 +245,7 @@ def objective(
     The shape is that of the codes, where only some of their values are given.
     """
     signals, dictionary, codes = floating(name, signals, dictionary, codes)
-    penalty = jnp.asarray(*real(name, penalty))
+    penalty = on_device(*real(name, penalty))
     signals_shape(name, signals)
     matrix(name, "dictionary", dictionary)
     same_measurements(name, signals, dictionary)
@@ -257,7 +269,7 @@ def same_measurements(name: str, signals: Any, dictionary: Any) -> None:
 
 def takes(name: str, signals: Any, num_measurements: int) -> jax.Array:
     """Return signals (..., M) for an encoder of M measurements, or raise."""
-    signals = jnp.asarray(*real(name, signals))
+    signals = on_device(*real(name, signals))
     if jnp.ndim(signals) == 0 or jnp.shape(signals)[-1] != num_measurements:
         raise ValueError(
             f"{name}: the signals have shape {jnp.shape(signals)}; (..., {num_measurements}) is "
@@ -417,10 +429,10 @@ def prepared(name: str, problem: Any, codes0: Any) -> tuple[Any, Any]:
     signals, dictionary = floating(name, problem.signals, problem.dictionary)
     start = [] if codes0 is None else [codes0]
     given = real(name, problem.penalty, problem.step_size, *start)
-    penalty, step_size, *start = (jnp.asarray(x, signals.dtype) for x in given)
+    penalty, step_size, *start = (on_device(x, signals.dtype) for x in given)
     gram = problem.gram
     if gram is not None:
-        gram = jnp.asarray(real(name, gram)[0], signals.dtype)
+        gram = on_device(real(name, gram)[0], signals.dtype)
     problem = type(problem)(signals, dictionary, penalty, step_size, gram)
     codes0 = start[0] if start else None
     lasso(name, problem, codes0)
@@ -566,7 +578,7 @@ def offset(name: str, bias: Any, signals: Any) -> Any:
             )
         return jnp.mean(signals, axis=0)
     real(name, bias)
-    bias = jnp.asarray(bias, signals.dtype)
+    bias = on_device(bias, signals.dtype)
     if bias.shape != signals.shape[-1:]:
         raise ValueError(
             f"{name}: the bias has shape {bias.shape}; {signals.shape[-1:]} is expected, one "

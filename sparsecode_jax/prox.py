@@ -50,7 +50,12 @@ def soft_threshold(x: Array, threshold: Array) -> Array:
 
     **Cost**: 3 arithmetic operations per entry, and one negation.
     """
-    x, threshold = _checks.shrinking("soft_threshold", x, threshold)
+    return _soft_threshold(*_checks.shrinking("soft_threshold", x, threshold))
+
+
+# Eagerly this, and what is marked so below, is one program; in another nothing is left of the jit.
+@functools.partial(jax.jit, inline=True)
+def _soft_threshold(x: Array, threshold: Array) -> Array:
     threshold = as_row(threshold, x)
     return x - jnp.clip(x, -threshold, threshold)
 
@@ -69,7 +74,11 @@ def nonnegative_soft_threshold(x: Array, threshold: Array) -> Array:
 
     **Cost**: 2 arithmetic operations per entry.
     """
-    x, threshold = _checks.shrinking("nonnegative_soft_threshold", x, threshold)
+    return _nonnegative(*_checks.shrinking("nonnegative_soft_threshold", x, threshold))
+
+
+@functools.partial(jax.jit, inline=True)
+def _nonnegative(x: Array, threshold: Array) -> Array:
     return jnp.maximum(x - as_row(threshold, x), 0)
 
 
@@ -146,16 +155,13 @@ class GroupSoftThreshold:
     def __call__(self, x: Array, threshold: Array) -> Array:
         """Return the minimiser; see :func:`group_soft_threshold`."""
         x, threshold = _checks.shrinking("group_soft_threshold", x, threshold)
-        groups = self._groups(x)
-        norms = self._norms(groups)[..., None]
-        threshold = self._weights(threshold, x)[..., None]
-        kept = jnp.where(norms <= threshold, 0, 1 - threshold / jnp.where(norms > 0, norms, 1))
-        return (groups * kept).reshape(x.shape)
+        _groups("group_soft_threshold", x.shape, self.group_size)
+        return _shrunk(x, threshold, prox=self)
 
     def value(self, codes: Array, penalty: Array) -> Array:
         """Return the penalty of each code, (...,)."""
-        norms = self._norms(self._groups(codes))
-        return jnp.sum(self._weights(penalty, codes) * norms, axis=-1)
+        _groups("group_soft_threshold", codes.shape, self.group_size)
+        return _weighted(codes, penalty, prox=self)
 
     def ridge(self, penalty: Array) -> float:
         """Return 0: no squared codes are penalised."""
@@ -163,24 +169,46 @@ class GroupSoftThreshold:
 
     def dual_norm(self, correlations: Array, penalty: Array) -> Array:
         """Return the largest norm of a group's correlations over its weight, (...,)."""
-        norms = self._norms(self._groups(correlations))
-        return _largest_ratio(norms, self._weights(penalty, correlations))
+        _groups("group_soft_threshold", correlations.shape, self.group_size)
+        return _largest_ratio(*_norms_and_weights(correlations, penalty, prox=self))
 
-    def _groups(self, x: Array) -> Array:
-        _groups("group_soft_threshold", x.shape, self.group_size)
+    def groups(self, x: Array) -> Array:
+        """Return codes (..., N), or what is left of them, as (..., G, N / G)."""
         x = jnp.maximum(x, 0) if self.nonnegative else x
         return x.reshape(*x.shape[:-1], x.shape[-1] // self.group_size, self.group_size)
 
-    def _norms(self, groups: Array) -> Array:
-        unit, inverse = unit_of(groups)
-        squares = jnp.sum((groups * inverse) ** 2, axis=-1)
-        return jnp.where(
-            squares == 0, 0, unit[..., 0] * jnp.sqrt(jnp.where(squares == 0, 1, squares))
-        )
-
-    def _weights(self, weights: Array, x: Array) -> Array:
+    def weights(self, weights: Array, x: Array) -> Array:
+        """Return a weight for each group, (..., G), or ()."""
         weights = as_row(jnp.asarray(weights, x.dtype), x)
         return weights if weights.ndim == 0 else weights[..., :: self.group_size]
+
+
+@functools.partial(jax.jit, static_argnames="prox", inline=True)
+def _shrunk(x: Array, threshold: Array, *, prox: GroupSoftThreshold) -> Array:
+    groups = prox.groups(x)
+    norms = _norms(groups)[..., None]
+    threshold = prox.weights(threshold, x)[..., None]
+    kept = jnp.where(norms <= threshold, 0, 1 - threshold / jnp.where(norms > 0, norms, 1))
+    return (groups * kept).reshape(x.shape)
+
+
+@functools.partial(jax.jit, static_argnames="prox", inline=True)
+def _norms_and_weights(
+    x: Array, weights: Array, *, prox: GroupSoftThreshold
+) -> tuple[Array, Array]:
+    return _norms(prox.groups(x)), prox.weights(weights, x)
+
+
+@functools.partial(jax.jit, static_argnames="prox", inline=True)
+def _weighted(codes: Array, penalty: Array, *, prox: GroupSoftThreshold) -> Array:
+    norms, weights = _norms_and_weights(codes, penalty, prox=prox)
+    return jnp.sum(weights * norms, axis=-1)
+
+
+def _norms(groups: Array) -> Array:
+    unit, inverse = unit_of(groups)
+    squares = jnp.sum((groups * inverse) ** 2, axis=-1)
+    return jnp.where(squares == 0, 0, unit[..., 0] * jnp.sqrt(jnp.where(squares == 0, 1, squares)))
 
 
 @cached
@@ -229,6 +257,11 @@ def value(prox: Callable, codes: Array, penalty: Array) -> Array:
     if hasattr(prox, "value"):
         return prox.value(codes, penalty)
     _checks.has_penalty("value", prox, _is_l1(prox))
+    return _l1(codes, penalty)
+
+
+@functools.partial(jax.jit, inline=True)
+def _l1(codes: Array, penalty: Array) -> Array:
     return jnp.sum(as_row(penalty, codes) * jnp.abs(codes), axis=-1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -81,6 +82,7 @@ def _aux(params: LinearParams, signals: Array) -> tuple[Array, Aux]:
     return jax.nn.relu(latents), Aux(latents=latents)
 
 
+@functools.partial(jax.jit, static_argnames=("fan_in", "fan_out", "use_bias"), inline=True)
 def uniform_layer(
     key: Key, fan_in: int, fan_out: int, use_bias: bool
 ) -> tuple[Array, Array | None]:

@@ -65,8 +65,7 @@ def mcc(true_codes: Codes, codes: Codes) -> Array:
     true_codes, codes = _checks.floating("mcc", dense(true_codes), dense(codes))
     _check_samples("mcc", true_codes, codes)
     _checks.finite("mcc", true_codes=true_codes, codes=codes)
-    columns = jnp.swapaxes(_standardize(true_codes), -1, -2)
-    return matched_mean(columns, _standardize(codes), over=true_codes.shape[-1])
+    return matched_mean(_latents(true_codes), _standardize(codes), over=true_codes.shape[-1])
 
 
 @automatic
@@ -91,7 +90,7 @@ def latent_correlation(true_codes: Codes, codes: Codes) -> Array:
             f"latent_correlation: true codes {true_codes.shape} and codes {codes.shape} differ; "
             "latents are compared one by one. Use mcc to match unequal numbers of latents."
         )
-    return jnp.mean(jnp.sum(_standardize(true_codes) * _standardize(codes), axis=-2), axis=-1)
+    return _mean_correlation(true_codes, codes)
 
 
 @automatic
@@ -178,7 +177,7 @@ def mcc_chance(
         mcc(true_codes, jax.random.permutation(k, codes, axis=0))
         for k in jax.random.split(key, _checks.count("mcc_chance", "num_draws", num_draws))
     ]
-    return jnp.mean(jnp.stack(scores)), jnp.std(jnp.stack(scores))
+    return _mean_and_deviation(scores)
 
 
 def dictionary_mcc_chance(
@@ -221,7 +220,17 @@ def dictionary_mcc_chance(
             key, _checks.count("dictionary_mcc_chance", "num_draws", num_draws)
         )
     ]
+    return _mean_and_deviation(scores)
+
+
+@jax.jit
+def _mean_and_deviation(scores: list[Array]) -> tuple[Array, Array]:
     return jnp.mean(jnp.stack(scores)), jnp.std(jnp.stack(scores))
+
+
+@functools.partial(jax.jit, inline=True)
+def _mean_correlation(true_codes: Array, codes: Array) -> Array:
+    return jnp.mean(jnp.sum(_standardize(true_codes) * _standardize(codes), axis=-2), axis=-1)
 
 
 @functools.partial(jax.jit, inline=True)
@@ -234,6 +243,12 @@ def _standardize(codes: Array) -> Array:
     rounding = (16 * jnp.finfo(codes.dtype).eps * mean) ** 2  # what is left of a large constant
     constant = squares / codes.shape[-2] < jnp.maximum(_MIN_VARIANCE, rounding)
     return jnp.where(constant, 0, centered / jnp.sqrt(jnp.where(constant, 1, squares)))
+
+
+@functools.partial(jax.jit, inline=True)
+def _latents(codes: Array) -> Array:
+    """Return the columns that :func:`_standardize` makes as rows: (..., S, N) to (..., N, S)."""
+    return jnp.swapaxes(_standardize(codes), -1, -2)
 
 
 def unit_atoms(
@@ -249,11 +264,15 @@ def unit_atoms(
             )
     _checks.same_measurements(name, true_dictionary, dictionary)
     _checks.finite(name, true_dictionary=true_dictionary, dictionary=dictionary)
-    true_dictionary, dictionary = in_units(true_dictionary), in_units(dictionary)
+    return _unit_atoms(true_dictionary, center=center), _unit_atoms(dictionary, center=center)
+
+
+@functools.partial(jax.jit, static_argnames="center", inline=True)
+def _unit_atoms(dictionary: Array, *, center: bool) -> Array:
+    dictionary = in_units(dictionary)
     if center:
-        true_dictionary = true_dictionary - jnp.mean(true_dictionary, axis=-1, keepdims=True)
         dictionary = dictionary - jnp.mean(dictionary, axis=-1, keepdims=True)
-    return dictionaries.unit_rows(true_dictionary), dictionaries.unit_rows(dictionary)
+    return dictionaries.unit_rows(dictionary)
 
 
 def matched_mean(true: Array, found: Array, *, over: int) -> Array:

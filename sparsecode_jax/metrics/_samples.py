@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
@@ -36,11 +39,7 @@ def mse(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
     Returns:
       (...,).
     """
-    signals, reconstruction = same_shape("mse", signals, reconstruction)
-    difference = signals - reconstruction
-    unit, inverse = unit_of(difference, axis=(-2, -1))
-    mean = jnp.mean((difference * inverse) ** 2, axis=(-2, -1), keepdims=True)
-    return (mean * unit * unit)[..., 0, 0]
+    return _mse(*same_shape("mse", signals, reconstruction))
 
 
 @automatic
@@ -59,11 +58,7 @@ def r2(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
     """
     signals, reconstruction = same_shape("r2", signals, reconstruction)
     _checks.samples("r2", "signals", signals, minimum=2)
-    _, inverse = unit_of(signals, axis=(-2, -1))
-    signals, reconstruction = signals * inverse, reconstruction * inverse
-    residual = jnp.sum((signals - reconstruction) ** 2, axis=(-2, -1))
-    deviation = signals - jnp.mean(signals, axis=-2, keepdims=True)
-    return 1 - residual / jnp.sum(deviation**2, axis=(-2, -1))
+    return _r2(signals, reconstruction)
 
 
 @automatic
@@ -80,10 +75,7 @@ def shrinkage(signals: ArrayLike, reconstruction: ArrayLike) -> Array:
     Returns:
       (...,), at least 0; NaN if all signals are 0.
     """
-    signals, reconstruction = same_shape("shrinkage", signals, reconstruction)
-    ratios, defined = norm_ratios(signals, reconstruction)
-    total = jnp.sum(jnp.where(defined, ratios, 0), axis=-1)
-    return total / jnp.sum(defined, axis=-1, dtype=total.dtype)
+    return _shrinkage(*same_shape("shrinkage", signals, reconstruction))
 
 
 @automatic
@@ -98,10 +90,7 @@ def l0(codes: Codes, *, threshold: ArrayLike = 0.0) -> Array:
     Returns:
       (...,), from 0 to N; NaN if a code or the threshold is.
     """
-    values, threshold = _counted("l0", codes, threshold)
-    active = jnp.abs(values) > threshold
-    mean = jnp.mean(jnp.sum(active, axis=-1, dtype=jnp.result_type(float)), axis=-1)
-    return _known(mean, values, threshold)
+    return _l0(*_counted("l0", codes, threshold))
 
 
 @automatic
@@ -116,14 +105,7 @@ def dead_fraction(codes: Codes, *, threshold: ArrayLike = 0.0) -> Array:
       (...,), from 0 to 1; NaN if a code or the threshold is.
     """
     values, threshold = _counted("dead_fraction", codes, threshold)
-    active = jnp.abs(values) > threshold
-    if isinstance(codes, SparseCodes):
-        flat = (*codes.shape[:-2], -1)
-        counts, places = active.astype(jnp.int32).reshape(flat), codes.indices.reshape(flat)
-        used = SparseCodes(counts, places, codes.num_atoms).dense() > 0
-    else:
-        used = jnp.any(active, axis=-2)
-    return _known(jnp.mean(~used, axis=-1, dtype=jnp.result_type(float)), values, threshold)
+    return _dead_fraction(values, threshold, codes if isinstance(codes, SparseCodes) else None)
 
 
 @automatic
@@ -138,7 +120,58 @@ def nearest_neighbor_cosine(dictionary: ArrayLike) -> Array:
     """
     (dictionary,) = _checks.floating("nearest_neighbor_cosine", dictionary)
     _checks.matrix("nearest_neighbor_cosine", "dictionary", dictionary, minimum=2)
-    atoms = dictionaries.normalize(dictionary)
+    return _nearest_neighbor_cosine(dictionaries.normalize(dictionary))
+
+
+# Eagerly each of these is one program and not ten; in another program nothing is left of the jit.
+_program = functools.partial(jax.jit, inline=True)
+
+
+@_program
+def _mse(signals: Array, reconstruction: Array) -> Array:
+    difference = signals - reconstruction
+    unit, inverse = unit_of(difference, axis=(-2, -1))
+    mean = jnp.mean((difference * inverse) ** 2, axis=(-2, -1), keepdims=True)
+    return (mean * unit * unit)[..., 0, 0]
+
+
+@_program
+def _r2(signals: Array, reconstruction: Array) -> Array:
+    _, inverse = unit_of(signals, axis=(-2, -1))
+    signals, reconstruction = signals * inverse, reconstruction * inverse
+    residual = jnp.sum((signals - reconstruction) ** 2, axis=(-2, -1))
+    deviation = signals - jnp.mean(signals, axis=-2, keepdims=True)
+    return 1 - residual / jnp.sum(deviation**2, axis=(-2, -1))
+
+
+@_program
+def _shrinkage(signals: Array, reconstruction: Array) -> Array:
+    ratios, defined = norm_ratios(signals, reconstruction)
+    total = jnp.sum(jnp.where(defined, ratios, 0), axis=-1)
+    return total / jnp.sum(defined, axis=-1, dtype=total.dtype)
+
+
+@_program
+def _l0(values: Array, threshold: Array) -> Array:
+    active = jnp.abs(values) > threshold
+    mean = jnp.mean(jnp.sum(active, axis=-1, dtype=jnp.result_type(float)), axis=-1)
+    return _known(mean, values, threshold)
+
+
+@_program
+def _dead_fraction(values: Array, threshold: Array, codes: SparseCodes | None) -> Array:
+    active = jnp.abs(values) > threshold
+    if codes is None:
+        used = jnp.any(active, axis=-2)
+    else:
+        flat = (*codes.shape[:-2], -1)
+        counts, places = active.astype(jnp.int32).reshape(flat), codes.indices.reshape(flat)
+        used = SparseCodes(counts, places, codes.num_atoms).dense() > 0
+    return _known(jnp.mean(~used, axis=-1, dtype=jnp.result_type(float)), values, threshold)
+
+
+@_program
+def _nearest_neighbor_cosine(atoms: Array) -> Array:
     cosines = dictionaries.correlate(atoms, atoms)
     others = jnp.where(jnp.eye(cosines.shape[0], dtype=bool), -jnp.inf, cosines)
     return jnp.mean(jnp.max(others, axis=-1))

@@ -200,7 +200,7 @@ def sparse_encode(
         choose = dictionaries.step_size if solver.step_size is None else solver.step_size
         step_size = _step_size(choose, held(signals, dictionary))
     penalty, step_size = _checks.real(name, penalty, step_size)
-    problem = Lasso(signals, dictionary, jnp.asarray(penalty), jnp.asarray(step_size), gram)
+    problem = Lasso(signals, dictionary, *map(_checks.on_device, (penalty, step_size)), gram)
     if tolerance is not None:
         _checks.positive(name, tolerance=tolerance)
         codes, info = solve_to_tolerance(
