@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -10,6 +12,8 @@ from sparsecode_jax.types import Array
 __all__ = ["is_kept", "kth_largest"]
 
 
+# Eagerly the loop over the bits would be compiled anew at every call.
+@functools.partial(jax.jit, static_argnames="axis", inline=True)
 def kth_largest(values: Array, rank: Array, axis: int | tuple[int, ...] = -1) -> Array:
     """Return the ``rank``-th largest of non-negative numbers along axes, which are kept.
 

@@ -8,6 +8,7 @@ Reverse mode only.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -71,14 +72,7 @@ class SparseCodes:
           ValueError: values and indices of different shapes.
           TypeError: indices that are not integers.
         """
-        values, indices = self.checked()
-
-        def row(values: Array, indices: Array) -> Array:
-            return jnp.zeros(self.num_atoms, values.dtype).at[indices].add(values)
-
-        # Mapped over rows, so that the compiler sees that no row touches another one's codes.
-        flat = (x.reshape(-1, x.shape[-1]) for x in (values, indices))
-        return jax.vmap(row)(*flat).reshape(self.shape)
+        return _dense(*self.checked(), num_atoms=self.num_atoms)
 
     def to_scipy(self) -> Any:
         """Return a ``scipy.sparse.csr_array`` (S, N) of the codes of S signals, without zeros.
@@ -147,11 +141,10 @@ class SparseCodes:
                     "from_dense: how many codes are not zero is not known under jit; num_active is "
                     "expected there, such as the K of the pursuit."
                 )
-            counts = to_host(jnp.sum(codes != 0, axis=-1))
-            num_active = max(int(counts.max(initial=0)), 1)
+            num_active = max(int(to_host(_most_active(codes))), 1)
         _checks.num_active("from_dense", num_active, codes.shape[-1])
-        indices = jax.lax.top_k(jnp.abs(codes), num_active)[1]
-        return cls(jnp.take_along_axis(codes, indices, axis=-1), indices, codes.shape[-1])
+        values, indices = _largest(codes, num_active=num_active)
+        return cls(values, indices, codes.shape[-1])
 
     def checked(self) -> tuple[Array, Array]:
         """Return values and indices as arrays, or raise if they are not what they should be."""
@@ -164,13 +157,40 @@ class SparseCodes:
         if not jnp.issubdtype(indices.dtype, jnp.integer):
             raise TypeError(f"SparseCodes: indices are {indices.dtype}; integers are expected.")
         if _checks.concrete(indices) and indices.size:
-            least, most = int(jnp.min(indices)), int(jnp.max(indices))
+            least, most = (int(x) for x in _ends(indices))
             if least < 0 or most >= self.num_atoms:
                 raise ValueError(
                     f"SparseCodes: indices from {least} to {most} of {self.num_atoms} atoms; from "
                     f"0 to {self.num_atoms - 1} is expected."
                 )
         return values, indices
+
+
+# Eagerly each of these is one program; in another program nothing is left of the jit.
+@functools.partial(jax.jit, static_argnames="num_atoms", inline=True)
+def _dense(values: Array, indices: Array, *, num_atoms: int) -> Array:
+    def row(values: Array, indices: Array) -> Array:
+        return jnp.zeros(num_atoms, values.dtype).at[indices].add(values)
+
+    # Mapped over rows, so that the compiler sees that no row touches another one's codes.
+    flat = (x.reshape(-1, x.shape[-1]) for x in (values, indices))
+    return jax.vmap(row)(*flat).reshape(*values.shape[:-1], num_atoms)
+
+
+@functools.partial(jax.jit, inline=True)
+def _ends(indices: Array) -> tuple[Array, Array]:
+    return jnp.min(indices), jnp.max(indices)
+
+
+@functools.partial(jax.jit, inline=True)
+def _most_active(codes: Array) -> Array:
+    return jnp.max(jnp.sum(codes != 0, axis=-1), initial=0)
+
+
+@functools.partial(jax.jit, static_argnames="num_active", inline=True)
+def _largest(codes: Array, *, num_active: int) -> tuple[Array, Array]:
+    indices = jax.lax.top_k(jnp.abs(codes), num_active)[1]
+    return jnp.take_along_axis(codes, indices, axis=-1), indices
 
 
 def dense(codes: Any) -> Array:
@@ -225,6 +245,8 @@ def add_rows(values: Array, indices: Array, signals: Array, num_rows: int) -> Ar
     return jax.lax.scan(step, start, (weights, rows))[0]
 
 
+# Eagerly these loops would be compiled anew at every call.
+@functools.partial(jax.jit, inline=True)
 def _combine(values: Array, indices: Array, matrix: Array) -> Array:
     def step(total: Array, now: tuple[Array, Array]) -> tuple[Array, None]:
         value, index = now
@@ -237,6 +259,7 @@ def _combine(values: Array, indices: Array, matrix: Array) -> Array:
     return jax.lax.scan(step, start, slots)[0]
 
 
+@functools.partial(jax.jit, inline=True)
 def _dot(signals: Array, indices: Array, matrix: Array) -> Array:
     def step(_: None, index: Array) -> tuple[None, Array]:
         return None, jnp.sum(signals * _rows(matrix, index), axis=-1)

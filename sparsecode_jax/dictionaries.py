@@ -198,7 +198,11 @@ def coherence(dictionary: ArrayLike) -> Array:
     """
     (dictionary,) = _checks.floating("coherence", dictionary)
     _checks.matrix("coherence", "dictionary", dictionary, minimum=2)
-    atoms = normalize(dictionary)
+    return _coherence(normalize(dictionary))
+
+
+@functools.partial(jax.jit, inline=True)
+def _coherence(atoms: Array) -> Array:
     gram = jnp.abs(correlate(atoms, atoms))
     return jnp.max(jnp.where(jnp.eye(gram.shape[0], dtype=bool), 0, gram))
 
@@ -233,6 +237,8 @@ def _bound(name: str, dictionary: ArrayLike, num_squarings: int) -> Array:
     return automatic(functools.partial(_spectral_norm, num_squarings=num_squarings))(dictionary)
 
 
+# Eagerly the loop over the squarings would be compiled anew at every call.
+@functools.partial(jax.jit, static_argnames="num_squarings", inline=True)
 def _spectral_norm(dictionary: Array, *, num_squarings: int) -> Array:
     # Squares neither over- nor underflow.
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(dictionary)))

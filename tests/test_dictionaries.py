@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsecode_jax import dictionaries
+from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax.flops import eval_flops
 
 from .contracts import docstring, sparse_problem
@@ -109,6 +109,26 @@ def test_spectral_norm_under_jit_and_vmap_equals_a_loop():
     mapped = jax.jit(jax.vmap(dictionaries.spectral_norm))(stack)
     loop = jnp.stack([spectral_norm(d) for d in stack])
     chex.assert_trees_all_close(mapped, loop, rtol=1e-6)
+
+
+def test_the_second_call_compiles_nothing(compilations):
+    dictionary = jnp.asarray(sparse_problem().dictionary)
+    dictionaries.step_size(dictionary)
+    compilations.count = 0
+    dictionaries.step_size(dictionary)
+    assert compilations.count == 0
+
+
+def test_moving_an_array_of_numpy_compiles_nothing_and_copies_it(compilations):
+    memory = np.empty(64 + 4 * 15, np.uint8)
+    start = -memory.ctypes.data % 64  # where JAX would read what lies there, and go on doing so
+    array = memory[start : start + 4 * 15].view(np.float32).reshape(3, 5)
+    array[:] = 1
+    (moved,), (double,) = _checks.floating("here", array), _checks.floating("here", np.ones((5, 3)))
+    assert compilations.count == 0
+    array[:] = 2
+    np.testing.assert_array_equal(moved, 1)
+    assert moved.dtype == double.dtype == jnp.float32
 
 
 def test_random_atoms_have_unit_norm_and_depend_on_the_key_alone():

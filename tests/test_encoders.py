@@ -40,6 +40,16 @@ def test_equals_the_same_map_in_numpy_for_any_leading_axes(case):
 
 
 @each_encoder
+def test_the_second_call_compiles_nothing(case, compilations):
+    encoder = case.encoder()
+    params, signals = encoder.init(jax.random.key(1)), jnp.asarray(signals_of(case.leading[0]))
+    encoder.apply(params, signals)
+    compilations.count = 0
+    encoder.apply(params, signals)
+    assert compilations.count == 0
+
+
+@each_encoder
 def test_codes_are_not_all_zero_and_negative_only_where_promised(case):
     encoder = case.encoder()
     codes = encoder.apply(encoder.init(jax.random.key(0)), signals_of((S,)))

@@ -109,6 +109,13 @@ def test_reconstruct_and_its_gradients(problem, codes, sparse):
     np.testing.assert_allclose(by_sparse, by_dense, atol=1e-4)
 
 
+def test_the_second_product_compiles_nothing(problem, sparse, compilations):
+    dictionaries.reconstruct(sparse, problem.dictionary)
+    compilations.count = 0
+    dictionaries.reconstruct(sparse, problem.dictionary)
+    assert compilations.count == 0
+
+
 def test_reconstruct_costs_the_kept_codes_alone(problem, sparse):
     count = sc.flops.count_flops(dictionaries.reconstruct)(sparse, problem.dictionary)
     assert int(count.total()) == 2 * S * K * M

@@ -32,6 +32,13 @@ def test_exactly_k_atoms_are_active(num_active):
     )
 
 
+def test_the_second_draw_compiles_nothing(compilations):
+    sample(seed=1)
+    compilations.count = 0
+    sample(seed=2, num_active=4)
+    assert compilations.count == 0
+
+
 def test_shapes_dtypes_and_unit_atoms():
     problem = sample()
     assert [x.shape for x in problem] == [(400, 8), (16, 8), (400, 16)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -71,6 +72,12 @@ def alista(
 
 def _apply(prox: Prox, params: AlistaParams, signals: Array) -> Array:
     signals = _checks.takes("alista", signals, params.dictionary.shape[-1])
+    return _layers(params, signals, prox=prox)
+
+
+# Eagerly the loop over the layers would be compiled anew at every call.
+@functools.partial(jax.jit, static_argnames="prox", inline=True)
+def _layers(params: AlistaParams, signals: Array, *, prox: Prox) -> Array:
     dictionary, weight = jax.lax.stop_gradient((params.dictionary, params.weight))
 
     def layer(codes: Array, now: tuple[Array, Array]) -> tuple[Array, None]:

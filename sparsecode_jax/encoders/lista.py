@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -67,6 +68,12 @@ def lista(
 
 def _apply(prox: Prox, params: ListaParams, signals: Array) -> Array:
     signals = _checks.takes("lista", signals, params.weights.shape[-1])
+    return _layers(params, signals, prox=prox)
+
+
+# Eagerly the loop over the layers would be compiled anew at every call.
+@functools.partial(jax.jit, static_argnames="prox", inline=True)
+def _layers(params: ListaParams, signals: Array, *, prox: Prox) -> Array:
     codes = prox(signals @ params.weights[0].T, params.thresholds[0])
 
     def layer(codes: Array, now: tuple[Array, Array, Array]) -> tuple[Array, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -67,7 +68,12 @@ def lista_cp(
 
 def _apply(prox: Prox, params: ListaCpParams, signals: Array) -> Array:
     signals = _checks.takes("lista_cp", signals, params.dictionary.shape[-1])
+    return _layers(params, signals, prox=prox)
 
+
+# Eagerly the loop over the layers would be compiled anew at every call.
+@functools.partial(jax.jit, static_argnames="prox", inline=True)
+def _layers(params: ListaCpParams, signals: Array, *, prox: Prox) -> Array:
     def layer(codes: Array, now: tuple[Array, Array]) -> tuple[Array, None]:
         weight, threshold = now
         residual = signals - codes @ params.dictionary

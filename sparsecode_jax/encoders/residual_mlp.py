@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -78,7 +79,12 @@ def _init(
 
 
 def _apply(params: ResidualMlpParams, signals: Array) -> Array:
-    signals = _checks.takes("residual_mlp", signals, params.first.weight.shape[-1])
+    return _blocks(params, _checks.takes("residual_mlp", signals, params.first.weight.shape[-1]))
+
+
+# Eagerly the loop over the blocks would be compiled anew at every call.
+@functools.partial(jax.jit, inline=True)
+def _blocks(params: ResidualMlpParams, signals: Array) -> Array:
     leading = signals.shape[:-1]
     hidden = _layer(params.first, signals.reshape((-1, signals.shape[-1])).T)  # features first
 

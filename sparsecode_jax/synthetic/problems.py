@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -116,6 +117,8 @@ def sample_problem(
     return SparseProblem(signals, dictionary, codes)
 
 
+# Eagerly the loop over the rows would be compiled anew at every call.
+@functools.partial(jax.jit, inline=True)
 def _smallest(draws: Array, count: Any) -> Array:
     """Return where the first ``count`` of numbers >= 0 are in each row, of equal ones the leftmost.
 
