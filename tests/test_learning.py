@@ -58,13 +58,15 @@ def _check_runs(setting):
         assert not np.allclose(first[0], first[1])
 
 
+@jax.enable_x64(True)  # as above
 def test_runs_may_have_their_own_data_dictionary_penalty_and_learning_rate():
     problems = [sparse_problem(seed) for seed in range(3)]
-    signals, dictionaries, codes = (np.stack(x) for x in zip(*problems, strict=True))
+    stacked = (np.stack(x) for x in zip(*problems, strict=True))
+    signals, dictionaries, codes = (x.astype(np.float64) for x in stacked)
     keys = jax.random.split(KEY, 3)
     own = {
-        "penalty": np.array([0.0, 0.1, 1.0], np.float32),
-        "learning_rate": np.array([1e-3, 1e-2, 0.1], np.float32),
+        "penalty": np.array([0.0, 0.1, 1.0]),
+        "learning_rate": np.array([1e-3, 1e-2, 0.1]),
     }
 
     def loss(codes, batch):
