@@ -22,9 +22,9 @@ LEAST_EFFORT = (
 # Files of the longest tests: workers that share files begin with them, so that none is left with
 # one when the others are done (with pytest-xdist's --no-loadscope-reorder, which keeps the order).
 LONGEST_FIRST = (
-    "experiments/test_pareto.py", "test_docs.py", "test_devices.py", "test_alternating.py",
-    "test_processes.py", "test_tolerance_runs.py", "test_features.py", "cli/test_learn.py",
-    "test_dead_latents.py", "cli/test_program.py", "experiments/test_synth_sae_bench.py",
+    "test_docs.py", "experiments/test_pareto.py", "test_devices.py", "test_modes.py",
+    "test_features.py", "test_processes.py", "test_greedy.py", "test_alternating.py",
+    "test_improve.py", "test_numbers.py", "experiments/test_synth_sae_bench.py",
 )  # fmt: skip
 
 
