@@ -199,8 +199,8 @@ def sparse_encode(
     elif step_size is None:
         choose = dictionaries.step_size if solver.step_size is None else solver.step_size
         step_size = _step_size(choose, held(signals, dictionary))
-    penalty, step_size = _checks.real(name, penalty, step_size)
-    problem = Lasso(signals, dictionary, *map(_checks.on_device, (penalty, step_size)), gram)
+    penalty, step_size = map(_checks.on_device, _checks.real(name, penalty, step_size))
+    problem = Lasso(signals, dictionary, penalty, step_size, gram)
     if tolerance is not None:
         _checks.positive(name, tolerance=tolerance)
         codes, info = solve_to_tolerance(
