@@ -129,6 +129,7 @@ class _Parts(NamedTuple):
     norms: Array
     places: Array | None  # of the atoms in the dictionary, None if none is 0
     step_size: Array
+    gram: Array | None
 
 
 def improve(
@@ -185,8 +186,8 @@ def improve(
         inference; a checkpoint of another run.
 
     **Cost**: each inference of all signals, four more times of those to choose on where there is a
-    penalty. Besides the signals' block, arrays of ``batch_size`` by N; gradient pursuit has an
-    array (N, N) and is left out above 8,192 atoms.
+    penalty. Besides the signals' block, arrays of ``batch_size`` by N; pursuits share an array
+    (N, N), and above 8,192 atoms, where there is none, cost more and gradient pursuit is left out.
 
     Example:
       >>> import jax, sparsecode_jax as sc
@@ -347,6 +348,7 @@ class _Reader:
         if not len(alive):
             raise ValueError(f"{name}: every atom is 0; a dictionary that was trained is expected.")
         self.steps: dict[Any, Array] = {}  # made once
+        self.gram: Array | None = None  # too
         self.counted: dict[_Way, tuple[int, int]] = {}  # for penalties that are tried, the same
         whole = len(alive) == len(norms)
         atoms = sae.dictionary if whole else sae.dictionary[alive]
@@ -354,6 +356,7 @@ class _Reader:
             params=sae.params, bias=sae.bias, atoms=dictionaries.normalize(atoms),
             norms=jnp.asarray(norms[alive], atoms.dtype),
             places=None if whole else jnp.asarray(alive), step_size=jnp.zeros((), atoms.dtype),
+            gram=None,
         )  # fmt: skip
 
     def step_size(self, way: _Way) -> Callable[[Array], Array] | None:
@@ -362,9 +365,18 @@ class _Reader:
             return None
         return way.solver.step_size or dictionaries.step_size
 
+    def products(self, way: _Way) -> bool:
+        """Say whether a way is given the products of all atoms: pursuits, but of too many."""
+        return way.solver is not None and not way.warm and len(self.parts.atoms) <= _WITH_GRAM
+
     def run(self, way: _Way, number: float, block: ArrayLike) -> Any:
         """Return codes (B, N) and their count."""
         make, parts = self.step_size(way), self.parts
+        if self.products(way):
+            if self.gram is None:
+                with jax.ensure_compile_time_eval():
+                    self.gram = jax.jit(dictionaries.correlate)(parts.atoms, parts.atoms)
+            parts = parts._replace(gram=self.gram)
         if make is not None:
             if make not in self.steps:
                 with jax.ensure_compile_time_eval():  # kept, so no number of a trace
@@ -383,7 +395,10 @@ class _Reader:
 
     def _once(self, way: _Way, block: np.ndarray) -> tuple[int, int]:
         make = self.step_size(way)
-        before = 0 if make is None else eval_flops(make, self.parts.atoms).total()
+        atoms = self.parts.atoms
+        before = 0 if make is None else eval_flops(make, atoms).total()
+        if self.products(way):
+            before = eval_flops(dictionaries.correlate, atoms, atoms).total()
         if way.solver is None or way.warm:
             return before, 0
         one, two = (  # pursuits: nothing that they do depends on values
@@ -451,7 +466,7 @@ def _read(
             found = started
         else:
             penalty = number if way.warm else jnp.zeros_like(number)
-            problem = Lasso(centered, parts.atoms, penalty, parts.step_size)
+            problem = Lasso(centered, parts.atoms, penalty, parts.step_size, parts.gram)
             found = solvers.solve(
                 way.solver, problem, num_steps=way.num_steps, codes0=started if way.warm else None
             )
