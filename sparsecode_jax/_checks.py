@@ -401,7 +401,7 @@ def codes_shape(name: str, label: str, codes: Any, expected: tuple[int, ...]) ->
 
 def lasso(name: str, problem: Any, codes0: Any = None) -> None:
     """Check a whole Lasso problem and its warm start."""
-    signals, dictionary, penalty, step_size, gram = problem
+    signals, dictionary, penalty, step_size, _ = problem
     signals_shape(name, signals)
     dictionary_matrix(name, dictionary)
     same_measurements(name, signals, dictionary)
@@ -413,15 +413,24 @@ def lasso(name: str, problem: Any, codes0: Any = None) -> None:
         )
     positive(name, step_size=step_size)
     finite(name, signals=signals, dictionary=dictionary)
-    if gram is not None and gram.shape != 2 * dictionary.shape[:1]:
-        raise ValueError(
-            f"{name}: the Gram matrix has shape {gram.shape} but there are {dictionary.shape[0]} "
-            f"atoms; {2 * dictionary.shape[:1]} is expected. dictionaries.prepare makes it."
-        )
     if codes0 is not None:
         expected = signals.shape[:-1] + dictionary.shape[:1]
         codes_shape(name, "the starting codes", codes0, expected)
         finite(name, codes0=codes0)
+
+
+def gram_matrix(name: str, value: Any, dictionary: jax.Array) -> jax.Array | None:
+    """Return the Gram matrix of a dictionary, if it is given, in its dtype, or raise."""
+    if value is None:
+        return None
+    (value,) = real(name, value)
+    value = on_device(value, dictionary.dtype)
+    if value.shape != 2 * dictionary.shape[:1]:
+        raise ValueError(
+            f"{name}: the Gram matrix has shape {value.shape} but there are {dictionary.shape[0]} "
+            f"atoms; {2 * dictionary.shape[:1]} is expected. dictionaries.prepare makes it."
+        )
+    return value
 
 
 def prepared(name: str, problem: Any, codes0: Any) -> tuple[Any, Any]:
@@ -430,9 +439,7 @@ def prepared(name: str, problem: Any, codes0: Any) -> tuple[Any, Any]:
     start = [] if codes0 is None else [codes0]
     given = real(name, problem.penalty, problem.step_size, *start)
     penalty, step_size, *start = (on_device(x, signals.dtype) for x in given)
-    gram = problem.gram
-    if gram is not None:
-        gram = on_device(real(name, gram)[0], signals.dtype)
+    gram = gram_matrix(name, problem.gram, dictionary)
     problem = type(problem)(signals, dictionary, penalty, step_size, gram)
     codes0 = start[0] if start else None
     lasso(name, problem, codes0)

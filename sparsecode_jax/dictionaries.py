@@ -275,7 +275,8 @@ def prepare(dictionary: ArrayLike, *, max_atoms: int = 8192) -> Prepared:
         one of 8,192 atoms takes 256 MiB in float32. **Static**.
 
     Returns:
-      A :class:`Prepared`, which ``sparse_encode`` accepts in the place of the dictionary.
+      A :class:`Prepared`, which ``sparse_encode``, :func:`~sparsecode_jax.solvers.refit` and
+      :func:`~sparsecode_jax.solvers.leave_one_out` accept in the place of the dictionary.
       ``Lasso(signals, p.dictionary, penalty, p.step_size, p.gram)`` is the problem for ``solve``.
 
     Raises:
@@ -299,6 +300,11 @@ def prepare(dictionary: ArrayLike, *, max_atoms: int = 8192) -> Prepared:
     _checks.count(name, "max_atoms", max_atoms)
     whole = dictionary.shape[0] <= max_atoms and placement(dictionary) is None
     return Prepared(dictionary, *_prepared(dictionary, whole))
+
+
+def opened(dictionary: Any) -> tuple[Any, Array | None, Array | None]:
+    """Return a dictionary that may be prepared, its step size and its Gram matrix if known."""
+    return dictionary if isinstance(dictionary, Prepared) else (dictionary, None, None)
 
 
 @functools.partial(jax.jit, static_argnames="whole")

@@ -186,8 +186,9 @@ def improve(
         inference; a checkpoint of another run.
 
     **Cost**: each inference of all signals, four more times of those to choose on where there is a
-    penalty. Besides the signals' block, arrays of ``batch_size`` by N; pursuits share an array
-    (N, N), and above 8,192 atoms, where there is none, cost more and gradient pursuit is left out.
+    penalty. Besides the signals' block, arrays of ``batch_size`` by N; pursuits and refits share
+    an array (N, N), and above 8,192 atoms, where there is none, cost more; gradient pursuit is left
+    out there.
 
     Example:
       >>> import jax, sparsecode_jax as sc
@@ -366,8 +367,9 @@ class _Reader:
         return way.solver.step_size or dictionaries.step_size
 
     def products(self, way: _Way) -> bool:
-        """Say whether a way is given the products of all atoms: pursuits, but of too many."""
-        return way.solver is not None and not way.warm and len(self.parts.atoms) <= _WITH_GRAM
+        """Say whether a way is given the products of all atoms: pursuits and refits, if few."""
+        pursues = way.solver is not None and not way.warm
+        return (pursues or way.kept is not None) and len(self.parts.atoms) <= _WITH_GRAM
 
     def run(self, way: _Way, number: float, block: ArrayLike) -> Any:
         """Return codes (B, N) and their count."""
@@ -398,7 +400,7 @@ class _Reader:
         atoms = self.parts.atoms
         before = 0 if make is None else eval_flops(make, atoms).total()
         if self.products(way):
-            before = eval_flops(dictionaries.correlate, atoms, atoms).total()
+            before += eval_flops(dictionaries.correlate, atoms, atoms).total()
         if way.solver is None or way.warm:
             return before, 0
         one, two = (  # pursuits: nothing that they do depends on values
@@ -473,7 +475,8 @@ def _read(
         if way.thins:
             found = solvers.leave_one_out(found, centered, parts.atoms, threshold=number)
         if way.kept is not None:
-            found = solvers.refit(found, centered, parts.atoms, num_active=way.kept, prox=prox)
+            atoms = dictionaries.Prepared(parts.atoms, parts.step_size, parts.gram)
+            found = solvers.refit(found, centered, atoms, num_active=way.kept, prox=prox)
         found = found / parts.norms
         if parts.places is None:
             return found

@@ -98,6 +98,39 @@ def test_solvers_of_a_lasso_take_its_step_size_and_the_same_way(data):
     np.testing.assert_array_equal(codes, plain)
 
 
+@pytest.mark.parametrize("prox", [sc.prox.nonnegative_soft_threshold, sc.prox.soft_threshold])
+def test_codes_are_refitted_by_its_products(data, prox):
+    signals, dictionary = data
+    prepared = dictionaries.prepare(dictionary)
+    wrong_gram = prepared._replace(gram=jnp.eye(len(dictionary)) * prepared.gram)
+    codes = sc.sparse_encode(signals, dictionary, 0.05, num_steps=20)
+    for given in (codes, sc.SparseCodes.from_dense(codes, num_active=5)):
+        plain, known, wrong = (
+            solvers.refit(given, signals, atoms, num_active=5, prox=prox)
+            for atoms in (dictionary, prepared, wrong_gram)
+        )
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), plain, known)
+        change = jax.tree.leaves(jax.tree.map(lambda x, y: np.max(np.abs(x - y)), plain, wrong))
+        assert max(change) > 0.01
+    n, m = dictionary.shape
+    refit = lambda x, z, d: solvers.refit(z, x, d, num_active=5)  # noqa: E731
+    plain, known = (
+        int(eval_flops(refit, signals, codes, atoms).total()) for atoms in (dictionary, prepared)
+    )
+    assert plain - known == len(signals) * (2 * m * 25 - 2 * 25 - 5)
+
+
+def test_leave_one_out_takes_it_for_the_dictionary(data):
+    signals, dictionary = data
+    codes = sc.sparse_encode(signals, dictionary, 0.05, num_steps=20)
+    plain, kept = (
+        solvers.leave_one_out(codes, signals, atoms, threshold=0.05)
+        for atoms in (dictionary, dictionaries.prepare(dictionary))
+    )
+    np.testing.assert_array_equal(kept, plain)
+    assert np.any(kept != codes)
+
+
 def test_many_atoms_are_pursued_by_their_products(data, monkeypatch):
     signals, dictionary = data
     prepared = dictionaries.prepare(dictionary)

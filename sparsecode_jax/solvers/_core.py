@@ -182,9 +182,7 @@ def sparse_encode(
             f"{name}: neither a penalty nor num_active is given; exactly one of them is expected."
         )
     _steps_or_tolerance(name, num_steps, tolerance)
-    gram, prepared_step = None, None
-    if isinstance(dictionary, dictionaries.Prepared):
-        dictionary, prepared_step, gram = dictionary
+    dictionary, prepared_step, gram = dictionaries.opened(dictionary)
     signals, dictionary = _checks.floating(name, signals, dictionary)
     _checks.dictionary_matrix(name, dictionary)
     options = {"max_steps": _MOST_STEPS, "check_every": 1}

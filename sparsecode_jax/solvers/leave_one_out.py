@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from sparsecode_jax import _checks
 from sparsecode_jax._sharding import Layout, by_signal, on_automatic_axes, over_devices
 from sparsecode_jax._sparse import SparseCodes, combine_rows, dot_rows
-from sparsecode_jax.dictionaries import correlate, reconstruct
+from sparsecode_jax.dictionaries import Prepared, correlate, reconstruct
 from sparsecode_jax.solvers._spread import spread
 from sparsecode_jax.solvers.refit import check_codes
 from sparsecode_jax.types import Array, ArrayLike, Lasso
@@ -24,7 +24,7 @@ __all__ = ["leave_one_out"]
 def leave_one_out(
     codes: ArrayLike | SparseCodes,
     signals: ArrayLike,
-    dictionary: ArrayLike,
+    dictionary: ArrayLike | Prepared,
     *,
     threshold: ArrayLike,
 ) -> Any:
@@ -59,7 +59,7 @@ def leave_one_out(
       Array([[2., 0.]], dtype=float32)
     """
     name = "leave_one_out"
-    codes, signals, dictionary = check_codes(name, codes, signals, dictionary)
+    codes, signals, dictionary, _ = check_codes(name, codes, signals, dictionary)
     threshold = jnp.asarray(*_checks.real(name, threshold)).astype(signals.dtype)
     if threshold.shape not in ((), dictionary.shape[:1]):
         raise ValueError(

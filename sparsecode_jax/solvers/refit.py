@@ -15,6 +15,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax._sharding import Layout, by_signal, on_automatic_axes, over_devices
 from sparsecode_jax._sparse import SparseCodes
+from sparsecode_jax.dictionaries import Prepared, opened
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._spread import spread
@@ -23,13 +24,14 @@ from sparsecode_jax.types import Array, ArrayLike, Lasso
 __all__ = ["refit"]
 
 _BLOCK = 2**26  # numbers of the atoms that are gathered at once
+_Atoms = tuple[Array, Array | None]  # a dictionary, and its Gram matrix where it is known
 
 
 @on_automatic_axes
 def refit(
     codes: ArrayLike | SparseCodes,
     signals: ArrayLike,
-    dictionary: ArrayLike,
+    dictionary: ArrayLike | Prepared,
     *,
     num_active: int | None = None,
     prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold,
@@ -44,7 +46,7 @@ def refit(
     Args:
       codes: z_0, (..., N), or :class:`~sparsecode_jax.SparseCodes` of them. **Traced**.
       signals: (..., M). **Traced**.
-      dictionary: (N, M). **Traced**.
+      dictionary: (N, M), prepared or not. **Traced**.
       num_active: K: the support is that of the K largest magnitudes; None for all slots of
         ``SparseCodes``. **Static**.
       prox: ``nonnegative_soft_threshold`` for non-negative codes; ``soft_threshold`` for signed
@@ -57,15 +59,16 @@ def refit(
       ValueError: shapes that disagree, non-finite numbers, a zero atom, no signal, or num_active
         is not an integer from 1 to N (or to the number of slots).
 
-    **Cost**: 2MK^2 + 7MK + 3K + 2M - 1 arithmetic operations per signal, and
-    K(K + 1)(2K + 1)/6 + 2K^2 for signed codes or 4K^3 + 20K^2 + 9K - 2 for non-negative ones. It
-    works on blocks of signals whose atoms, K of M numbers each, take at most 256 MB in float32.
+    **Cost**: 2MK^2 + 7MK + 3K + 2M - 1 arithmetic operations per signal (2K^2 + K in the place of
+    2MK^2 where the dictionary is prepared and has its Gram matrix), and K(K + 1)(2K + 1)/6 + 2K^2
+    for signed codes or 4K^3 + 20K^2 + 9K - 2 for non-negative ones. It works on blocks of signals
+    whose atoms, K of M numbers each, take at most 256 MB in float32.
 
     References:
       Lawson and Hanson, 1974, chapter 23.
     """
     name = "refit"
-    codes, signals, dictionary = check_codes(name, codes, signals, dictionary)
+    codes, signals, dictionary, gram = check_codes(name, codes, signals, dictionary)
     if num_active is None and isinstance(codes, SparseCodes):
         num_active = codes.values.shape[-1]
     _checks.count(name, "num_active", num_active)
@@ -79,13 +82,14 @@ def refit(
     zero = jnp.zeros((), signals.dtype)
     problem = Lasso(signals, dictionary, zero, zero)
     codes, layout = spread(name, None, problem, codes)
-    return _refit(codes, signals, dictionary, num_active, signed, layout)
+    return _refit(codes, signals, (dictionary, gram), num_active, signed, layout)
 
 
 def check_codes(
     name: str, codes: Any, signals: Any, dictionary: Any
-) -> tuple[Array | SparseCodes, Array, Array]:
-    """Return codes, dense or not, with the signals and the dictionary, or raise."""
+) -> tuple[Array | SparseCodes, Array, Array, Array | None]:
+    """Return codes, dense or not, signals, the dictionary and its Gram matrix if any, or raise."""
+    dictionary, _, gram = opened(dictionary)
     sparse = isinstance(codes, SparseCodes)
     values, places = codes.checked() if sparse else (codes, None)
     values, signals, dictionary = _checks.floating(name, values, signals, dictionary)
@@ -96,14 +100,14 @@ def check_codes(
     expected = signals.shape[:-1] + dictionary.shape[:1]
     _checks.codes_shape(name, "the codes", codes, expected)
     _checks.finite(name, codes=values, signals=signals, dictionary=dictionary)
-    return codes, signals, dictionary
+    return codes, signals, dictionary, _checks.gram_matrix(name, gram, dictionary)
 
 
 @functools.partial(jax.jit, static_argnames=("num_active", "signed", "layout"))
 def _refit(
     codes: Array | SparseCodes,
     signals: Array,
-    dictionary: Array,
+    dictionary: _Atoms,
     num_active: int,
     signed: bool,
     layout: Layout | None,
@@ -114,7 +118,7 @@ def _refit(
 
 
 def _in_blocks(
-    codes: Any, signals: Array, dictionary: Array, *, num_active: int, signed: bool
+    codes: Any, signals: Array, dictionary: _Atoms, *, num_active: int, signed: bool
 ) -> Any:
     """Fit as many signals at a time as their atoms leave room for."""
 
@@ -130,15 +134,19 @@ def _in_blocks(
     return jax.tree.map(lambda x: x.reshape(*leading, x.shape[-1]), fits)
 
 
-def _fit(codes: Any, signals: Array, dictionary: Array, *, num_active: int, signed: bool) -> Any:
+def _fit(codes: Any, signals: Array, dictionary: _Atoms, *, num_active: int, signed: bool) -> Any:
     sparse = isinstance(codes, SparseCodes)
     magnitudes, places = jax.lax.top_k(jnp.abs(codes.values if sparse else codes), num_active)
     if sparse:
         places = _support.at(codes.indices, places)
-    atoms = dictionary[places]
+    atoms = dictionary[0][places]
     small = unit_of(atoms)[1]  # or squares of atoms of 1e-20 would be 0, and of 1e20 infinite
     atoms, norms = _support.unit_atoms(atoms * small)
-    block = jnp.einsum("...km,...lm->...kl", atoms, atoms, precision="highest")
+    if dictionary[1] is None:
+        block = jnp.einsum("...km,...lm->...kl", atoms, atoms, precision="highest")
+    else:
+        scale = small[..., 0] / norms
+        block = _support.block_of(dictionary[1], places) * scale[..., :, None] * scale[..., None, :]
     unit, inverse = unit_of(signals)  # or squares of signals of 1e-20 would be 0
     projections = jnp.einsum("...m,...km->...k", signals * inverse, atoms, precision="highest")
     values = _support.fit(block, projections, magnitudes > 0, signed)
