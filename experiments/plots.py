@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -297,16 +298,15 @@ def scores_of_training(
 ) -> pathlib.Path:
     """Draw F1 against the FLOPs of training, and levels that need none or do not say theirs."""
     figure, axis = plt.subplots(figsize=(9, 6))
-    for (label, (flops, f1)), color in zip(
-        curves.items(), ("#D55E00", "#0072B2", "#009E73", "#CC79A7"), strict=False
-    ):
+    colors = itertools.cycle(("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"))
+    for (label, (flops, f1)), color in zip(curves.items(), colors, strict=False):
         axis.plot(flops, f1, "o-", color=color, label=label)
     for (label, level), line in zip(levels.items(), ("-", "--", "-.", ":"), strict=False):
         axis.axhline(level, color="#7f7f7f", linewidth=1, linestyle=line, label=label)
     axis.set_xscale("log")
     axis.set_ylim(0, 1)
     axis.set_xlabel(f"FLOPs of training, {CONVENTION}", fontsize=8)
-    axis.set_ylabel("F1 of the best reading, dead latents count as 0")
+    axis.set_ylabel("F1 of lasso codes, dead latents count as 0")
     axis.set_title(title, fontsize=11)
     axis.grid(alpha=0.25)
     axis.legend(fontsize=9)

@@ -80,7 +80,9 @@ def on_device(array: Any, dtype: Any = None) -> jax.Array:
     """
     if type(array) is not np.ndarray:
         return jnp.asarray(array, dtype)
-    return jax.device_put(np.array(array, dtype))
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype if dtype is None else dtype)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, as in JAX
+        return jax.device_put(np.array(array, dtype))
 
 
 def floating(name: str, *arrays: Any) -> tuple[jax.Array, ...]:
@@ -420,17 +422,21 @@ def lasso(name: str, problem: Any, codes0: Any = None) -> None:
 
 
 def gram_matrix(name: str, value: Any, dictionary: jax.Array) -> jax.Array | None:
-    """Return the Gram matrix of a dictionary, if it is given, in its dtype, or raise."""
+    """Return the Gram matrix of a dictionary, if it is given, in its dtype, or raise.
+
+    None, too, if it is of a lower precision, such as of a dictionary in bfloat16.
+    """
     if value is None:
         return None
     (value,) = real(name, value)
+    given, wanted = (jnp.finfo(jnp.result_type(x)).bits for x in (value, dictionary))
     value = on_device(value, dictionary.dtype)
     if value.shape != 2 * dictionary.shape[:1]:
         raise ValueError(
             f"{name}: the Gram matrix has shape {value.shape} but there are {dictionary.shape[0]} "
             f"atoms; {2 * dictionary.shape[:1]} is expected. dictionaries.prepare makes it."
         )
-    return value
+    return value if given >= wanted else None
 
 
 def prepared(name: str, problem: Any, codes0: Any) -> tuple[Any, Any]:

@@ -37,6 +37,8 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 class Prepared(NamedTuple):
     """A dictionary with what solvers would find out about it anew at each call.
 
+    Another dictionary needs another one: do not replace a field alone.
+
     Attributes:
       dictionary: (N, M).
       step_size: of proximal gradient, ().
@@ -265,14 +267,16 @@ def _frobenius(matrix: Array) -> Array:
 def prepare(dictionary: ArrayLike, *, max_atoms: int = 8192) -> Prepared:
     """Find out once what many calls of :func:`~sparsecode_jax.sparse_encode` use of a dictionary.
 
-    Pursuits take the inner products of atoms from it, and then their steps cost what N numbers do
-    and not what M times N do; proximal gradient takes its step size. Pure: under ``jit``, ``vmap``
-    and ``grad`` it is what it is made of, so that gradients reach the dictionary.
+    Pursuits and refits take the inner products of atoms from it: a step of a pursuit of K atoms
+    then costs (2K + 8)N operations per signal in the place of 2MN, and above 1,024 atoms keeps KN
+    numbers per signal and not KM. Proximal gradient takes its step size. Under ``jit``, ``vmap``
+    and ``grad`` it may be called like any function; gradients reach the dictionary. Atoms of norms
+    from 1e-15 to 1e15 have products that float32 can hold.
 
     Args:
       dictionary: (N, M), used as it is. **Traced**.
-      max_atoms: N above which, as where atoms are split over devices, there is no Gram matrix;
-        one of 8,192 atoms takes 256 MiB in float32. **Static**.
+      max_atoms: N above which, as where atoms are known to be split over devices, there is no Gram
+        matrix; one of 8,192 atoms takes 256 MiB in float32. **Static**.
 
     Returns:
       A :class:`Prepared`, which ``sparse_encode``, :func:`~sparsecode_jax.solvers.refit` and

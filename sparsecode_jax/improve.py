@@ -186,7 +186,8 @@ def improve(
         inference; a checkpoint of another run.
 
     **Cost**: each inference of all signals, four more times of those to choose on where there is a
-    penalty. Besides the signals' block, arrays of ``batch_size`` by N; pursuits and refits share
+    penalty. Besides the signals' block, arrays of ``batch_size`` by N, and by KN
+    for pursuits, outside of CPUs at once; pursuits and refits share
     an array (N, N), and above 8,192 atoms, where there is none, cost more; gradient pursuit is left
     out there.
 

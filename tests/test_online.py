@@ -21,9 +21,12 @@ KEY = jax.random.key(5)
 N, M = 20, 12
 
 
-def learn(batches, key=KEY, **kwargs):
+def learn_online(batches, key=KEY, **kwargs):
     kwargs = {"num_atoms": N, "progress": None, **kwargs}
     return sc.dictionary_learning.learn_dictionary_online(key, batches, **kwargs)
+
+
+learn = learn_online
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +165,7 @@ def test_a_refit_is_nonnegative_least_squares_before_the_update(batches):
     ("given", "message"),
     [
         ({"target_l0": 0}, "target_l0 is 0"),
+        ({"target_l0": N + 1}, f"target_l0 is {N + 1} but there are {N} atoms"),
         ({"target_l0": 3, "num_active": 3}, "has no penalty to steer"),
         ({"refit": 3, "num_active": 3}, "least squares already"),
         ({"refit": N + 1}, f"refit is {N + 1} but there are {N} atoms"),
@@ -180,9 +184,12 @@ class Killed(Exception):
     """What stops a run in these tests."""
 
 
-@pytest.mark.parametrize("stop", [1, 5, 11])
-def test_a_killed_run_resumes_to_the_same_bits(batches, tmp_path, stop):
+@pytest.mark.parametrize(
+    ("stop", "options"), [(1, {}), (5, {"target_l0": 2, "refit": 4}), (11, {})]
+)
+def test_a_killed_run_resumes_to_the_same_bits(batches, tmp_path, stop, options):
     data = [*batches[:5], batches[5][:30]]
+    learn = functools.partial(learn_online, **options)
     whole = learn(data, num_epochs=2)
 
     def broken(epoch):
@@ -208,6 +215,7 @@ def test_a_checkpoint_of_another_run_is_refused(batches, tmp_path):
         {"penalty": 0.3},
         {"num_steps": 99},
         {"dictionary0": start},
+        {"target_l0": 2.0},
     ):
         (name,) = change
         with pytest.raises(ValueError, match=f"c belongs to another run .*{name}"):

@@ -138,6 +138,7 @@ def test_many_atoms_are_pursued_by_their_products(data, monkeypatch):
     for few in (2**40, 2**10):  # bytes at a time: of all signals, and of a few
         monkeypatch.setattr(_core, "_CACHE", few)
         monkeypatch.setattr(_core, "_FEWEST", 3)
+        monkeypatch.setattr(_core.os, "cpu_count", lambda: 1)
         jax.clear_caches()
         for pursuit in (solvers.orthogonal_matching_pursuit, solvers.orthogonal_least_squares):
             plain, codes = (
@@ -165,6 +166,14 @@ def test_what_was_prepared_is_not_charged_again(data):
     assert cost(atoms, num_active=K) - cost(prepared, num_active=K) == gram
     lasso = {"penalty": 0.05, "num_steps": 7}
     assert cost(atoms, **lasso) - cost(prepared, **lasso) == step
+
+
+def test_products_of_a_lower_precision_are_made_anew(data):
+    signals, dictionary = data
+    rounded = jnp.asarray(dictionary, jnp.bfloat16)
+    codes = sc.sparse_encode(signals, dictionaries.prepare(rounded), num_active=K)
+    plain = sc.sparse_encode(signals, rounded, num_active=K)
+    np.testing.assert_array_equal(codes, plain)
 
 
 def test_gradients_reach_the_dictionary(data):

@@ -21,10 +21,16 @@ ROOT = pathlib.Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def kills(tmp_path_factory):
     """Return a function that runs ``tests.kills`` in a folder of its own, and what it says."""
+    cache = tmp_path_factory.mktemp("cache")
 
     def run(*words):
         folder = tmp_path_factory.mktemp(words[0])
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        # Processes that are killed while they write keep the programs of others whole.
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+        }
         command = [sys.executable, "-m", "tests.kills", words[0], str(folder)]
         command += [str(word) for word in words[1:]]
         done = subprocess.run(

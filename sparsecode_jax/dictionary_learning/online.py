@@ -58,8 +58,8 @@ class LearnedOnline(NamedTuple):
         ``num_active``.
       objectives: the mean lasso objective of each batch when it came, before its update, (T,).
       num_signals: how many were seen.
-      flops: arithmetic operations of all batches; None where those of a solver's step depend on
-        values (a working set of several sizes).
+      flops: arithmetic operations of all batches; None if they cannot be counted, as of a working
+        set of several sizes.
       bias: (M,), so that signals are near ``codes @ dictionary + bias``; None where none was asked.
     """
 
@@ -149,9 +149,8 @@ def learn_dictionary_online(
       TypeError: half precision, or what is no solver or no update.
 
     **Cost**: a batch: ``num_steps`` solver steps and their start, one ``dictionaries.step_size``,
-    4BMN + 7BM + 2BN for objective and residuals, 4BN for moments, the refit, the update, 2MN^2 for
-    cosines;
-    ``flops`` has the count.
+    4BMN + 7BM + 2BN for objective and residuals, BN for ``target_l0``, 4BN for moments, the refit,
+    the update, 2MN^2 for cosines; ``flops`` has the count.
 
     References:
       Mairal, Bach, Ponce, Sapiro, 2010, Algorithm 1.
@@ -176,7 +175,7 @@ def learn_dictionary_online(
         update = projected_gradient() if num_atoms > WIDE else block_coordinate()
     _checks.update(name, update)
     _checks.key(name, key)
-    target = _target_l0(name, target_l0, num_active)
+    target = _target_l0(name, target_l0, num_active, num_atoms)
     _check_refit(name, refit, num_active, num_atoms, solver)
     if penalty is not None:
         (penalty,) = _checks.real(name, penalty)
@@ -347,7 +346,9 @@ def _given(name: str, dictionary: ArrayLike, signals: Array, num_atoms: int) -> 
     return dictionaries.normalize(dictionary)
 
 
-def _target_l0(name: str, target: ArrayLike | None, num_active: int | None) -> Array | None:
+def _target_l0(
+    name: str, target: ArrayLike | None, num_active: int | None, num_atoms: int
+) -> Array | None:
     """Return the mean number of active codes that the penalty is steered to, if it is."""
     if target is None:
         return None
@@ -359,6 +360,11 @@ def _target_l0(name: str, target: ArrayLike | None, num_active: int | None) -> A
     (target,) = _checks.floating(name, target)
     _checks.scalar(name, "target_l0", target)
     _checks.positive(name, target_l0=target)
+    if float(to_host(target)) > num_atoms:
+        raise ValueError(
+            f"{name}: target_l0 is {float(to_host(target)):g} but there are {num_atoms} atoms; at "
+            f"most {num_atoms} is expected."
+        )
     return target
 
 

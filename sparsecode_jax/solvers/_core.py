@@ -16,6 +16,7 @@ from sparsecode_jax.prox import nonnegative_soft_threshold, separable
 from sparsecode_jax.solvers._spread import (
     grows_with_signals,
     held,
+    held_problem,
     over_signals,
     splits_atoms,
     spread,
@@ -33,7 +34,6 @@ _MANY_ATOMS = 1024  # from here a working set is cheaper than products with the 
 _MOST_STEPS = 10_000
 _MOST_ROUNDS = 1000  # of a working set
 _CACHE, _FEWEST = 2**19, 32  # per core: bytes of the state of signals at a time, and their number
-_MEMORY = 2**30  # bytes of that state on an accelerator
 
 
 @on_automatic_axes
@@ -60,7 +60,7 @@ def solve(
     problem, codes0 = _checks.prepared("solve", problem, codes0)
     _checks.count("solve", "num_steps", num_steps, minimum=0)
     codes0, layout = spread("solve", solver, problem, codes0)
-    problem = _held(problem)
+    problem = held_problem(problem)
     return _solve(solver, problem, codes0, num_steps, layout)
 
 
@@ -103,7 +103,7 @@ def trajectory(
     _checks.count("trajectory", "record_every", record_every)
     _checks.function("trajectory", "record", record)
     codes0, layout = spread("trajectory", solver, problem, codes0)
-    problem = _held(problem)
+    problem = held_problem(problem)
     return _trajectory(solver, problem, codes0, num_steps, record, record_every, layout)
 
 
@@ -213,7 +213,7 @@ def sparse_encode(
     problem, codes0 = _checks.prepared(name, problem, codes0)
     _checks.count(name, "num_steps", num_steps, minimum=0)
     codes0, layout = spread(name, solver, problem, codes0)
-    problem = _held(problem)
+    problem = held_problem(problem)
     return _solve(solver, problem, codes0, num_steps, layout)
 
 
@@ -277,29 +277,20 @@ def _solve(
     return run(state, problem)
 
 
-def _held(problem: Lasso) -> Lasso:
-    signals, gram = problem.signals, problem.gram
-    return problem._replace(
-        dictionary=held(signals, problem.dictionary),
-        gram=None if gram is None else held(signals, gram),
-    )
-
-
 def _in_chunks(solver: Solver, problem: Lasso) -> bool:
     """Say whether steps are done for some signals at a time, whose state a cache holds.
 
-    Not where a step is a product of all signals with the dictionary.
+    Not where a step is a product of all signals with the dictionary, nor on accelerators.
     """
     few = problem.dictionary.shape[0] <= _MANY_ATOMS or problem.gram is not None
-    return few and not solver.splits_atoms and problem.signals.ndim == 2
+    few = few and not solver.splits_atoms
+    return few and problem.signals.ndim == 2 and jax.default_backend() == "cpu"
 
 
 def _by_chunk(run: Callable, state: PyTree, parts: Parts, problem: Lasso) -> Array:
     rows, shared = (problem.signals, parts.own(state)), parts.shared(state)
     batch, cores = len(problem.signals), os.cpu_count() or 1
-    each = max(sum(x.nbytes for x in rows[1]) // batch, 1)
-    on_cpu = jax.default_backend() == "cpu"
-    most = cores * max(_FEWEST, _CACHE // each) if on_cpu else max(_MEMORY // each, 1)
+    most = cores * max(_FEWEST, _CACHE * batch // max(sum(x.nbytes for x in rows[1]), 1))
     size = -(-batch // -(-batch // most))  # chunks of about one size
 
     def some(rows: tuple[Array, list[Array]]) -> Array:

@@ -16,7 +16,15 @@ from sparsecode_jax._sharding import (
 )
 from sparsecode_jax.types import Array, Lasso, Solver
 
-__all__ = ["grows_with_signals", "held", "over_signals", "problem_specs", "splits_atoms", "spread"]
+__all__ = [
+    "grows_with_signals",
+    "held",
+    "held_problem",
+    "over_signals",
+    "problem_specs",
+    "splits_atoms",
+    "spread",
+]
 
 _WHOLE = PartitionSpec()
 
@@ -36,6 +44,15 @@ def held(signals: Array, dictionary: Array) -> Array:
     if not traced or isinstance(dictionary, jax.core.Tracer):
         return dictionary
     return jax.lax.optimization_barrier(dictionary)
+
+
+def held_problem(problem: Lasso) -> Lasso:
+    """Return a problem whose dictionary and Gram matrix are :func:`held`."""
+    signals, gram = problem.signals, problem.gram
+    return problem._replace(
+        dictionary=held(signals, problem.dictionary),
+        gram=None if gram is None else held(signals, gram),
+    )
 
 
 def spread(

@@ -21,7 +21,7 @@ from sparsecode_jax._sharding import (
 from sparsecode_jax.objectives import duality_gap
 from sparsecode_jax.prox import separable
 from sparsecode_jax.solvers._implicit import with_implicit_gradient
-from sparsecode_jax.solvers._spread import grows_with_signals, held, problem_specs, spread
+from sparsecode_jax.solvers._spread import grows_with_signals, held_problem, problem_specs, spread
 from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
 
 __all__ = ["Parts", "ToleranceInfo", "solve_to_tolerance"]
@@ -120,7 +120,7 @@ def solve_to_tolerance(
         chunk_size = max(chunk_size, 1)
     _checks.count(name, "chunk_size", chunk_size)
     codes0, layout = spread(name, solver, problem, codes0)
-    problem = problem._replace(dictionary=held(problem.signals, problem.dictionary))
+    problem = held_problem(problem)
     return _solve_to_tolerance(
         solver, problem, codes0, tolerance, max_steps, check_every, chunk_size, layout
     )
