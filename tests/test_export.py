@@ -118,7 +118,9 @@ def test_rounds_lower(name):
 
 def test_the_online_learners_step_lowers():
     update = updates.block_coordinate()
-    state = online._State(ATOMS, jax.eval_shape(update.init, ATOMS), array(2, N))
-    step = functools.partial(online._step, solver=solvers.fista(), update=update, num_steps=2)
+    state = online._State(ATOMS, jax.eval_shape(update.init, ATOMS), array(2, N), SCALAR)
+    step = functools.partial(
+        online._step, solver=solvers.fista(), update=update, num_steps=2, num_refitted=3
+    )
     after, value = lower(step, KEY, state, SIGNALS, array(M), SCALAR, SCALAR)
     assert after.dictionary == (N, M) and value == ()

@@ -1,5 +1,6 @@
 """Dictionaries learned with K active codes per signal, with a bias, and of very many atoms."""
 
+import functools
 import importlib
 
 import jax
@@ -162,10 +163,11 @@ def test_nothing_of_n_by_n_numbers_above_the_limit(learner):
     signals, atoms = jnp.zeros(size), jnp.zeros((num_atoms, size[1]))
     if learner == "online":
         online = importlib.import_module("sparsecode_jax.dictionary_learning.online")
-        state = online._State(atoms, update.init(atoms), jnp.ones((2, num_atoms)))
-        program = jax.jit(
-            lambda *x: online._step(*x, solver=solvers.fista(), update=update, num_steps=2)
-        ).lower(key, state, signals, signals[0], number, number)
+        state = online._State(atoms, update.init(atoms), jnp.ones((2, num_atoms)), number)
+        step = functools.partial(
+            online._step, solver=solvers.fista(), update=update, num_steps=2, num_refitted=4
+        )
+        program = jax.jit(step).lower(key, state, signals, signals[0], number, number)
     else:
         program = jax.jit(
             lambda x, d: sc.dictionary_learning.alternate(

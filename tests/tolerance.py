@@ -38,7 +38,7 @@ class Case(NamedTuple):
         return solve_to_tolerance(self.solver, problem or self.problem(), **kwargs)
 
     def measure(self, problem: Lasso, codes) -> np.ndarray:
-        signals, dictionary, penalty, _ = as_numpy(problem)
+        signals, dictionary, penalty, *_ = as_numpy(problem)
         if self.numpy is not None:
             return numpy_gap(signals, dictionary, codes, penalty, **self.numpy)
         errors = np.sum((signals - np.asarray(codes) @ dictionary) ** 2, axis=-1)

@@ -97,7 +97,7 @@ def gram_of(problem: Lasso, atoms: Array, norms: Array | None) -> Array:
     """Return the inner products of a problem's atoms, which are divided by norms if there are."""
     if problem.gram is None:
         return correlate(atoms, atoms)
-    return problem.gram if norms is None else problem.gram / norms[:, None] / norms
+    return problem.gram if norms is None else problem.gram / norms[:, None] / norms[None]
 
 
 def read_codes(state: SupportState) -> Array:
@@ -271,10 +271,10 @@ def _of_one_signal(gram: Array, target: Array, chosen: Array) -> Array:
         scaled = row / jnp.abs(pivot)
         row = jnp.where(stops, -row, row)  # the pivot is negative where the atom leaves
         new = jnp.where(here, -1 / pivot, scaled)
-        tableau = state.tableau - row[:, None] * scaled
-        tableau = jnp.where(here, new[:, None], tableau)
+        tableau = state.tableau - row[:, None] * scaled[None]
+        tableau = jnp.where(here[None], new[:, None], tableau)
         return _ActiveSet(
-            tableau=jnp.where(here[:, None], new, tableau),
+            tableau=jnp.where(here[:, None], new[None], tableau),
             solution=jnp.where(here, number, state.solution - number * row),
             used=state.used ^ here,
             values=values,
@@ -284,7 +284,7 @@ def _of_one_signal(gram: Array, target: Array, chosen: Array) -> Array:
     start = varying_like(start, gram, target)
     values = move(jax.lax.scan(exchange, start, length=2 * size)[0])[0]
     values = jnp.maximum(values, 0)  # by what was rounded
-    gain = jnp.sum(values * (2 * target - jnp.sum(gram * values, axis=1)))
+    gain = jnp.sum(values * (2 * target - jnp.sum(gram * values[None], axis=1)))
     return jnp.where(gain > 0, values, 0)  # of more atoms than are independent
 
 
