@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
+import matplotlib.ticker
 
 matplotlib.use("Agg")
 
@@ -304,6 +305,9 @@ def scores_of_training(
     for (label, level), line in zip(levels.items(), ("-", "--", "-.", ":"), strict=False):
         axis.axhline(level, color="#7f7f7f", linewidth=1, linestyle=line, label=label)
     axis.set_xscale("log")
+    axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    exponents = np.log10([work for flops, _ in curves.values() for work in flops])
+    axis.set_xlim(10 ** np.floor(exponents.min() - 0.1), 10 ** np.ceil(exponents.max() + 0.1))
     axis.set_ylim(0, 1)
     axis.set_xlabel(f"FLOPs of training, {CONVENTION}", fontsize=8)
     axis.set_ylabel("F1 of lasso codes, dead latents count as 0")

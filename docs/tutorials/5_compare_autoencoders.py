@@ -49,7 +49,7 @@ penalties = jnp.array([0.02, 0.05, 0.1, 0.2])
 results["ReLU"] = train_all(
     sc.encoders.linear(M, N), penalty=penalties, recipe=Recipe(batch_size=128)
 )
-variable = sc.encoders.variable_top_k(M, N)
+variable = sc.encoders.top_k(M, N, num_active=None)
 params = jax.vmap(variable.init)(keys)._replace(num_active=jnp.array([2.0, 3, 4, 6]))
 results["TopK"] = train_all(
     variable, params, recipe=Recipe(loss=losses.squared_error, batch_size=128)
