@@ -1,5 +1,7 @@
 """Each Python block of the pages in docs/ runs on its own (flops.md has tests of its own)."""
 
+import ast
+import operator
 import os
 import pathlib
 import re
@@ -29,6 +31,29 @@ def blocks():
 
 
 BLOCKS = blocks()
+
+
+def names_of(code):
+    """Return the names of the package that a program reads, such as encoders.top_k of sc."""
+    for node in ast.walk(ast.parse(code)):
+        name, parts = node, []
+        while isinstance(name, ast.Attribute):
+            parts.insert(0, name.attr)
+            name = name.value
+        if parts and isinstance(name, ast.Name) and name.id == "sc":
+            yield ".".join(parts)
+
+
+def test_tutorials_name_what_there_is():
+    """The slow tests run them."""
+    found = {
+        (path.name, name)
+        for path in (DOCS / "tutorials").glob("*.py")
+        for name in names_of(path.read_text(encoding="utf-8"))
+    }
+    assert len(found) > 50
+    for path, name in sorted(found):
+        assert operator.attrgetter(name)(sc), path
 
 
 def test_every_block_is_found_and_asserts_something():
