@@ -99,8 +99,9 @@ def test_solvers_of_a_lasso_take_its_step_size_and_the_same_way(data):
 
 
 @pytest.mark.parametrize("prox", [sc.prox.nonnegative_soft_threshold, sc.prox.soft_threshold])
+@jax.enable_x64(True)
 def test_codes_are_refitted_by_its_products(data, prox):
-    signals, dictionary = data
+    signals, dictionary = (np.asarray(x, np.float64) for x in data)
     prepared = dictionaries.prepare(dictionary)
     wrong_gram = prepared._replace(gram=jnp.eye(len(dictionary)) * prepared.gram)
     codes = sc.sparse_encode(signals, dictionary, 0.05, num_steps=20)
@@ -109,7 +110,7 @@ def test_codes_are_refitted_by_its_products(data, prox):
             solvers.refit(given, signals, atoms, num_active=5, prox=prox)
             for atoms in (dictionary, prepared, wrong_gram)
         )
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), plain, known)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-9), plain, known)
         change = jax.tree.leaves(jax.tree.map(lambda x, y: np.max(np.abs(x - y)), plain, wrong))
         assert max(change) > 0.01
     n, m = dictionary.shape
