@@ -131,7 +131,7 @@ def test_odd_problems(name, signals, dictionary, sizes):
 def test_warm_starts():
     """From the optimum one round suffices; a dense start gives up its smallest codes."""
     signals, dictionary = coherent()
-    optimum, cold = solve(signals, dictionary, PENALTY, sizes=(32,))
+    optimum, cold = solve(signals, dictionary, PENALTY, sizes=(32,), tolerance=1e-13)
     again, info = solve(signals, dictionary, PENALTY, sizes=(32,), codes0=optimum, tolerance=1e-9)
     np.testing.assert_array_equal(info.num_steps, 1)
     assert np.all(np.asarray(cold.num_steps) > 1)
