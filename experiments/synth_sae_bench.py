@@ -446,6 +446,8 @@ def draw(rows: dict[Case, dict[str, float]], path: pathlib.Path) -> None:
         f"{method} {seed}" if several else method: (list(curve), list(curve.values()))
         for (method, seed), curve in found.items()
     }
+    if not curves:
+        return
     levels = {"true atoms": ceiling} | {
         f"published {name}, 200M samples": PUBLISHED[name][0]
         for name in ("Matryoshka", "BatchTopK", "standard")
