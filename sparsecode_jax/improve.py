@@ -186,10 +186,9 @@ def improve(
         inference; a checkpoint of another run.
 
     **Cost**: each inference of all signals, four more times of those to choose on where there is a
-    penalty. Besides the signals' block, arrays of ``batch_size`` by N, and by KN
-    for pursuits, outside of CPUs at once; pursuits and refits share
-    an array (N, N), and above 8,192 atoms, where there is none, cost more; gradient pursuit is left
-    out there.
+    penalty. Besides the signals' block, arrays of ``batch_size`` by N; pursuits and refits share an
+    array (N, N), and pursuits keep KN numbers per signal, on CPU for some signals at a time. Above
+    8,192 atoms there is no such array: both cost more, and gradient pursuit is left out.
 
     Example:
       >>> import jax, sparsecode_jax as sc
@@ -350,7 +349,7 @@ class _Reader:
         if not len(alive):
             raise ValueError(f"{name}: every atom is 0; a dictionary that was trained is expected.")
         self.steps: dict[Any, Array] = {}  # made once
-        self.gram: Array | None = None  # too
+        self.gram: Array | None = None  # made once, too
         self.counted: dict[_Way, tuple[int, int]] = {}  # for penalties that are tried, the same
         whole = len(alive) == len(norms)
         atoms = sae.dictionary if whole else sae.dictionary[alive]

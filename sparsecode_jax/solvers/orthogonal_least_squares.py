@@ -46,8 +46,8 @@ def orthogonal_least_squares(
 
     **Cost**: 2MN + 2M - 1 arithmetic operations per signal to start and (2K + 10)N + M + 2K + 2 per
     signal per step, N per step; the Gram matrix and norms 2MN^2 + 2MN - N once. Above 1,024 atoms
-    there is no Gram matrix: 2MN + 8N + 4MK + 3M + 2K + 2 per signal per step, and norms 2MN - N
-    once. Reading the codes: 6K^3 + 25K^2 + 14K - 2, or 2K^2 + 3K if signed.
+    there is no Gram matrix, unless prepared: 2MN + 8N + 4MK + 3M + 2K + 2 per signal per step,
+    and norms 2MN - N once. Reading the codes: 6K^3 + 25K^2 + 14K - 2, or 2K^2 + 3K if signed.
 
     References:
       Chen, Billings, Luo, 1989; Rebollo-Neira and Lowe, 2002 (optimized OMP). SPAMS's ``omp``
