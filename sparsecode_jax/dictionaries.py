@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sparsecode_jax import _checks
 from sparsecode_jax._scaling import in_units
-from sparsecode_jax._sharding import automatic, on_automatic_axes, placement
+from sparsecode_jax._sharding import automatic, on_automatic_axes, placement, to_host
 from sparsecode_jax._sparse import SparseCodes, combine_rows
 from sparsecode_jax.types import Array, ArrayLike, Key
 
@@ -271,7 +272,8 @@ def prepare(dictionary: ArrayLike, *, max_atoms: int = 8192) -> Prepared:
     then costs (2K + 8)N operations per signal in the place of 2MN, and above 1,024 atoms keeps KN
     numbers per signal and not KM. Proximal gradient takes its step size. Under ``jit``, ``vmap``
     and ``grad`` it may be called like any function; gradients reach the dictionary. Atoms of norms
-    from 1e-15 to 1e15 have products that float32 can hold.
+    from 1e-15 to 1e15 have products that float32 can hold; others are refused, and under ``jit``
+    become NaN.
 
     Args:
       dictionary: (N, M), used as it is. **Traced**.
@@ -284,7 +286,8 @@ def prepare(dictionary: ArrayLike, *, max_atoms: int = 8192) -> Prepared:
       ``Lasso(signals, p.dictionary, penalty, p.step_size, p.gram)`` is the problem for ``solve``.
 
     Raises:
-      ValueError: no matrix, non-finite numbers, a zero atom, or max_atoms below 1.
+      ValueError: no matrix, non-finite numbers, a zero atom, atoms whose products are out of range,
+        or max_atoms below 1.
 
     **Cost**: that of :func:`step_size`, and 2MN^2 for the Gram matrix.
 
@@ -303,7 +306,15 @@ def prepare(dictionary: ArrayLike, *, max_atoms: int = 8192) -> Prepared:
     _checks.finite(name, dictionary=dictionary)
     _checks.count(name, "max_atoms", max_atoms)
     whole = dictionary.shape[0] <= max_atoms and placement(dictionary) is None
-    return Prepared(dictionary, *_prepared(dictionary, whole))
+    found = Prepared(*_prepared(dictionary, whole))
+    if whole and _checks.concrete(dictionary) and not np.isfinite(to_host(found.step_size)):
+        norms = np.linalg.norm(to_host(dictionary).astype(np.float64), axis=1)
+        raise ValueError(
+            f"{name}: atoms have norms from {norms.min():.3g} to {norms.max():.3g}, whose products "
+            f"{dictionary.dtype} cannot hold; atoms nearer to unit norm are expected. Scale "
+            "them, as dictionaries.normalize does."
+        )
+    return found
 
 
 def opened(dictionary: Any) -> tuple[Any, Array | None, Array | None]:
@@ -312,9 +323,14 @@ def opened(dictionary: Any) -> tuple[Any, Array | None, Array | None]:
 
 
 @functools.partial(jax.jit, static_argnames="whole")
-def _prepared(dictionary: Array, whole: bool) -> tuple[Array, Array | None]:
-    gram = automatic(correlate)(dictionary, dictionary) if whole else None
-    return automatic(step_size)(dictionary), gram
+def _prepared(dictionary: Array, whole: bool) -> tuple[Array, Array, Array | None]:
+    step = automatic(step_size)(dictionary)
+    if not whole:
+        return dictionary, step, None
+    gram = automatic(correlate)(dictionary, dictionary)
+    squares, limits = jnp.diagonal(gram), jnp.finfo(gram.dtype)
+    exact = jnp.all((squares > limits.tiny / limits.eps) & (squares < limits.max))
+    return jnp.where(exact, dictionary, jnp.nan), jnp.where(exact, step, jnp.nan), gram
 
 
 def step_size(dictionary: ArrayLike, *, num_squarings: int = 6) -> Array:

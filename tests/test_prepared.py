@@ -221,3 +221,14 @@ def test_a_gram_matrix_of_others_is_refused(data):
         dictionaries.prepare(dictionary, max_atoms=0)
     with pytest.raises(ValueError, match="NaN|finite"):
         dictionaries.prepare(np.full_like(dictionary, np.nan))
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_atoms_whose_products_are_out_of_range_are_refused_or_nan(data, scale):
+    _, dictionary = data
+    out = (dictionary * scale).astype(np.float32)
+    with pytest.raises(ValueError, match="products float32 cannot hold; atoms nearer to unit norm"):
+        dictionaries.prepare(out)
+    assert jnp.all(jnp.isnan(jax.jit(dictionaries.prepare)(out).dictionary))
+    near = jax.jit(dictionaries.prepare)((dictionary * scale**0.5).astype(np.float32))
+    assert jnp.all(jnp.isfinite(near.gram))

@@ -73,6 +73,7 @@ def penalty_for(
     _checks.dictionary_matrix(name, dictionary)
     _checks.same_measurements(name, signals, dictionary)
     _checks.finite(name, signals=signals, dictionary=dictionary)
+    num_active = _checks.static(name, "num_active", num_active)
     _checks.positive(name, num_active=num_active)
     correlations = correlate(signals, dictionary)
     signed = keeps_negatives(name, prox)
