@@ -73,14 +73,18 @@ class Config:
     learning_rate: float = 3e-4
     num_refitted: int = 64  # codes per signal of the dictionary learner
     forgetting: float = 2.0
-    methods: tuple[str, ...] = ("learned", "TopK", "BatchTopK", "Matryoshka")
+    groups_active: tuple[float, ...] = (8, 6, 7, 4)  # of the atoms between two prefixes
+    prior: float = 1.0  # signals per atom that the atoms of groups count as, when all are updated
+    max_coherence: float = 0.2
+    methods: tuple[str, ...] = ("in groups", "learned", "TopK", "BatchTopK", "Matryoshka")
     seeds: tuple[int, ...] = (0,)
 
 
 QUICK = Config(
     num_features=1000, num_measurements=64, num_roots=10, width=128, num_active=5, num_proposed=10,
     max_active=80, batch_size=256, num_samples=(5_000, 10_000), num_choice=256, num_scored=512,
-    prefixes=(32, 128), learning_rate=3e-3, num_refitted=16, methods=("learned", "Matryoshka"),
+    prefixes=(32, 128), learning_rate=3e-3, num_refitted=16, groups_active=(3, 2),
+    methods=("in groups", "learned", "Matryoshka"),
 )  # fmt: skip
 
 
@@ -125,6 +129,8 @@ def samples(
 
 # --- dictionaries --------------------------------------------------------------------------------
 
+Stream = Callable[[], Iterator[jax.Array]]  # the same signals at each call
+
 
 def true_atoms(config: Config, model: sc.synthetic.FeatureModel) -> Trained:
     """Return the atoms of the features that fire most often, in samples that are not scored."""
@@ -141,8 +147,11 @@ def train(
     method: str, config: Config, model: sc.synthetic.FeatureModel, seed: int, budget: int, run: Run
 ) -> Trained:
     """Learn a dictionary from so many samples, going on from where a smaller budget ended."""
-    learn = _learned if method == "learned" else _autoencoder
-    signals = (batch.signals for batch in samples(config, model, DRAWS, budget, seed))
+    learn = {"learned": _learned, "in groups": _in_groups}.get(method, _autoencoder)
+
+    def signals() -> Iterator[jax.Array]:
+        return (batch.signals for batch in samples(config, model, DRAWS, budget, seed))
+
     kept = run.file(f"training-{method}-{seed}-{budget}")
     before = [run.file(f"training-{method}-{seed}-{less}") for less in config.num_samples]
     done = [file for file, less in zip(before, config.num_samples, strict=True) if less < budget]
@@ -152,11 +161,11 @@ def train(
 
 
 def _learned(
-    method: str, config: Config, signals: Iterator, seed: int, kept: pathlib.Path, label: str
+    method: str, config: Config, signals: Stream, seed: int, kept: pathlib.Path, label: str
 ) -> Trained:
     """Alternate codes of the lasso, fitted anew on their supports, with updates of the atoms."""
     found = sc.dictionary_learning.learn_dictionary_online(
-        jax.random.key(seed), signals, num_atoms=config.width, target_l0=config.num_active,
+        jax.random.key(seed), signals(), num_atoms=config.width, target_l0=config.num_active,
         refit=config.num_refitted, bias="mean",
         solver=solvers.working_set((config.num_refitted,)), num_steps=2,
         update=updates.block_coordinate(forgetting=config.forgetting), checkpoint=kept,
@@ -166,8 +175,72 @@ def _learned(
     return Trained(np.asarray(found.dictionary), np.asarray(found.bias), flops=float(found.flops))
 
 
+def _in_groups(
+    method: str, config: Config, signals: Stream, seed: int, kept: pathlib.Path, label: str
+) -> Trained:
+    """Learn the first atoms alone, then more from what they leave, at last all of them together.
+
+    Where a parent hardly fires without one of its children, the sum of both is the sparser atom. A
+    few atoms cannot spend one on each child: they become the parents, which the next ones lack; and
+    updates that deflate keep it so.
+    """
+    first = itertools.islice(signals(), -(-config.width // config.batch_size))
+    bias = jnp.mean(jnp.concatenate(list(first)), axis=0)
+    sizes = np.diff(config.prefixes, prepend=0).tolist()
+    groups: list[tuple[jax.Array, jax.Array, int]] = []
+    flops = 0.0
+
+    def left() -> Iterator[jax.Array]:
+        for batch in signals():
+            rest = batch - bias
+            for group in groups:
+                rest = _left(rest, *group)
+            yield rest
+
+    for number, (size, count) in enumerate(zip(sizes, config.groups_active, strict=True)):
+        room = min(size, max(16, min(config.num_refitted, int(4 * count))))
+        found = sc.dictionary_learning.learn_dictionary_online(
+            jax.random.fold_in(jax.random.key(seed), number), left(), num_atoms=size,
+            target_l0=count, refit=room, solver=solvers.working_set((room,)), num_steps=2,
+            update=updates.block_coordinate(forgetting=config.forgetting),
+            checkpoint=kept.with_stem(f"{kept.stem}-{number}"),
+            progress=f"{label}, group {number + 1} of {len(sizes)}",
+        )  # fmt: skip
+        one = jax.ShapeDtypeStruct((config.batch_size, config.num_measurements), np.float32)
+        before = sum(
+            eval_flops(functools.partial(_left, room=room), one, atoms, penalty).total()
+            for atoms, penalty, room in groups
+        )
+        flops += float(found.flops) + before * (found.num_signals / config.batch_size)
+        groups.append((found.dictionary, found.penalty, room))
+    together = sc.dictionary_learning.learn_dictionary_online(
+        jax.random.fold_in(jax.random.key(seed), len(sizes)), (batch - bias for batch in signals()),
+        num_atoms=config.width, penalty=groups[-1][1], target_l0=config.num_active,
+        refit=config.num_refitted, solver=solvers.working_set((config.num_refitted,)), num_steps=2,
+        update=updates.deflated(
+            updates.block_coordinate(
+                forgetting=config.forgetting, prior=config.prior * config.width
+            ),
+            max_coherence=config.max_coherence,
+        ),
+        dictionary0=jnp.concatenate([atoms for atoms, _, _ in groups]),
+        checkpoint=kept.with_stem(f"{kept.stem}-all"), progress=f"{label}, all",
+    )  # fmt: skip
+    flops += float(together.flops)
+    return Trained(np.asarray(together.dictionary), np.asarray(bias), flops=flops)
+
+
+@functools.partial(jax.jit, static_argnames="room")
+def _left(signals: jax.Array, atoms: jax.Array, penalty: jax.Array, room: int) -> jax.Array:
+    """Return what the atoms leave: lasso codes, fitted anew on their supports."""
+    solver = solvers.working_set((room,))
+    codes = sc.sparse_encode(signals, atoms, penalty, solver=solver, num_steps=2)
+    codes = solvers.refit(slots(codes, room), signals, atoms)
+    return signals - sc.dictionaries.reconstruct(codes, atoms)
+
+
 def _autoencoder(
-    method: str, config: Config, signals: Iterator, seed: int, kept: pathlib.Path, label: str
+    method: str, config: Config, signals: Stream, seed: int, kept: pathlib.Path, label: str
 ) -> Trained:
     """Train an autoencoder as SAELens does by default: tied start, Adam, no schedule."""
     size = config.num_measurements, config.width
@@ -183,7 +256,7 @@ def _autoencoder(
         bias=jnp.zeros(size[0]),
     )  # fmt: skip
     fit = training.fit(
-        jax.random.key(seed), family(*size, num_active=config.num_active), signals,
+        jax.random.key(seed), family(*size, num_active=config.num_active), signals(),
         recipe=training.Recipe(loss=loss), model=start, learning_rate=config.learning_rate,
         checkpoint=kept, progress=label,
     )  # fmt: skip

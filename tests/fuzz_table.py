@@ -707,10 +707,15 @@ CALLS = {
     "updates.approximate_k_svd": update_line(updates.approximate_k_svd),
     "updates.k_svd": update_line(updates.k_svd),
     "updates.method_of_optimal_directions": update_line(updates.method_of_optimal_directions),
-    "updates.block_coordinate": update_line(updates.block_coordinate, forgetting=10.0),
+    "updates.block_coordinate": update_line(
+        updates.block_coordinate, forgetting=10.0, prior=2.0
+    ),
     "updates.decorrelated": update_line(
         updates.decorrelated, update=updates.projected_gradient(), max_coherence=0.5,
         num_rotations=2,
+    ),
+    "updates.deflated": update_line(
+        updates.deflated, update=updates.projected_gradient(), max_coherence=0.5
     ),
     "updates.neural_update": update_line(updates.neural_update, learning_rate=0.1),
     "updates.projected_gradient": update_line(updates.projected_gradient, learning_rate=0.1),

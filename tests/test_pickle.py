@@ -37,6 +37,7 @@ UPDATES = {
     "decorrelated": updates.decorrelated(
         updates.neural_update(learning_rate=0.1), max_coherence=0.8, num_rotations=3
     ),
+    "deflated": updates.deflated(updates.block_coordinate(prior=5.0), max_coherence=0.8),
 }
 PROXES = {
     "elastic_net": prox.elastic_net(0.3, prox=prox.soft_threshold),

@@ -22,6 +22,7 @@ UPDATES = {
     "projected gradient, rate": updates.projected_gradient(learning_rate=1.0),
     "neural": updates.neural_update(learning_rate=2.0),
     "decorrelated": updates.decorrelated(updates.block_coordinate(), max_coherence=0.9),
+    "deflated": updates.deflated(updates.block_coordinate(), max_coherence=0.9),
 }
 SAME_CODES = ("block coordinate", "projected gradient", "projected gradient, rate", "neural")
 
@@ -108,15 +109,18 @@ def test_non_negative_k_svd_finds_the_best_rank_one_term():
     np.testing.assert_allclose(error(signals, atom, found), best, rtol=1e-5)
 
 
-@pytest.mark.parametrize("forgetting", [0.0, 2.5])
-def test_block_coordinate_is_a_loop_over_weighted_sums(forgetting):
-    update = updates.block_coordinate(forgetting=forgetting)
+@pytest.mark.parametrize(("forgetting", "prior"), [(0.0, 0.0), (2.5, 0.0), (0.0, 9.0), (2.5, 60.0)])
+def test_block_coordinate_is_a_loop_over_weighted_sums(forgetting, prior):
+    update = updates.block_coordinate(forgetting=forgetting, prior=prior)
     state, dictionary = None, draw()[1]
-    expected, seen = dictionary.copy(), 0
+    expected, seen = dictionary.copy(), prior
     gram, products = np.zeros((N, N)), np.zeros((N, M))
     for seed, size in ((1, 40), (2, 25), (3, 1)):  # batches of unequal size
         signals, _, codes = draw(seed)
         signals, codes = signals[:size], codes[:size]
+        if seed == 1:  # as if each atom had been used alone, with the mean energy of these codes
+            gram = prior * np.mean(codes**2) * np.eye(N)
+            products = gram @ dictionary
         state, dictionary, same = step(update, signals, dictionary, codes, state)
         seen += size
         fading = (1 - size / seen) ** forgetting
@@ -245,6 +249,47 @@ def test_equal_atoms_stay_finite():
     np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1, atol=1e-9)
 
 
+def test_the_weaker_of_two_atoms_gives_up_what_is_above_the_bound():
+    codes = np.asarray([[1.0, 2.0, 3.0]])  # the last has most energy
+    for sign in (1, -1):
+        atoms = unit(np.asarray([[0.1, 0, 1], [0.8 * sign, 0.6, 0], [1, 0, 0]]))
+        update = updates.deflated(still(), max_coherence=0.3)
+        _, found, _ = step(update, np.zeros((1, 3)), atoms, codes)
+        np.testing.assert_array_equal(found[[0, 2]], atoms[[0, 2]])  # within it, and the strongest
+        np.testing.assert_allclose(found[1], unit([[(0.8 - 0.5) * sign, 0.6, 0]])[0], atol=1e-9)
+        np.testing.assert_allclose(found[1] @ found[2], sign * 0.3 / np.hypot(0.3, 0.6), atol=1e-9)
+
+
+def test_what_several_stronger_atoms_share_is_taken_once():
+    rng = np.random.default_rng(0)
+    strong, weak = unit(rng.normal(size=(2, 4)))
+    weak *= np.sign(strong @ weak)
+    update = updates.deflated(still(), max_coherence=1e-6)
+    pair, five = (np.asarray([*count * [strong], weak]) for count in (1, 5))
+    energies = [np.asarray([[*range(2, 2 + len(x) - 1), 1.0]]) for x in (pair, five)]
+    alone, among = (
+        step(update, np.zeros((1, 4)), atoms, z)[1][-1]
+        for atoms, z in zip((pair, five), energies, strict=True)
+    )
+    np.testing.assert_allclose(among, alone, atol=1e-6)
+    assert abs(among @ strong) < 1e-5
+
+
+def test_energy_is_averaged_and_forgotten_with_the_atom():
+    signals, dictionary, codes = draw()
+    update = updates.deflated(updates.block_coordinate(), max_coherence=0.9)
+    state, atoms, _ = step(update, signals, dictionary, codes)
+    state, _, _ = step(update, signals, atoms, 2 * codes, state)
+    kept = np.exp(-B / (2 * N))
+    energy = np.mean(codes**2, axis=0)
+    np.testing.assert_allclose(state.energy, (1 - kept) * (kept * energy + 4 * energy), rtol=1e-9)
+    replaced = np.arange(N) == 2
+    with jax.enable_x64(True):
+        gone = update.reset(state, replaced)
+    np.testing.assert_array_equal(gone.energy, np.where(replaced, 0, state.energy))
+    np.testing.assert_array_equal(gone.update.gram[2], 0)
+
+
 # --- laws of all updates ----------------------------------------------------------------------
 
 
@@ -356,6 +401,11 @@ def test_factories_return_one_program():
             lambda: updates.decorrelated(updates.k_svd(), max_coherence=0.5, num_rotations=0),
             "num_rotations is 0; an integer >= 1",
         ),
+        (lambda: updates.block_coordinate(prior=-1), "prior is -1; a finite number >= 0"),
+        (
+            lambda: updates.deflated(updates.k_svd(), max_coherence=0.0),
+            "max_coherence is 0.0; a number between 0 and 1, both excluded",
+        ),
     ],
 )
 def test_errors(build, message):
@@ -370,6 +420,7 @@ COSTS = {  # the leading terms of the docstrings
     "block coordinate": 2 * B * N * (N + M) + 2 * M * N**2 + 6 * M * N,
     "projected gradient, rate": 4 * B * M * N + B * M,
     "neural": 4 * B * M * N + B * M + 5 * M * N,
+    "deflated": (2 * B + 3) * N * (N + M) + 6 * M * N**2 + 6 * M * N + 6 * N**2 + 2 * B * N,
 }
 
 

@@ -23,12 +23,15 @@ def rows(quick):
     return dict(zip(manifest["cases"], numbers, strict=True))
 
 
+GROUPS = ("in groups 0 5000", "in groups 0 10000")
 LEARNED = ("learned 0 5000", "learned 0 10000")
 TRAINED = ("Matryoshka 0 5000", "Matryoshka 0 10000")
 
 
 def test_every_dictionary_is_read_in_every_way(rows):
-    expected = {f"{name}: {way}" for name in ("true atoms 0", *LEARNED, *TRAINED) for way in WAYS}
+    expected = {
+        f"{name}: {way}" for name in ("true atoms 0", *GROUPS, *LEARNED, *TRAINED) for way in WAYS
+    }
     own = ("own encoder", "own encoder, refit", "own encoder, leave-one-out, refit")
     assert set(rows) == expected | {f"{name}: {way}" for name in TRAINED for way in own}
 
@@ -41,7 +44,7 @@ def test_codes_are_compared_at_one_number_of_active_ones(rows):
 
 def test_true_atoms_are_the_ceiling_and_refinement_raises_it(rows):
     for way in WAYS:
-        for name in (*LEARNED, *TRAINED):
+        for name in (*GROUPS, *LEARNED, *TRAINED):
             assert rows[f"true atoms 0: {way}"]["f1"] > rows[f"{name}: {way}"]["f1"]
         assert rows[f"true atoms 0: {way}"]["mcc"] > 0.999
     plain, refined = (rows[f"true atoms 0: {way}"] for way in WAYS[:2])
@@ -59,7 +62,7 @@ def test_training_and_inference_are_charged_apart(rows):
     n, m = bench.QUICK.width, bench.QUICK.num_measurements
     own = rows[f"{TRAINED[1]}: own encoder"]
     assert 2 * m * n <= own["flops"] < 2.2 * m * n + 4 * n
-    for name in (LEARNED, TRAINED):  # what went on is charged from the beginning
+    for name in (GROUPS, LEARNED, TRAINED):  # what went on is charged from the beginning
         half, whole = (rows[f"{each}: OMP"]["training_flops"] for each in name)
         np.testing.assert_allclose(whole, 2 * half, rtol=0.03)
         assert whole > 4 * m * n * 10_000

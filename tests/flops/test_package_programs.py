@@ -85,6 +85,7 @@ UPDATES = {  # K-SVD takes an eigendecomposition, which is charged by formula: n
     "decorrelated": updates.decorrelated(
         updates.neural_update(learning_rate=0.5), max_coherence=0.5, num_rotations=2
     ),
+    "deflated": updates.deflated(updates.block_coordinate(prior=5.0), max_coherence=0.2),
 }
 
 

@@ -6,6 +6,7 @@ from sparsecode_jax.dictionary_learning.updates.block_coordinate import (
     block_coordinate,
 )
 from sparsecode_jax.dictionary_learning.updates.decorrelated import decorrelated
+from sparsecode_jax.dictionary_learning.updates.deflated import DeflatedState, deflated
 from sparsecode_jax.dictionary_learning.updates.k_svd import approximate_k_svd, k_svd
 from sparsecode_jax.dictionary_learning.updates.method_of_optimal_directions import (
     method_of_optimal_directions,
@@ -15,10 +16,12 @@ from sparsecode_jax.dictionary_learning.updates.projected_gradient import projec
 
 __all__ = [
     "BlockCoordinateState",
+    "DeflatedState",
     "DictionaryUpdate",
     "approximate_k_svd",
     "block_coordinate",
     "decorrelated",
+    "deflated",
     "k_svd",
     "method_of_optimal_directions",
     "neural_update",

@@ -24,8 +24,9 @@ class BlockCoordinateState(NamedTuple):
       gram: of the products of codes, (N, N).
       products: of codes and signals, (N, M).
       weight: how many signals they are worth, ().
-      seen: signals, ().
+      seen: signals, those that the first atoms count as among them, ().
       forgetting: the exponent rho, ().
+      prior: how many signals the first atoms count as, ().
     """
 
     gram: Array
@@ -33,10 +34,11 @@ class BlockCoordinateState(NamedTuple):
     weight: Array
     seen: Array
     forgetting: Array
+    prior: Array
 
 
 @cached
-def block_coordinate(*, forgetting: float = 10.0) -> DictionaryUpdate:
+def block_coordinate(*, forgetting: float = 10.0, prior: float = 0.0) -> DictionaryUpdate:
     r"""Build block coordinate descent: each atom in turn at its best for all signals seen.
 
     .. math:: A \leftarrow \beta A + \textstyle\sum_b z_b z_b^\top,\quad
@@ -52,6 +54,9 @@ def block_coordinate(*, forgetting: float = 10.0) -> DictionaryUpdate:
       forgetting: rho >= 0. With 0 every signal counts the same, those that were coded in early, bad
         dictionaries too; with rho the last t/(rho + 1) count, whatever the size of batches. Kept in
         the state, where a traced number may replace it.
+      prior: how many signals the first atoms count as, as if each had been used alone, with the
+        mean energy of the first codes. 0 for atoms that mean nothing yet; for those of an earlier
+        run, which a few signals would else overrule, several per atom.
 
     Returns:
       A :class:`DictionaryUpdate` with state :class:`BlockCoordinateState`.
@@ -65,18 +70,20 @@ def block_coordinate(*, forgetting: float = 10.0) -> DictionaryUpdate:
     References:
       Mairal, Bach, Ponce, Sapiro, 2010, Algorithm 2 and Sec. 3.4.2 (forgetting).
     """
-    _checks.nonnegative("block_coordinate", forgetting=forgetting)
-    return DictionaryUpdate(Bound(_init, forgetting), _step, _reset)
+    _checks.nonnegative("block_coordinate", forgetting=forgetting, prior=prior)
+    return DictionaryUpdate(Bound(_init, forgetting, prior), _step, _reset)
 
 
-def _init(forgetting: float, dictionary: Array) -> BlockCoordinateState:
+def _init(forgetting: float, prior: float, dictionary: Array) -> BlockCoordinateState:
     num_atoms, dtype = dictionary.shape[0], dictionary.dtype
+    worth = jnp.asarray(prior, dtype)
     return BlockCoordinateState(
-        gram=jnp.zeros((num_atoms, num_atoms), dtype),
-        products=jnp.zeros_like(dictionary),
-        weight=jnp.zeros((), dtype),
-        seen=jnp.zeros((), dtype),
+        gram=jnp.eye(num_atoms, dtype=dtype),
+        products=dictionary,
+        weight=worth,
+        seen=worth,
         forgetting=jnp.asarray(forgetting, dtype),
+        prior=worth,
     )
 
 
@@ -84,6 +91,8 @@ def _step(state: BlockCoordinateState, signals: Array, dictionary: Array, codes:
     count = signals.shape[0]
     fading = (1 - count / (state.seen + count)) ** state.forgetting
     old, weight = fading * state.weight, fading * state.weight + count
+    # The prior has the unit of the first codes.
+    old = old * jnp.where(state.seen == state.prior, jnp.mean(codes * codes), 1)
     gram = (old * state.gram + matmul(codes.T, codes)) / weight
     products = (old * state.products + matmul(codes.T, signals)) / weight
 
