@@ -271,9 +271,9 @@ def prepare(dictionary: ArrayLike, *, max_atoms: int = 8192) -> Prepared:
     Pursuits and refits take the inner products of atoms from it: a step of a pursuit of K atoms
     then costs (2K + 8)N operations per signal in the place of 2MN, and above 1,024 atoms keeps KN
     numbers per signal and not KM. Proximal gradient takes its step size. Under ``jit``, ``vmap``
-    and ``grad`` it may be called like any function; gradients reach the dictionary. Atoms of norms
-    from 1e-15 to 1e15 have products that float32 can hold; others are refused, and under ``jit``
-    become NaN.
+    and ``grad`` it may be called like any function; gradients reach the dictionary. Norms from
+    1e-15 to 1e15 have products that float32 can hold. A dictionary with atoms whose products its
+    dtype cannot hold is refused; under ``jit`` all that is returned is NaN.
 
     Args:
       dictionary: (N, M), used as it is. **Traced**.
@@ -307,7 +307,7 @@ def prepare(dictionary: ArrayLike, *, max_atoms: int = 8192) -> Prepared:
     _checks.count(name, "max_atoms", max_atoms)
     whole = dictionary.shape[0] <= max_atoms and placement(dictionary) is None
     found = Prepared(*_prepared(dictionary, whole))
-    if whole and _checks.concrete(dictionary) and not np.isfinite(to_host(found.step_size)):
+    if _checks.concrete(found.step_size) and not np.isfinite(to_host(found.step_size)):
         norms = np.linalg.norm(to_host(dictionary).astype(np.float64), axis=1)
         raise ValueError(
             f"{name}: atoms have norms from {norms.min():.3g} to {norms.max():.3g}, whose products "
@@ -325,11 +325,13 @@ def opened(dictionary: Any) -> tuple[Any, Array | None, Array | None]:
 @functools.partial(jax.jit, static_argnames="whole")
 def _prepared(dictionary: Array, whole: bool) -> tuple[Array, Array, Array | None]:
     step = automatic(step_size)(dictionary)
-    if not whole:
-        return dictionary, step, None
-    gram = automatic(correlate)(dictionary, dictionary)
-    squares, limits = jnp.diagonal(gram), jnp.finfo(gram.dtype)
-    exact = jnp.all((squares > limits.tiny / limits.eps) & (squares < limits.max))
+    gram = automatic(correlate)(dictionary, dictionary) if whole else None
+    exact = jnp.isfinite(step) & (step > 0)
+    if gram is not None:
+        squares, limits = jnp.diagonal(gram), jnp.finfo(gram.dtype)
+        least = limits.tiny / limits.eps if limits.bits >= 32 else limits.tiny
+        exact &= jnp.all((squares > least) & (squares < limits.max))
+        gram = jnp.where(exact, gram, jnp.nan)
     return jnp.where(exact, dictionary, jnp.nan), jnp.where(exact, step, jnp.nan), gram
 
 

@@ -64,6 +64,7 @@ class Call(NamedTuple):
       smooth: whether a derivative by the arrays is promised.
       traced: whether it works under jit.
       drawn: whether it draws numbers, which in float64 are others.
+      logical: whether it answers by yes and no.
     """
 
     fn: Callable
@@ -74,6 +75,7 @@ class Call(NamedTuple):
     smooth: bool = False
     traced: bool = True
     drawn: bool = False
+    logical: bool = False
     optional: frozenset[str] = frozenset()
 
     def kind(self, name: str) -> str:
@@ -500,7 +502,7 @@ CALLS = {
     ),
     "solvers.gradient_restart": call(
         solvers.gradient_restart, {"point": NEAR, "new_codes": CODES, "codes": CODES[::-1].copy()},
-        rows=(),
+        rows=(), logical=True,
     ),
     # solvers: factories
     "solvers.ista": solver_line(solvers.ista, prox=SIGNED),

@@ -225,10 +225,21 @@ def test_a_gram_matrix_of_others_is_refused(data):
 
 @pytest.mark.parametrize("scale", [1e-20, 1e20])
 def test_atoms_whose_products_are_out_of_range_are_refused_or_nan(data, scale):
-    _, dictionary = data
+    signals, dictionary = data
     out = (dictionary * scale).astype(np.float32)
     with pytest.raises(ValueError, match="products float32 cannot hold; atoms nearer to unit norm"):
         dictionaries.prepare(out)
-    assert jnp.all(jnp.isnan(jax.jit(dictionaries.prepare)(out).dictionary))
-    near = jax.jit(dictionaries.prepare)((dictionary * scale**0.5).astype(np.float32))
-    assert jnp.all(jnp.isfinite(near.gram))
+    encode = jax.jit(lambda x, d: sc.sparse_encode(x, dictionaries.prepare(d), num_active=K))
+    assert jnp.all(jnp.isnan(encode(signals, out)))
+    for leaf in jax.jit(dictionaries.prepare)(out):
+        assert jnp.all(jnp.isnan(leaf))
+    near = jax.jit(dictionaries.prepare)((dictionary * scale**0.7).astype(np.float32))
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in near)
+
+
+def test_a_program_may_close_over_the_dictionary(data):
+    signals, dictionary = data
+    given = jnp.asarray(dictionary)
+    encode = jax.jit(lambda x: sc.sparse_encode(x, dictionaries.prepare(given), num_active=K))
+    plain = sc.sparse_encode(signals, dictionary, num_active=K)
+    np.testing.assert_allclose(encode(signals), plain, atol=1e-5)

@@ -18,15 +18,15 @@ _BLOCK = 64  # atoms whose turns share a product with the whole dictionary
 
 
 class BlockCoordinateState(NamedTuple):
-    """Weighted means over all signals seen.
+    """Weighted means over all signals seen; before any, one use of each atom alone.
 
     Attributes:
       gram: of the products of codes, (N, N).
       products: of codes and signals, (N, M).
       weight: how many signals they are worth, ().
-      seen: signals, those that the first atoms count as among them, ().
+      seen: signals, ().
       forgetting: the exponent rho, ().
-      prior: how many signals the first atoms count as, ().
+      prior: how many signals the dictionary at the start counts as, ().
     """
 
     gram: Array
@@ -45,18 +45,19 @@ def block_coordinate(*, forgetting: float = 10.0, prior: float = 0.0) -> Diction
        C \leftarrow \beta C + \sum_b z_b x_b,\qquad
        d_j \leftarrow \frac{u_j}{\|u_j\|},\quad u_j = d_j + \frac{C_j - A_j D}{A_{jj}}
 
-    with :math:`\beta = (1 - B/t)^\rho` after t signals, the B of this batch among them. One pass
-    over the atoms. On the unit sphere :math:`u_j / \|u_j\|` is the exact minimiser of the
-    quadratic in atom j. Codes are left as they are. The sums are kept as means, so that they
-    neither grow nor lose digits.
+    with :math:`\beta = (1 - B/t)^\rho` after t signals, the B of this batch and the p of the prior
+    among them, and :math:`A = p e I`, :math:`C = p e D` at the start, where e is the mean square of
+    the first codes that are not all 0. One pass over the atoms. On the unit sphere
+    :math:`u_j / \|u_j\|` is the exact minimiser of the quadratic in atom j. Codes are left as they
+    are. The sums are kept as means, so that they neither grow nor lose digits.
 
     Args:
       forgetting: rho >= 0. With 0 every signal counts the same, those that were coded in early, bad
         dictionaries too; with rho the last t/(rho + 1) count, whatever the size of batches. Kept in
         the state, where a traced number may replace it.
-      prior: how many signals the first atoms count as, as if each had been used alone, with the
-        mean energy of the first codes. 0 for atoms that mean nothing yet; for those of an earlier
-        run, which a few signals would else overrule, several per atom.
+      prior: p >= 0, how many signals the dictionary at the start counts as, all atoms together. 0
+        lets the first batch overrule it; for a dictionary learned before, take about N, or its
+        rare atoms follow the few signals that use them first. Kept in the state, as above.
 
     Returns:
       A :class:`DictionaryUpdate` with state :class:`BlockCoordinateState`.
@@ -64,8 +65,8 @@ def block_coordinate(*, forgetting: float = 10.0, prior: float = 0.0) -> Diction
     Raises:
       ValueError: a number that is negative or not finite.
 
-    **Cost**: (2B + 3)N(N + M) for the statistics, 2MN^2 + 6MN for the pass; above 256 atoms, whose
-    turns share products by 64, 128MN more.
+    **Cost**: (2B + 3)N(N + M) + 2BN for the statistics, 2MN^2 + 6MN for the pass; above 256 atoms,
+    whose turns share products by 64, 128MN more.
 
     References:
       Mairal, Bach, Ponce, Sapiro, 2010, Algorithm 2 and Sec. 3.4.2 (forgetting).
@@ -76,28 +77,30 @@ def block_coordinate(*, forgetting: float = 10.0, prior: float = 0.0) -> Diction
 
 def _init(forgetting: float, prior: float, dictionary: Array) -> BlockCoordinateState:
     num_atoms, dtype = dictionary.shape[0], dictionary.dtype
-    worth = jnp.asarray(prior, dtype)
     return BlockCoordinateState(
         gram=jnp.eye(num_atoms, dtype=dtype),
-        products=dictionary,
-        weight=worth,
-        seen=worth,
+        products=jnp.array(dictionary),
+        weight=jnp.zeros((), dtype),
+        seen=jnp.zeros((), dtype),
         forgetting=jnp.asarray(forgetting, dtype),
-        prior=worth,
+        prior=jnp.asarray(prior, dtype),
     )
 
 
 def _step(state: BlockCoordinateState, signals: Array, dictionary: Array, codes: Array) -> tuple:
-    count = signals.shape[0]
-    fading = (1 - count / (state.seen + count)) ** state.forgetting
-    old, weight = fading * state.weight, fading * state.weight + count
-    # The prior has the unit of the first codes.
-    old = old * jnp.where(state.seen == state.prior, jnp.mean(codes * codes), 1)
+    count, first, energy = signals.shape[0], state.seen == 0, jnp.mean(codes * codes)
+    fading = (1 - count / (state.prior + state.seen + count)) ** state.forgetting
+    old = fading * jnp.where(first, state.prior, state.weight)
+    weight = old + count
+    # The start has the unit of the first codes, and stays while these are all 0.
+    nothing = first & (energy == 0)
+    old = jnp.where(nothing, weight, jnp.where(first, energy * old, old))
     gram = (old * state.gram + matmul(codes.T, codes)) / weight
     products = (old * state.products + matmul(codes.T, signals)) / weight
 
     dictionary = _one_pass(gram, products, dictionary)
-    state = state._replace(gram=gram, products=products, weight=weight, seen=state.seen + count)
+    seen = jnp.where(nothing, 0, state.seen + count)
+    state = state._replace(gram=gram, products=products, weight=weight, seen=seen)
     return state, dictionary, codes
 
 

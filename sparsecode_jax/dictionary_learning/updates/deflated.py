@@ -1,4 +1,4 @@
-"""Deflation: any update, after which rare atoms give up what frequent ones have already."""
+"""Deflation: any update, after which weak atoms give up what strong ones have already."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MEMORY = 2.0  # signals per atom over which the energy of its codes is averaged
 
 
 class DeflatedState(NamedTuple):
-    """What the update remembers, and what orders the atoms.
+    """What the wrapped update remembers, and what orders the atoms.
 
     Attributes:
       update: its state.
-      energy: of each atom's codes, averaged over the last 2N signals, (N,).
+      energy: mean square code of each atom, over the last 2N signals or so, (N,).
       max_coherence: the bound, ().
     """
 
@@ -36,21 +36,22 @@ def deflated(update: DictionaryUpdate, *, max_coherence: float) -> DictionaryUpd
     r"""Build an update that ends by taking from each atom what it shares with stronger ones.
 
     .. math:: d_i \leftarrow \mathrm{unit}(d_i - a_i s_i D),\quad
-       s_{ij} = \begin{cases} S_m(d_i \cdot d_j) & e_j > e_i \\ 0 \end{cases},\quad
-       a_i = \min(1, \|s_i\|^2 / \|s_i D\|^2)
+       s_{ij} = \begin{cases} S_m(d_i \cdot d_j) & e_j > e_i > 0 \\ 0 & \text{otherwise}
+       \end{cases},\quad a_i = \min(1, \|s_i\|^2 / \|s_i D\|^2)
 
-    with :math:`e_j = \mathrm{E} z_j^2`, the energy of an atom's codes, and soft thresholding at the
-    bound m. One step; what is above the bound after it goes in those of the next rounds. The atom
-    of most energy never moves.
+    with :math:`e_j = \mathrm{E} z_j^2`, the energy of an atom's codes, and :math:`S_m` soft
+    thresholding at the bound m. Each call takes one such step, whether or not the batch uses the
+    atom; cosines of either sign count. What the update gains in error a step may lose again.
 
-    Where a feature hardly fires without one of a few others, an atom for each sum is as exact and
-    sparser than an atom for each feature: the frequent feature is absorbed, and the sums have a
-    large cosine with each other. Here the sums of less energy lose the frequent feature, whose atom
-    then explains it everywhere. Unlike :func:`decorrelated`, which turns both atoms of a pair.
+    Where a feature hardly fires without one of a few others, an atom for each sum is as exact as an
+    atom for each feature, and sparser: the feature is absorbed, and the sums have large cosines
+    with each other. Deflated, the weaker sums lose the shared feature, and the atom that keeps it
+    comes to explain it everywhere. This orders the atoms; :func:`decorrelated` turns both of a pair
+    alike. From a random start it does little: begin with a dictionary whose strong atoms are good.
 
     Args:
       update: of the atoms. **Static**.
-      max_coherence: m, the largest absolute cosine that stays as it is, in (0, 1). Kept in the
+      max_coherence: m, the largest absolute cosine that is left alone, in (0, 1). Kept in the
         state, where a traced number may replace it.
 
     Returns:
@@ -59,7 +60,7 @@ def deflated(update: DictionaryUpdate, *, max_coherence: float) -> DictionaryUpd
     Raises:
       ValueError: a bound outside (0, 1).
 
-    **Cost**: that of the update, 4MN^2 + 6N^2, and 2BN for the energy.
+    **Cost**: that of the update, 4MN^2 + 5N^2 + 7MN, and 2BN for the energy.
 
     References:
       Chanin et al., 2024, arXiv 2409.14507 (absorption); Korznikov et al., 2025, arXiv 2509.22033
@@ -93,7 +94,8 @@ def _step(
 def _deflate(dictionary: Array, energy: Array, bound: Array) -> Array:
     cosines = matmul(dictionary, dictionary.T)
     shared = jnp.sign(cosines) * jnp.maximum(jnp.abs(cosines) - bound, 0)
-    shared = jnp.where(energy[None] > energy[:, None], shared, 0)
+    stronger = (energy[None] > energy[:, None]) & (energy[:, None] > 0)
+    shared = jnp.where(stronger, shared, 0)
     taken = matmul(shared, dictionary)
     # Stronger atoms that are alike share one thing: it is taken once, not by each of them.
     sizes, lengths = jnp.sum(shared * shared, axis=1), jnp.sum(taken * taken, axis=1)
