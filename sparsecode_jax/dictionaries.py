@@ -309,8 +309,9 @@ def prepare(dictionary: ArrayLike, *, max_atoms: int = 8192) -> Prepared:
     found = Prepared(*_prepared(dictionary, whole))
     if _checks.concrete(found.step_size) and not np.isfinite(to_host(found.step_size)):
         norms = np.linalg.norm(to_host(dictionary).astype(np.float64), axis=1)
+        low, high = np.min(norms), np.max(norms)
         raise ValueError(
-            f"{name}: atoms have norms from {norms.min():.3g} to {norms.max():.3g}, whose products "
+            f"{name}: atoms have norms from {low:.3g} to {high:.3g}, whose products "
             f"{dictionary.dtype} cannot hold; atoms nearer to unit norm are expected. Scale "
             "them, as dictionaries.normalize does."
         )
