@@ -268,12 +268,12 @@ def _frobenius(matrix: Array) -> Array:
 def prepare(dictionary: ArrayLike, *, max_atoms: int = 8192) -> Prepared:
     """Find out once what many calls of :func:`~sparsecode_jax.sparse_encode` use of a dictionary.
 
-    Pursuits and refits take the inner products of atoms from it: a step of a pursuit of K atoms
-    then costs (2K + 8)N operations per signal in the place of 2MN, and above 1,024 atoms keeps KN
-    numbers per signal and not KM. Proximal gradient takes its step size. Under ``jit``, ``vmap``
-    and ``grad`` it may be called like any function; gradients reach the dictionary. Norms from
-    1e-15 to 1e15 have products that float32 can hold. A dictionary with atoms whose products its
-    dtype cannot hold is refused; under ``jit`` all that is returned is NaN.
+    Pursuits, refits and working sets take the inner products of atoms from it: a step of a pursuit
+    of K atoms then costs (2K + 8)N operations per signal in the place of 2MN, and above 1,024 atoms
+    keeps KN numbers per signal and not KM. Proximal gradient takes its step size. Under ``jit``,
+    ``vmap`` and ``grad`` it may be called like any function; gradients reach the dictionary. Norms
+    from 1e-15 to 1e15 have products that float32 can hold. A dictionary with atoms whose products
+    its dtype cannot hold is refused; under ``jit`` all that is returned is NaN.
 
     Args:
       dictionary: (N, M), used as it is. **Traced**.

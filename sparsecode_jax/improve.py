@@ -401,10 +401,20 @@ class _Reader:
         before = 0 if make is None else eval_flops(make, atoms).total()
         if self.products(way):
             before += eval_flops(dictionaries.correlate, atoms, atoms).total()
-        if way.solver is None or way.warm:
+        own = way.solver is None or way.warm  # of which the refit alone does anything once
+        if own and way.kept is None:
             return before, 0
-        one, two = (  # pursuits: nothing that they do depends on values
-            eval_flops(lambda x: self.run(way, np.nan, x)[0], _like(block, size)).total()
+
+        def refit(centered: Array) -> Array:
+            gram = jnp.zeros((len(atoms), len(atoms)), atoms.dtype) if self.products(way) else None
+            known = dictionaries.Prepared(atoms, jnp.ones((), atoms.dtype), gram)
+            codes = jnp.zeros((len(centered), len(atoms)), centered.dtype)
+            return solvers.refit(codes, centered, known, num_active=way.kept, prox=self.prox)
+
+        one, two = (  # of refits and pursuits, whose work depends on no values
+            eval_flops(refit, jax.ShapeDtypeStruct((size, atoms.shape[1]), atoms.dtype)).total()
+            if own
+            else eval_flops(lambda x: self.run(way, np.nan, x)[0], _like(block, size)).total()
             for size in (1, 2)
         )
         return before, 2 * one - two

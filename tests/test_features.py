@@ -466,7 +466,8 @@ def test_compensation_and_the_benchmark_are_traced():
             key, num_features=512, num_measurements=4, num_orthogonalizing_steps=1
         )
 
-    chex.assert_trees_all_close(jax.jit(model)(key()), model(key()), rtol=1e-5)
+    # A uniform draw near 0 is known to a step of 1e-7, its normal deviation too.
+    chex.assert_trees_all_close(jax.jit(model)(key()), model(key()), rtol=1e-5, atol=1e-7)
     many = jax.vmap(model)(jax.random.split(key()))
     assert many.dictionary.shape == (2, 512, 4)
     signals = jax.jit(lambda k: draw(model(k), 6, max_active=60).signals)(key())

@@ -115,19 +115,28 @@ def test_errors():
         refit(np.where(codes == codes.max(), np.nan, codes), signals, dictionary, num_active=2)
 
 
+def test_nothing_is_sorted():
+    shapes = (64, 2048), (64, 16), (2048, 16)
+    codes, signals, dictionary = (jax.ShapeDtypeStruct(s, np.float32) for s in shapes)
+    program = jax.jit(lambda *a: refit(*a, num_active=8)).lower(codes, signals, dictionary)
+    assert " sort(" not in program.compile().as_text()
+
+
 @pytest.mark.parametrize("k", [1, 3, 8])
 def test_cost(k):
     cholesky = k * (k + 1) * (2 * k + 1) // 6
-    common = 2 * M * k * k + 7 * M * k + 3 * k + 2 * M - 1
+    common = 2 * M * k * k + 2 * M * k + 3 * k + 2 * M - 1
+    once = 5 * M * N
 
     def count(**kwargs):
         arrays = [jax.ShapeDtypeStruct(x.shape, np.float32) for x in draw()]
         return eval_flops(lambda *a: refit(*a, num_active=k, **kwargs), *arrays).total()
 
-    assert count(prox=soft_threshold) == S * (common + cholesky + 2 * k * k)
-    assert count() == S * (common + 4 * k**3 + 20 * k * k + 9 * k - 2)
+    assert count(prox=soft_threshold) == S * (common + cholesky + 2 * k * k) + once
+    assert count() == S * (common + 4 * k**3 + 20 * k * k + 9 * k - 2) + once
     text = docstring(refit)
-    assert "2MK^2 + 7MK + 3K + 2M - 1 arithmetic operations per signal" in text
+    assert "2MK^2 + 2MK + 3K + 2M - 1 arithmetic operations per signal" in text
+    assert "5MN once" in text
     assert "K(K + 1)(2K + 1)/6 + 2K^2 for signed codes" in text
     assert "or 4K^3 + 20K^2 + 9K - 2 for non-negative ones" in text
 

@@ -259,10 +259,12 @@ def encode(
     penalty: Array,
     num_steps: int,
     codes0: Array | None = None,
+    *,
+    gram: Array | None = None,
 ) -> Array:
     """Run a solver with its own step size, from a warm start if it takes one."""
     choose = dictionaries.step_size if solver.step_size is None else solver.step_size
-    problem = Lasso(signals, dictionary, penalty, choose(dictionary))
+    problem = Lasso(signals, dictionary, penalty, choose(dictionary), gram)
     codes0 = codes0 if solver.takes_codes0 else None
     return solve(solver, problem, num_steps=num_steps, codes0=codes0)
 

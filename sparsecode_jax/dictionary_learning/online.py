@@ -149,8 +149,9 @@ def learn_dictionary_online(
       TypeError: half precision, or what is no solver or no update.
 
     **Cost**: a batch: ``num_steps`` solver steps and their start, one ``dictionaries.step_size``,
-    4BMN + 7BM + 2BN for objective and residuals, BN for ``target_l0``, 4BN for moments, the refit,
-    the update, 2MN^2 for cosines; ``flops`` has the count.
+    4BMN + 7BM + 2BN for objective and residuals, BN for ``target_l0``, 4BN for moments, the refit
+    with 2MN^2 for a Gram matrix (up to 8,192 atoms), the update, 2MN^2 for cosines; ``flops`` has
+    the count.
 
     References:
       Mairal, Bach, Ponce, Sapiro, 2010, Algorithm 1.
@@ -283,7 +284,10 @@ def _step(
     """Learn from one batch; the objective is that before the atoms are updated."""
     signals = (signals - bias[None]) / scale
     dictionary, update_state, moments, penalty = state
-    codes = encode(solver, signals, dictionary, penalty, num_steps)
+    products = None  # of atoms, which solver and refit share
+    if num_refitted is not None and dictionary.shape[0] <= WIDE:
+        products = dictionaries.correlate(dictionary, dictionary)
+    codes = encode(solver, signals, dictionary, penalty, num_steps, gram=products)
     value = scale**2 * jnp.mean(objectives.lasso(signals, dictionary, codes, penalty))
     if target_l0 is not None:
         away = l0(codes) / target_l0 - 1
@@ -291,7 +295,8 @@ def _step(
     if num_refitted is not None:
         prox = solver.prox
         assert prox is not None
-        codes = fit_on_support(codes, signals, dictionary, num_active=num_refitted, prox=prox)
+        atoms = dictionaries.Prepared(dictionary, jnp.ones_like(penalty), products)
+        codes = fit_on_support(codes, signals, atoms, num_active=num_refitted, prox=prox)
     update_state, dictionary, codes = update.step(update_state, signals, dictionary, codes)
     kept = math.exp(-signals.shape[0] / (_MEMORY * dictionary.shape[0]))
     moments = kept * moments + (1 - kept) * code_moments(codes)

@@ -24,7 +24,7 @@ from sparsecode_jax.prox import (
     separable,
 )
 from sparsecode_jax.solvers._gram import gram_sparsa
-from sparsecode_jax.solvers._support import add_at, at, no_codes
+from sparsecode_jax.solvers._support import add_at, at, block_of, no_codes
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["WorkingSetState", "working_set"]
@@ -86,9 +86,10 @@ def working_set(
       ValueError: sizes that are not positive integers, a penalty that is not a sum over atoms.
 
     **Cost**: in matrix products 2MN per signal to start; a signal and round of size W 2MN to
-    correlate, 2MW^2 + 2MW for the Gram matrix and the residual, 2W^2 per inner step and 4W^2 before
-    them. The choice of atoms is comparisons. A round of many signals is done in blocks whose
-    gathered atoms, and Gram matrices, are at most 2^27 numbers.
+    correlate, 2MW^2 + 2MW for the Gram matrix and the residual (2MW where the problem has the
+    products of all atoms), 2W^2 per inner step and 4W^2 before them. The choice of atoms is
+    comparisons. A round of many signals is done in blocks whose gathered atoms, and Gram matrices,
+    are at most 2^27 numbers.
 
     References:
       Working sets with a duality gap as certificate: Massias, Gramfort, Salmon, 2018 (celer);
@@ -222,7 +223,10 @@ def _round(
     signals, dictionary, penalty = problem.signals, problem.dictionary, jnp.asarray(problem.penalty)
     support, start = _choose(prox, width, state, penalty)
     atoms = dictionary[support]
-    gram = jnp.einsum("...im,...jm->...ij", atoms, atoms, precision=_HIGHEST)
+    if problem.gram is None:
+        gram = jnp.einsum("...im,...jm->...ij", atoms, atoms, precision=_HIGHEST)
+    else:
+        gram = block_of(problem.gram, support)
     image = jnp.einsum("...ij,...j->...i", gram, start, precision=_HIGHEST)
     target = jnp.take_along_axis(state.correlations, support, axis=-1) + image
     values = gram_sparsa(prox, gram, target, _of_atoms(penalty, support), start, inner_steps)
