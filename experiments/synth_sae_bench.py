@@ -14,8 +14,8 @@ scored; dead latents count as F1 0, as in the published table.
 
 Command: ``python -m experiments.synth_sae_bench`` (hours on 2 cores, most of them training;
 finished parts and checkpoints are kept until the table is written; ``--quick`` a minute at 1,000
-features). Of ``--samples 250000 500000`` the second budget goes on where the first ended, but for
-groups, which are learned anew and read their samples five times.
+features). Of ``--samples 250000 500000`` the second budget goes on where the first ended; groups
+read the first 250,000, before all atoms together read all.
 Expected: docs/results/synth_sae_bench.txt has ``--methods learned TopK --samples 250000 500000``
 (an hour): F1 with the true atoms .76 by OMP, .93 by the lasso, .95 refined; with learned atoms .57
 by OMP, .68 by the lasso, after both budgets; with the autoencoder's at most .06 and .12.
@@ -78,6 +78,8 @@ class Config:
     num_refitted: int = 64  # codes per signal of the dictionary learner
     forgetting: float = 2.0
     groups_active: tuple[float, ...] = (8, 6, 7, 4)  # of the atoms between two prefixes
+    groups_samples: int = 250_000  # each group reads at most so many
+    groups_batch: int = 2048  # signals of one update of atoms in groups
     prior: float = 1.0  # signals per atom that the atoms of groups count as, when all are updated
     max_coherence: float = 0.2
     methods: tuple[str, ...] = ("in groups", "learned", "TopK", "BatchTopK", "Matryoshka")
@@ -88,6 +90,7 @@ QUICK = Config(
     num_features=1000, num_measurements=64, num_roots=10, width=128, num_active=5, num_proposed=10,
     max_active=80, batch_size=256, num_samples=(5_000, 10_000), num_choice=256, num_scored=512,
     prefixes=(32, 128), learning_rate=3e-3, num_refitted=16, groups_active=(3, 2),
+    groups_samples=5_000, groups_batch=512,
     methods=("in groups", "learned", "Matryoshka"),
 )  # fmt: skip
 
@@ -133,7 +136,7 @@ def samples(
 
 # --- dictionaries --------------------------------------------------------------------------------
 
-Stream = Callable[[], Iterator[jax.Array]]  # the same signals at each call
+Stream = Callable[..., Iterator[jax.Array]]  # the same signals at each call, or the first ones
 
 
 def true_atoms(config: Config, model: sc.synthetic.FeatureModel) -> Trained:
@@ -150,26 +153,25 @@ def true_atoms(config: Config, model: sc.synthetic.FeatureModel) -> Trained:
 def train(
     method: str, config: Config, model: sc.synthetic.FeatureModel, seed: int, budget: int, run: Run
 ) -> Trained:
-    """Learn a dictionary from so many samples, going on from where a smaller budget ended.
-
-    In groups everything is learned anew: what a group leaves is not what it left with less data.
-    """
+    """Learn a dictionary from so many samples, going on from where a smaller budget ended."""
     learn = {"learned": _learned, "in groups": _in_groups}.get(method, _autoencoder)
 
-    def signals() -> Iterator[jax.Array]:
-        return (batch.signals for batch in samples(config, model, DRAWS, budget, seed))
+    def signals(count: int = budget) -> Iterator[jax.Array]:
+        return (batch.signals for batch in samples(config, model, DRAWS, count, seed))
 
     kept = run.file(f"training-{method}-{seed}-{budget}")
+    least = config.groups_samples if method == "in groups" else 0  # with fewer, other groups
     before = [run.file(f"training-{method}-{seed}-{less}") for less in config.num_samples]
-    done = [file for file, less in zip(before, config.num_samples, strict=True) if less < budget]
+    sizes = zip(before, config.num_samples, strict=True)
+    done = [file for file, less in sizes if least <= less < budget]
     if not kept.exists() and done and done[-1].exists():
         shutil.copyfile(done[-1], kept)
-    return learn(method, config, signals, seed, run, kept, f"{method} {seed}, {budget:,}")
+    return learn(method, config, signals, seed, budget, run, kept, f"{method} {seed}, {budget:,}")
 
 
 def _learned(
-    method: str, config: Config, signals: Stream, seed: int, run: Run, kept: pathlib.Path,
-    label: str,
+    method: str, config: Config, signals: Stream, seed: int, budget: int, run: Run,
+    kept: pathlib.Path, label: str,
 ) -> Trained:  # fmt: skip
     """Alternate codes of the lasso, fitted anew on their supports, with updates of the atoms."""
     found = sc.dictionary_learning.learn_dictionary_online(
@@ -184,24 +186,30 @@ def _learned(
 
 
 def _in_groups(
-    method: str, config: Config, signals: Stream, seed: int, run: Run, kept: pathlib.Path,
-    label: str,
+    method: str, config: Config, signals: Stream, seed: int, budget: int, run: Run,
+    kept: pathlib.Path, label: str,
 ) -> Trained:  # fmt: skip
     """Learn the first atoms alone, then more from what they leave, at last all of them together.
 
     Where a parent hardly fires without one of its children, the sum of both is the sparser atom. A
     few atoms cannot spend one on each child: they become the parents, which the next ones lack; and
-    updates that deflate keep it so.
+    updates that deflate keep it so. Groups read the first samples; more of them serve all together.
     """
+    few = min(budget, config.groups_samples)
     first = itertools.islice(signals(), -(-config.width // config.batch_size))
     bias = jnp.mean(jnp.concatenate(list(first)), axis=0)
     sizes = np.diff(config.prefixes, prepend=0).tolist()
-    groups: list[tuple[jax.Array, jax.Array, int]] = []
+    groups: list[tuple[sc.dictionaries.Prepared, jax.Array, int]] = []
     flops = 0.0
 
+    def joined(count: int) -> Iterator[jax.Array]:
+        """Join batches, so that the atoms are updated less often than signals are drawn."""
+        stream = signals(count)
+        while several := list(itertools.islice(stream, config.groups_batch // config.batch_size)):
+            yield jnp.concatenate(several) - bias
+
     def left() -> Iterator[jax.Array]:
-        for batch in signals():
-            rest = batch - bias
+        for rest in joined(few):
             for group in groups:
                 rest = _left(rest, *group)
             yield rest
@@ -212,24 +220,26 @@ def _in_groups(
             target_l0=config.groups_active[number], refit=room,
             solver=solvers.working_set((room,)), num_steps=2,
             update=updates.block_coordinate(forgetting=config.forgetting),
-            checkpoint=kept.with_stem(f"{kept.stem}-{number}"),
+            checkpoint=run.file(f"training-{method}-{seed}-{few}-group-{number}"),
             progress=f"{label}, group {number + 1} of {len(sizes)}",
         )  # fmt: skip
-        one = jax.ShapeDtypeStruct((config.batch_size, config.num_measurements), np.float32)
+        one = jax.ShapeDtypeStruct((config.groups_batch, config.num_measurements), np.float32)
         before = sum(
             eval_flops(functools.partial(_left, room=room), one, atoms, penalty).total()
             for atoms, penalty, room in groups
         )
-        flops = float(found.flops) + before * (found.num_signals / config.batch_size)
+        flops = float(found.flops) + before * (found.num_signals / config.groups_batch)
         return {"dictionary": found.dictionary, "penalty": found.penalty, "flops": flops}
 
     for number, (size, count) in enumerate(zip(sizes, config.groups_active, strict=True)):
         room = min(size, max(16, min(config.num_refitted, int(4 * count))))
-        found = run.once(f"{kept.stem}-group-{number}", functools.partial(learn, number, room))
+        part = f"{method}-{seed}-{few}-group-{number}"
+        found = run.once(part, functools.partial(learn, number, room))
         flops += float(found["flops"])
-        groups.append((jnp.asarray(found["dictionary"]), jnp.asarray(found["penalty"]), room))
-    together = sc.dictionary_learning.learn_dictionary_online(
-        jax.random.fold_in(jax.random.key(seed), len(sizes)), (batch - bias for batch in signals()),
+        atoms = sc.dictionaries.prepare(found["dictionary"])
+        groups.append((atoms, jnp.asarray(found["penalty"]), room))
+    whole = sc.dictionary_learning.learn_dictionary_online(
+        jax.random.fold_in(jax.random.key(seed), len(sizes)), joined(budget),
         num_atoms=config.width, penalty=groups[-1][1], target_l0=config.num_active,
         refit=config.num_refitted, solver=solvers.working_set((config.num_refitted,)), num_steps=2,
         update=updates.deflated(
@@ -238,25 +248,27 @@ def _in_groups(
             ),
             max_coherence=config.max_coherence,
         ),
-        dictionary0=jnp.concatenate([atoms for atoms, _, _ in groups]),
-        checkpoint=kept.with_stem(f"{kept.stem}-all"), progress=f"{label}, all",
+        dictionary0=jnp.concatenate([atoms.dictionary for atoms, _, _ in groups]),
+        checkpoint=kept, progress=f"{label}, all",
     )  # fmt: skip
-    flops += float(together.flops)
-    return Trained(np.asarray(together.dictionary), np.asarray(bias), flops=flops)
+    flops += float(whole.flops)
+    return Trained(np.asarray(whole.dictionary), np.asarray(bias), flops=flops)
 
 
 @functools.partial(jax.jit, static_argnames="room")
-def _left(signals: jax.Array, atoms: jax.Array, penalty: jax.Array, room: int) -> jax.Array:
+def _left(
+    signals: jax.Array, atoms: sc.dictionaries.Prepared, penalty: jax.Array, room: int
+) -> jax.Array:
     """Return what the atoms leave: lasso codes, fitted anew on their supports."""
     solver = solvers.working_set((room,))
     codes = sc.sparse_encode(signals, atoms, penalty, solver=solver, num_steps=2)
     codes = solvers.refit(slots(codes, room), signals, atoms)
-    return signals - sc.dictionaries.reconstruct(codes, atoms)
+    return signals - sc.dictionaries.reconstruct(codes, atoms.dictionary)
 
 
 def _autoencoder(
-    method: str, config: Config, signals: Stream, seed: int, run: Run, kept: pathlib.Path,
-    label: str,
+    method: str, config: Config, signals: Stream, seed: int, budget: int, run: Run,
+    kept: pathlib.Path, label: str,
 ) -> Trained:  # fmt: skip
     """Train an autoencoder as SAELens does by default: tied start, Adam, no schedule."""
     size = config.num_measurements, config.width
@@ -510,8 +522,8 @@ def table(config: Config, rows: dict[Case, dict[str, float]]) -> str:
         f"minimization, lasso codes of L0 {config.num_active} fitted anew on their supports. Dead "
         "latents count as F1 0.",
         f"In groups: {' to '.join(f'{size:,}' for size in config.prefixes)} atoms, the new ones "
-        "from what those before leave, then all",
-        f"together with deflation; each sample is read {len(config.prefixes) + 1} times.",
+        f"from what those before leave of the first {config.groups_samples:,}",
+        "samples or less, then all together, with deflation, from all samples.",
         "Leave-one-out: of codes with a mean L0 of "
         f"{config.num_proposed}, those are kept that leave {config.num_active}. FLOPs of inference "
         "per sample, and once for a dictionary.",
