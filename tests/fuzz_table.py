@@ -622,9 +622,10 @@ CALLS = {
     "training.fit": call(
         fitted,
         {"key": KEY, "encoder": ENCODER, "signals": SIGNALS, "num_atoms": N, "num_steps": 2,
-         "penalty": 0.1, "learning_rate": 1e-3},
+         "penalty": 0.1, "target_l0": 2.0, "learning_rate": 1e-3},
         signature=training.fit, traced=False, drawn=True, via=("linear",),
-        kinds={"learning_rate": "number", "key": "keys", "signals": "source"},
+        kinds={"learning_rate": "number", "target_l0": "number", "key": "keys",
+               "signals": "source"},
     ),
     "training.fit(recipe)": call(
         fitted,

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import sparsecode_jax as sc
-from sparsecode_jax import encoders, training
+from sparsecode_jax import encoders, metrics, training
 from sparsecode_jax.flops import eval_flops
 from sparsecode_jax.training import TrainData, _curve, losses
 
@@ -199,3 +199,59 @@ def test_scores_are_the_metrics():
     assert got.records.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(got.records[name], [value], rtol=1e-4, err_msg=name)
+
+
+# --- a penalty that is steered -------------------------------------------------------------------
+
+
+def test_a_penalty_is_steered_by_the_codes_of_each_step():
+    """Against the law itself, with the codes of a run whose penalty is kept at each step's."""
+    target, penalties, params = 2.0, [0.05], start()
+    for _ in range(6):
+        count = np.mean(np.sum(np.asarray(LINEAR.apply(params.encoder, SIGNALS)) != 0, axis=1))
+        step = fit(num_steps=1, params0=params, penalty=penalties[-1], optimizer=optax.sgd)
+        penalties.append(penalties[-1] * np.exp(0.01 * np.clip(count / target - 1, -1, 1)))
+        params = step.params
+    found = fit(num_steps=6, params0=start(), penalty=0.05, target_l0=target, optimizer=optax.sgd)
+    assert float(found.state.penalty) == pytest.approx(penalties[-1], rel=1e-5)
+    chex.assert_trees_all_close(found.params, params, atol=1e-6)
+    assert len(set(np.round(penalties, 6))) == 7
+
+
+def test_runs_of_several_l0_reach_theirs():
+    targets = np.array([1.5, 3.0], np.float32)
+    found = fit(
+        jax.random.split(KEY), target_l0=targets, penalty=0.1, num_steps=2500, loss=losses.lasso
+    )
+    reached = jax.vmap(lambda p: metrics.l0(LINEAR.apply(p, SIGNALS)))(found.params.encoder)
+    np.testing.assert_allclose(reached, targets, rtol=0.1)
+    assert found.state.penalty.shape == (2,) and found.state.penalty[0] > found.state.penalty[1]
+    one = fit(target_l0=2.0, num_steps=1).flops - fit(num_steps=1).flops
+    assert 0 < one <= 2 * CODES.size + 20
+
+
+def test_a_schedule_is_a_factor_of_a_steered_penalty_and_it_resumes(tmp_path):
+    options = {"penalty": 0.1, "target_l0": 2.0, "loss": losses.lasso}
+    plain = fit(**options)
+    scaled = fit(**options, penalty_schedule=lambda step: jnp.where(step < 0, 0.0, 1.0))
+    chex.assert_trees_all_equal(plain.params, scaled.params)
+    file = tmp_path / "run.npz"
+    fit(**options, num_steps=5, checkpoint=file)
+    chex.assert_trees_all_equal(fit(**options, checkpoint=file).state, plain.state)
+    with pytest.raises(ValueError, match="target_l0"):
+        fit(**{**options, "target_l0": 3.0}, checkpoint=file)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_l0": 0.0}, "target_l0"),
+        ({"target_l0": float(N + 1)}, f"target_l0 is {N + 1} but there are {N} latents"),
+        ({"target_l0": 2.0, "penalty": 0.0}, "the penalty is 0 and target_l0 is given"),
+        ({"target_l0": np.ones(3)}, "target_l0 of shape"),
+        ({"target_l0": np.nan}, "target_l0"),
+    ],
+)
+def test_l0_that_no_penalty_is_steered_to(options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(**options)

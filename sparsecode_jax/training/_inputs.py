@@ -186,6 +186,7 @@ def prepare(
     model: Model,
     penalty: ArrayLike,
     learning_rate: ArrayLike,
+    target_l0: ArrayLike | None,
 ) -> tuple[TrainData, Autoencoder, Axes, int]:
     """Check and cast the inputs; say which of them have a run axis, and the number of latents."""
     runs = key.shape[0] if key.ndim else None
@@ -216,9 +217,11 @@ def prepare(
 
     fixed = model.fixed_dictionary
     data = TrainData(
-        signals, cast(source.true_codes), cast(fixed), cast(penalty), cast(learning_rate)
-    )
-    ndims = {"signals": 2, "true_codes": 2, "dictionary": 2, "penalty": 0, "learning_rate": 0}
+        signals, cast(source.true_codes), cast(fixed), cast(penalty), cast(learning_rate),
+        cast(target_l0),
+    )  # fmt: skip
+    ndims = {"signals": 2, "true_codes": 2, "dictionary": 2, "penalty": 0, "learning_rate": 0,
+             "target_l0": 0}  # fmt: skip
     axes: dict[str, Any] = {k: axis(k, getattr(data, k), n) for k, n in ndims.items()}
     in_axes = data._replace(**axes)
     _checks.positive("fit", learning_rate=data.learning_rate)
@@ -241,10 +244,27 @@ def prepare(
         )
     params = _start(key, encoder, data, num_atoms, model, runs)
     num_latents = _check_widths(encoder, data, params, runs)
+    if data.target_l0 is not None:
+        _check_target(data, num_latents)
     if source.sampler is not None:
         data = data._replace(signals=None, true_codes=None)
         in_axes = in_axes._replace(signals=None, true_codes=None)
     return data, params, Axes(runs, in_axes, _layout(key, data, in_axes)), num_latents
+
+
+def _check_target(data: TrainData, num_latents: int) -> None:
+    """Raise unless a penalty can be steered to the L0 that is asked for."""
+    _checks.positive("fit", target_l0=data.target_l0)
+    if (most := float(np.max(to_host(data.target_l0)))) > num_latents:
+        raise ValueError(
+            f"fit: target_l0 is {most:g} but there are {num_latents} latents; at most {num_latents}"
+            " is expected."
+        )
+    if np.any(to_host(data.penalty) == 0):
+        raise ValueError(
+            "fit: the penalty is 0 and target_l0 is given; a number > 0, where it begins, is "
+            "expected."
+        )
 
 
 def _layout(keys: Key, data: TrainData, in_axes: TrainData) -> Layout | None:

@@ -115,6 +115,7 @@ def fit(
     recipe: Recipe = Recipe(),
     model: Model | Autoencoder | None = None,
     penalty: ArrayLike = 0.01,
+    target_l0: ArrayLike | None = None,
     learning_rate: ArrayLike = 1e-3,
     record: Callable[[Autoencoder], PyTree] | None = None,
     record_steps: Sequence[int] = (),
@@ -143,6 +144,10 @@ def fit(
       model: the parts that are given: where to begin, a bias, a dictionary that is kept fixed; an
         :class:`Autoencoder`, such as ``fit(...).params``, is where to begin. **Traced**.
       penalty: () or (R,). **Traced**.
+      target_l0: the mean number of active codes, to which the penalty is steered from step to step,
+        beginning at ``penalty``, () or (R,): its logarithm moves by up to .01 a step. The loss has
+        to have the penalty; where it ended is in ``state.penalty``. None keeps the penalty.
+        **Traced**.
       learning_rate: () or (R,). **Traced**.
       record: ``(Autoencoder) -> pytree``, taken at ``record_steps``, such as
         :func:`~sparsecode_jax.training.scores`. **Static**.
@@ -177,12 +182,12 @@ def fit(
     began = time.monotonic()
     _checks.encoder("fit", encoder)
     if num_steps is not None and not isinstance(num_steps, MaxFlops):
-        _checks.count("fit", "num_steps", num_steps, minimum=0)
+        num_steps = _checks.count("fit", "num_steps", num_steps, minimum=0)
     keys = prepare_key(key)
     given = read(keys, signals, getattr(recipe, "batch_size", None))
     model = model_of(model)
     data, params, axes, num_latents = prepare(
-        keys, encoder, given, num_atoms, model, penalty, learning_rate
+        keys, encoder, given, num_atoms, model, penalty, learning_rate, target_l0
     )
     check_recipe(recipe, params)
     if recipe.resample_every is not None:

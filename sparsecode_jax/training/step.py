@@ -11,6 +11,7 @@ import optax
 
 from sparsecode_jax import dictionaries
 from sparsecode_jax._sharding import Layout, traced_layout
+from sparsecode_jax.metrics import l0
 from sparsecode_jax.training import losses
 from sparsecode_jax.training._draws import draw_batch
 from sparsecode_jax.types import Array, ArrayLike, Aux, Encoder, Key, PyTree, Role
@@ -31,6 +32,8 @@ __all__ = [
     "project_gradients",
     "train_step",
 ]
+
+_GAIN = 0.01  # of the penalty's logarithm per step, for an L0 that is away from its target by all
 
 Optimizer = Callable[[Array], optax.GradientTransformation]
 Loss = Callable[[Array, losses.Batch], Array]
@@ -78,6 +81,7 @@ class TrainData(NamedTuple):
       dictionary: (N, M) if it is fixed, None if it is learned or not needed.
       penalty: ().
       learning_rate: ().
+      target_l0: the mean number of active codes that the penalty is steered to, (); None keeps it.
     """
 
     signals: Array | None
@@ -85,6 +89,7 @@ class TrainData(NamedTuple):
     dictionary: Array | None
     penalty: Array
     learning_rate: Array
+    target_l0: Array | None = None
 
 
 class TrainState(NamedTuple):
@@ -98,6 +103,7 @@ class TrainState(NamedTuple):
       loss: of the last step, before its update, (); infinite before the first.
       average: running sum of the parameters, if they are averaged.
       idle: steps since each latent was last active, (N,), if dead latents are counted.
+      penalty: of the next step, before its schedule, (), if it is steered to an L0.
     """
 
     step: Array
@@ -107,6 +113,7 @@ class TrainState(NamedTuple):
     loss: Array
     average: Autoencoder | None = None
     idle: Array | None = None
+    penalty: Array | None = None
 
 
 class Recipe(NamedTuple):
@@ -191,6 +198,7 @@ def init_state(
         jnp.asarray(jnp.inf, dtype),
         jax.tree.map(jnp.zeros_like, params) if recipe.average_decay is not None else None,
         None if num_latents is None else jnp.zeros((num_latents,), jnp.int32),
+        None if data.target_l0 is None else jnp.asarray(data.penalty, dtype),
     )
 
 
@@ -220,7 +228,7 @@ def train_step(
     dead_after, average_decay = recipe.dead_after, recipe.average_decay
     signals, true_codes = draw_batch(state.key, state.step, data, recipe.batch_size, *source)
     params = project(state.params) if recipe.unit_atoms else state.params
-    penalty = data.penalty
+    base = penalty = data.penalty if state.penalty is None else state.penalty
     if recipe.penalty_schedule is not None:
         penalty = penalty * jnp.asarray(recipe.penalty_schedule(state.step), penalty.dtype)
     dead = None if dead_after is None or state.idle is None else state.idle >= dead_after
@@ -229,7 +237,8 @@ def train_step(
         dictionary = data.dictionary if params.dictionary is None else params.dictionary
         codes, aux = encode(encoder, params._replace(dictionary=dictionary), signals)
         batch = losses.Batch(signals, dictionary, penalty, true_codes, params.bias, aux, dead)
-        return jnp.asarray(recipe.loss(codes, batch)), codes if dead_after is not None else None
+        counted = dead_after is not None or data.target_l0 is not None
+        return jnp.asarray(recipe.loss(codes, batch)), codes if counted else None
 
     with traced_layout(source.layout):
         (value, codes), gradients = jax.value_and_grad(objective, has_aux=True)(params)
@@ -241,11 +250,17 @@ def train_step(
         average = jax.tree.map(
             lambda a, p: a * average_decay + (1 - average_decay) * p, average, params
         )
+    steered = state.penalty
+    if steered is not None and data.target_l0 is not None and codes is not None:
+        away = jnp.clip(l0(codes) / data.target_l0 - 1, -1, 1)
+        steered = base * jnp.exp(_GAIN * away).astype(base.dtype)
     if idle is not None and codes is not None:
         active = jnp.any(codes != 0, axis=tuple(range(codes.ndim - 1)))
         idle = jnp.where(active, 0, idle + 1)
     value = jnp.asarray(value, state.loss.dtype)
-    return TrainState(state.step + 1, state.key, params, optimizer_state, value, average, idle)
+    return TrainState(
+        state.step + 1, state.key, params, optimizer_state, value, average, idle, steered
+    )
 
 
 def encode(encoder: Encoder, params: Autoencoder, signals: Array) -> tuple[Array, Aux | None]:
