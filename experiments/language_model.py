@@ -47,8 +47,7 @@ from sparsecode_jax.io import Run
 from sparsecode_jax.training import Model, Recipe, fit, losses, schedules
 
 NAME = "language_model"
-PENALTIES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # a measurement has unit variance
-TRIAL = 150  # steps with each penalty, before one is taken for all seeds
+PENALTY = 1.0  # where one that is steered to K begins; a measurement has unit variance
 ROOM = 1.1  # times K: the most active latents of what counts as an inference with K
 METHODS = ("TopK", "BatchTopK", "Matryoshka", "ReLU", "JumpReLU", "gated", "MLP", "learned")
 MLP_ENCODER = "MLP encoder"
@@ -200,36 +199,32 @@ def train(
     if method != "MLP":
         own = params.encoder._replace(weight=atoms)
         params = params._replace(encoder=own)
+    if penalized:
+        sample = signals[: 8 * config.batch_size]
+        own = sparse_start(encoder.apply, params, sample, config.num_active)
+        params = params._replace(encoder=own)
     model = Model(encoder=params, dictionary=atoms, bias="mean")
     dead = 200 if method in ("TopK", "shuffled activations") else None
 
-    def trained(num_steps: int, penalty: Any, keys: Any, checkpoint: Any, progress: Any) -> Any:
+    def trained(num_steps: int, checkpoint: Any, progress: Any) -> Any:
         decay = schedules.scheduled(optax.adam, schedules.linear_decay(num_steps))
         recipe = Recipe(loss=loss, batch_size=config.batch_size, optimizer=decay, dead_after=dead)
         return fit(
-            keys, encoder, signals, model=model, num_steps=num_steps, recipe=recipe,
-            penalty=penalty, learning_rate=config.learning_rate, checkpoint=checkpoint,
-            progress=progress,
+            jax.random.key(seed), encoder, signals, model=model, num_steps=num_steps, recipe=recipe,
+            penalty=PENALTY, target_l0=config.num_active if penalized else None,
+            learning_rate=config.learning_rate, checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
 
-    label, key = f"{method} {seed}", jax.random.key(seed)
-    per_step = trained(1, 0.0, key, None, None).flops
+    per_step = trained(1, None, None).flops
     num_steps = config.num_steps if budget is None else max(1, int(budget // per_step))
-    spent, penalty = 0.0, np.nan
-    if penalized:  # found once, with the first seed of all
-        search = functools.partial(trained, min(TRIAL, num_steps), checkpoint=None)
-        found = run.once(f"penalty-{method}", lambda: _penalty(
-            encoder, config, signals, search, method, jax.random.key(0)))  # fmt: skip
-        penalty, spent = float(found["penalty"]), float(found["flops"])
-    found = trained(
-        num_steps, 0.0 if np.isnan(penalty) else penalty, key,
-        run.file(f"training-{method}-{seed}".replace(" ", "-")), label,
-    )  # fmt: skip
+    file = run.file(f"training-{method}-{seed}".replace(" ", "-"))
+    found = trained(num_steps, file, f"{method} {seed}")
+    penalty = float(found.state.penalty) if penalized else np.nan
     params, flops = found.params, float(found.flops)
     dictionary, bias = params.dictionary, params.bias
     if method == "MLP":
         extra = {f"mlp/{i}": leaf for i, leaf in enumerate(jax.tree.leaves(params.encoder))}
-        kept = _kept(_by_top_k(dictionary, bias, config), flops, penalty, spent)
+        kept = _kept(_by_top_k(dictionary, bias, config), flops, penalty)
         return {**kept, **extra}
     own = params.encoder
     if method in ("BatchTopK", "Matryoshka"):
@@ -237,22 +232,30 @@ def train(
         own = encoders.batch_top_k_threshold(own, sample, num_active=config.num_active)
         inner = encoders.jump_relu(num_measurements, num_atoms)
         encoder = encoders.centered(inner, num_measurements)
-    return _kept(sc.io.as_sae(encoder, own, dictionary, bias), flops, penalty, spent)
+    return _kept(sc.io.as_sae(encoder, own, dictionary, bias), flops, penalty)
 
 
-def _penalty(
-    encoder: sc.Encoder, config: Config, signals: np.ndarray, trained: Callable[..., Any],
-    label: str, key: jax.Array,
-) -> dict[str, float]:  # fmt: skip
-    """Return the penalty whose L0 is nearest to K in log scale, and the FLOPs of finding it."""
-    sample = signals[: config.batch_size]
-    tried, spent = [], 0.0
-    for penalty in PENALTIES:
-        found = trained(penalty=penalty, keys=key, progress=f"{label}, penalty {penalty:g}")
-        spent += float(found.flops)
-        count = float(sc.metrics.l0(encoder.apply(found.params.encoder, sample)))
-        tried.append((abs(np.log(max(count, 1e-3) / config.num_active)), penalty))
-    return {"penalty": min(tried)[1], "flops": spent}
+def sparse_start(
+    apply: Callable[..., jax.Array], params: Any, signals: np.ndarray, num_active: int
+) -> Any:
+    """Begin with K active latents on average: half of them are before anything is learned.
+
+    What a few hundred steps of Adam can move a bias or a threshold is far less than that takes.
+    """
+    own = params.encoder
+    if isinstance(own, encoders.JumpReluParams):
+        least = jnp.full_like(own.log_threshold, -jnp.inf)
+        params = params._replace(encoder=own._replace(log_threshold=least))
+    latents = np.asarray(apply(params, signals)).ravel()
+    threshold = np.partition(latents, -num_active * len(signals))[-num_active * len(signals)]
+    if isinstance(own, encoders.JumpReluParams):
+        return own._replace(log_threshold=jnp.full_like(own.log_threshold, jnp.log(threshold)))
+    if isinstance(own, encoders.GatedParams):
+        return own._replace(gate_bias=own.gate_bias - threshold)
+    if isinstance(own, encoders.MlpParams):
+        *before, last = own.biases
+        return own._replace(biases=(*before, last - threshold))
+    return own._replace(bias=own.bias - threshold)
 
 
 def learn(
@@ -296,10 +299,10 @@ def _by_top_k(dictionary: Any, bias: Any, config: Config) -> sc.io.Sae:
     return sc.io.as_sae(encoder, params, dictionary, center)
 
 
-def _kept(sae: sc.io.Sae, flops: float, penalty: float, searched: float = 0.0) -> dict[str, Any]:
+def _kept(sae: sc.io.Sae, flops: float, penalty: float) -> dict[str, Any]:
     config = np.frombuffer(json.dumps(sae.config).encode(), np.uint8)
     tensors = {f"tensor/{name}": value for name, value in sae.tensors.items()}
-    return {"config": config, "flops": flops, "penalty": penalty, "search": searched, **tensors}
+    return {"config": config, "flops": flops, "penalty": penalty, **tensors}
 
 
 def restored(kept: Mapping[str, np.ndarray], config: Config, how: Any) -> Trained:
@@ -434,7 +437,7 @@ def main(
             found = run.once(label, functools.partial(
                 scores, trained, config, given, own, run.file(f"{label}-improve"),
                 f"{method} {seed}"))  # fmt: skip
-            extra = {key: np.asarray(kept[key]) for key in ("flops", "penalty", "search")}
+            extra = {key: np.asarray(kept[key]) for key in ("flops", "penalty")}
             rows[case] = {**found, **{f"training_{key}": value for key, value in extra.items()}}
             atoms[case] = np.asarray(trained.sae.dictionary)
             if method not in BASELINES:
@@ -619,10 +622,10 @@ def table(
         + ", ".join(f"{count:,} {reason}" for reason, count in given.left_out.items())
         + f". {len(given.train):,} to train on,",
         f"{config.num_scored:,} of other documents to score, {config.num_choice:,} of those to "
-        "choose penalties and thresholds on. Equal training FLOPs; the search for a penalty",
-        "(ReLU, JumpReLU, gated, MLP) is not counted in them. Random atoms and learned ones have "
-        "no encoder, that of the MLP stands last: for these the encoder is",
-        "of the K largest correlations.",
+        "choose penalties and thresholds on. Equal training FLOPs. The penalty",
+        "of ReLU, JumpReLU, gated and MLP is steered to K in training. Random atoms and learned "
+        "ones have no encoder, that of the MLP stands last: for these the",
+        "encoder is of the K largest correlations.",
         "R2: mean of seeds with a 95 % t interval; FLOPs and loss recovered are of the first seed. "
         f"R2 of {config.num_active} principal directions: {principal_r2:.3f}.",
         "",

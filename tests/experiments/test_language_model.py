@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -55,7 +56,7 @@ def test_data_are_of_different_documents(store):
         language_model.data(few, store)
 
 
-@pytest.mark.parametrize("method", ["BatchTopK", "ReLU", "MLP", "learned"])
+@pytest.mark.parametrize("method", ["BatchTopK", "ReLU", "JumpReLU", "gated", "MLP", "learned"])
 def test_every_kind_is_trained_within_the_budget_and_restored(method, store):
     given = language_model.data(CONFIG, store)
     budget = 1e8
@@ -65,11 +66,24 @@ def test_every_kind_is_trained_within_the_budget_and_restored(method, store):
     kept = {key: np.asarray(value) for key, value in kept.items()}
     trained = language_model.restored(kept, CONFIG, given.how)
     assert 0.3 * budget < trained.flops <= budget
-    assert (not np.isnan(trained.penalty)) == (method in ("ReLU", "MLP"))
+    assert (not np.isnan(trained.penalty)) == (method in ("ReLU", "JumpReLU", "gated", "MLP"))
     codes = np.asarray((trained.own or trained.sae.encode)(given.held_out))
     assert codes.shape == (320, N) and (codes >= 0).all() and (codes > 0).any()
     found = trained.sae.decode(codes)
     assert sc.metrics.r2(given.held_out, found) > 0.1
+
+
+@pytest.mark.parametrize("method", ["ReLU", "JumpReLU", "gated", "MLP"])
+def test_what_is_penalized_begins_with_k_active_latents(method):
+    inner, _, penalized = language_model._encoder(method, CONFIG, M)
+    assert penalized
+    encoder = sc.encoders.centered(inner, M)
+    params = encoder.init(jax.random.key(0))
+    signals = np.random.default_rng(0).normal(size=(200, M)).astype(np.float32)
+    before = float(sc.metrics.l0(encoder.apply(params, signals)))
+    own = language_model.sparse_start(encoder.apply, params, signals, 4)
+    after = float(sc.metrics.l0(encoder.apply(params._replace(encoder=own), signals)))
+    assert before > 10 and after == pytest.approx(4, abs=0.02)
 
 
 def test_tables_results_and_autoencoders(store, tmp_path, capsys):
