@@ -103,6 +103,7 @@ test: lint  # compiling takes most of the time: programs are optimized only wher
 
 test-outside: $(OUTSIDE)/stamp
 	$(OUTSIDE)/bin/python -m pytest tests/flops_outside
+	$(OUTSIDE)/bin/python -m pytest tests/test_docs.py -k count_your_model
 
 test-matrix: $(VENV)/test.stamp
 	$(BIN)/python tools/test_matrix.py --workers $(WORKERS)

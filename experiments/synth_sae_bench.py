@@ -203,9 +203,9 @@ def _in_groups(
     flops = 0.0
 
     def joined(count: int) -> Iterator[jax.Array]:
-        """Join batches, so that the atoms are updated less often than signals are drawn."""
-        stream = signals(count)
-        while several := list(itertools.islice(stream, config.groups_batch // config.batch_size)):
+        """Join whole numbers of batches: a larger budget has the same ones, and more."""
+        stream, size = signals(count), config.groups_batch // config.batch_size
+        while len(several := list(itertools.islice(stream, size))) == size:
             yield jnp.concatenate(several) - bias
 
     def left() -> Iterator[jax.Array]:
@@ -237,6 +237,7 @@ def _in_groups(
         found = run.once(part, functools.partial(learn, number, room))
         flops += float(found["flops"])
         atoms = sc.dictionaries.prepare(found["dictionary"])
+        flops += eval_flops(sc.dictionaries.prepare, atoms.dictionary).total()
         groups.append((atoms, jnp.asarray(found["penalty"]), room))
     whole = sc.dictionary_learning.learn_dictionary_online(
         jax.random.fold_in(jax.random.key(seed), len(sizes)), joined(budget),

@@ -64,7 +64,7 @@ class Call(NamedTuple):
       smooth: whether a derivative by the arrays is promised.
       traced: whether it works under jit.
       drawn: whether it draws numbers, which in float64 are others.
-      logical: whether it answers by yes and no.
+      unmoved: whether a NaN does not show: it answers by yes and no, or hands back what is given.
     """
 
     fn: Callable
@@ -75,7 +75,7 @@ class Call(NamedTuple):
     smooth: bool = False
     traced: bool = True
     drawn: bool = False
-    logical: bool = False
+    unmoved: bool = False
     optional: frozenset[str] = frozenset()
 
     def kind(self, name: str) -> str:
@@ -477,7 +477,7 @@ CALLS = {
     ),
     "solvers.with_implicit_gradient": call(
         on_lasso(solvers.with_implicit_gradient), {**LASSO, "codes": CODES, "prox": POSITIVE},
-        signature=solvers.with_implicit_gradient,
+        signature=solvers.with_implicit_gradient, unmoved=True,
     ),
     "solvers.default_solver": call(
         lambda **kw: steps(solvers.default_solver(**kw)[0]),
@@ -502,7 +502,7 @@ CALLS = {
     ),
     "solvers.gradient_restart": call(
         solvers.gradient_restart, {"point": NEAR, "new_codes": CODES, "codes": CODES[::-1].copy()},
-        rows=(), logical=True,
+        rows=(), unmoved=True,
     ),
     # solvers: factories
     "solvers.ista": solver_line(solvers.ista, prox=SIGNED),

@@ -48,6 +48,6 @@ def test_the_examples_are_found():
         "sparsecode_jax.training.fit.fit",
         "sparsecode_jax.metrics._matching.mcc",
         "sparsecode_jax.solvers._core.sparse_encode",
-        "sparsecode_jax.sweep.sweep",
+        "sparsecode_jax._sweep.sweep",
         "sparsecode_jax.synthetic.problems.sample_problem",
     } <= names

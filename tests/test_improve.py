@@ -132,7 +132,7 @@ def test_the_recommendation_is_the_best_within_the_budget(found):
         for flops, r2 in zip(found.flops, found.r2, strict=True)
     ]
     assert found.efficient.tolist() == [not better for better in dominated]
-    tied = sys.modules["sparsecode_jax.improve"]._efficient
+    tied = sys.modules["sparsecode_jax._improve"]._efficient
     assert tied(np.array([1, 2, 2.0, 3]), np.array([0.5, 0.5, np.nan, 0.6])).tolist() == [
         True, False, False, True,
     ]  # fmt: skip
@@ -248,7 +248,7 @@ def test_the_table_has_a_row_for_each(found):
 
 
 def test_what_needs_an_array_of_atoms_by_atoms_is_left_out(monkeypatch):
-    monkeypatch.setattr(sys.modules["sparsecode_jax.improve"], "_WITH_GRAM", 20)
+    monkeypatch.setattr(sys.modules["sparsecode_jax._improve"], "_WITH_GRAM", 20)
     found = improve(autoencoder(), num_steps=[])
     assert "gradient pursuit, refit" not in found.names
     assert found.skipped == (

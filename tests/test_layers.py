@@ -39,10 +39,10 @@ LAYERS = (
         "statistics",
         "flops",
         "io",
-        "sweep",
+        "_sweep",
     ),
     ("solvers", "encoders", "io.saes"),
-    ("training", "dictionary_learning", "improve", "activations"),
+    ("training", "dictionary_learning", "_improve", "activations"),
     ("__init__",),
     ("cli", "__main__"),
 )
@@ -131,7 +131,7 @@ def test_imports_point_down(path):
 
 @pytest.mark.parametrize(
     ("part", "allowed"),
-    [("flops", ()), ("sweep", ("_sharding", "io")), ("io", ("_processes", "_sharding", "types"))],
+    [("flops", ()), ("_sweep", ("_sharding", "io")), ("io", ("_processes", "_sharding", "types"))],
     ids=["flops", "sweep", "io"],
 )
 def test_what_works_on_any_function_imports_next_to_nothing_of_ours(part, allowed):
@@ -159,7 +159,7 @@ def test_what_the_front_of_io_shows_of_a_later_layer_makes_no_circle():
         reached |= new
         new = {p for f in FILES if part_of(f) in new for p in ours(f)} - reached
     assert "encoders" in reached
-    assert not reached & {"io", "io.saes", "sweep", "training"}
+    assert not reached & {"io", "io.saes", "_sweep", "training"}
 
 
 def test_only_experiments_and_one_module_of_the_command_line_plot():
@@ -205,7 +205,10 @@ def test_never_imported_by_experiments_and_tests(package):
 
 def test_importing_the_library_loads_no_more_than_it_needs_and_touches_no_device():
     program = (
-        "import sys, jax; before = dict(jax.config.values); import sparsecode_jax; "
+        "import sys, jax; before = dict(jax.config.values); import sparsecode_jax as sc; "
+        "ours = lambda: {name for name in sys.modules if name.startswith('sparsecode_jax.')}; "
+        "assert ours() == {'sparsecode_jax._jax_release'}, ours(); "
+        "[getattr(sc, name) for name in dir(sc)]; assert len(ours()) > 100; "
         "after = {name: jax.config.values[name] for name in before}; "  # parts of JAX add flags
         "assert after == before, 'import changed the configuration'; "
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
@@ -250,8 +253,12 @@ def test_every_public_module_says_what_is_public():
 
 def test_the_package_exports_its_parts():
     parts = {name for names in LAYERS[1:4] for name in names if "." not in name}
-    assert parts <= set(sparsecode_jax.__all__)
-    for part in parts - {"sweep", "improve"}:  # which are functions
-        assert inspect.ismodule(getattr(sparsecode_jax, part))
-    assert callable(sparsecode_jax.sweep)
+    functions = {name[1:] for name in parts if name.startswith("_")}
+    assert functions == {"sweep", "improve"}
+    modules = {name for name in parts if not name.startswith("_")}
+    assert modules | functions <= set(sparsecode_jax.__all__) <= set(dir(sparsecode_jax))
+    assert all(inspect.ismodule(getattr(sparsecode_jax, name)) for name in modules)
+    assert all(inspect.isfunction(getattr(sparsecode_jax, name)) for name in functions)
+    with pytest.raises(AttributeError, match="'sparsecode_jax' has no attribute 'omp'"):
+        sparsecode_jax.omp  # noqa: B018
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", sparsecode_jax.__version__)

@@ -252,6 +252,27 @@ def test_a_signal_that_is_no_number_has_no_codes_and_leaves_the_others_alone(nam
     assert np.isnan(info.gap[2]) and not info.converged[2]
 
 
+@pytest.mark.parametrize("name", [n for n in PURSUITS if n != "iterative_hard_thresholding"])
+def test_atoms_whose_squares_are_out_of_range_have_no_codes(name):
+    """Outside of a program they are refused."""
+    solver = PURSUITS[name]
+
+    @jax.jit
+    def encode(dictionary):
+        return solvers.solve(solver, Lasso(SIGNALS, dictionary, 0.0, 1.0), num_steps=3)
+
+    expected = encode(DICTIONARY)
+    for scale in (1e-12, 1e12):
+        np.testing.assert_allclose(
+            encode(scale * DICTIONARY) * scale, expected, rtol=1e-3, atol=1e-4
+        )
+    for scale in (1e-30, 1e-20, 1e20, 1e30):
+        assert np.all(np.isnan(encode(np.float32(scale) * DICTIONARY)))
+    one = DICTIONARY.copy()
+    one[4] *= 1e25
+    assert np.all(np.isnan(encode(one)))
+
+
 def test_refits_of_what_is_no_number_are_none():
     refit = jax.jit(functools.partial(solvers.refit, num_active=3))
     expected, rest = refit(CODES, SIGNALS, DICTIONARY), np.arange(len(SIGNALS)) != 2

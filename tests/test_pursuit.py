@@ -102,7 +102,8 @@ def nonnegative(seed, num_active, factory, dtype=jnp.float64):
 
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_nonnegative_codes_are_scipys_least_squares_on_the_atoms_chosen_so_far(factory):
-    signals, dictionary, path, supports = nonnegative(0, 8, factory)
+    # Not 8 atoms: in 8 dimensions every last one explains what is left, and rounding chooses.
+    signals, dictionary, path, supports = nonnegative(0, 7, factory)
     for k, codes in enumerate(path, start=1):
         expected = np.zeros_like(codes)
         for row, signal, support in zip(expected, signals, supports, strict=True):

@@ -13,7 +13,7 @@ from sparsecode_jax import sweep, sweep_chunked
 
 from .contracts import M, N
 
-sweep_module = importlib.import_module("sparsecode_jax.sweep")  # sc.sweep is the function
+sweep_module = importlib.import_module("sparsecode_jax._sweep")
 PENALTIES = np.array([0.01, 0.05, 0.1, 0.3], np.float32)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from sparsecode_jax._improve import Frontier, improve
 from sparsecode_jax.cli.codes import Joined, sparse_part
 from sparsecode_jax.cli.errors import InterruptedRunError, bad_input
 from sparsecode_jax.cli.inputs import Signals, open_signals
 from sparsecode_jax.cli.outputs import Output, without_nan, write_npz
-from sparsecode_jax.improve import Frontier, improve
 from sparsecode_jax.io._atomic import write_bytes
 from sparsecode_jax.io._identity import digest_of
 from sparsecode_jax.io.results import manifest_text

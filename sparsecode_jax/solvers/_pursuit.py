@@ -15,7 +15,14 @@ from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate
 from sparsecode_jax.prox import keeps_negatives
 from sparsecode_jax.solvers import _support
-from sparsecode_jax.solvers._support import add_at, first_largest, negligible, no_codes, score
+from sparsecode_jax.solvers._support import (
+    add_at,
+    first_largest,
+    if_held,
+    negligible,
+    no_codes,
+    score,
+)
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["PursuitState", "pursuit"]
@@ -89,7 +96,7 @@ def _init(name: str, num_active: int, problem: Lasso, codes0: Array | None = Non
     return PursuitState(
         squares=squares,
         unit=unit,
-        correlations=correlate(signals * inverse, dictionary),
+        correlations=if_held(correlate(signals * inverse, dictionary), dictionary),
         norms=jnp.broadcast_to(squares, (*leading, num_atoms)),
         gram=gram,
         basis=jnp.zeros((*leading, num_active, vectors.shape[1]), dtype),

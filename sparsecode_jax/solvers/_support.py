@@ -25,6 +25,7 @@ __all__ = [
     "first_largest",
     "fit",
     "gram_of",
+    "if_held",
     "keep_largest",
     "least_squares",
     "negligible",
@@ -82,6 +83,7 @@ def start(
     largest = signals if codes0 is None else jnp.concatenate([signals, codes0], axis=-1)
     unit, inverse = unit_of(largest)
     gram, projections = gram_of(problem, atoms, norms), correlate(signals * inverse, atoms)
+    projections = if_held(projections, dictionary)
     if codes0 is None:
         shape = (*signals.shape[:-1], num_active)
         chosen, values = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, signals.dtype)
@@ -98,6 +100,20 @@ def gram_of(problem: Lasso, atoms: Array, norms: Array | None) -> Array:
     if problem.gram is None:
         return correlate(atoms, atoms)
     return problem.gram if norms is None else problem.gram / norms[:, None] / norms[None]
+
+
+def if_held(values: Array, dictionary: Array) -> Array:
+    """Return values, but NaNs where the dtype cannot hold the squares of an atom (N, M).
+
+    Outside of a program such a dictionary is refused; within one all its codes would be 0.
+    """
+    limits, size = jnp.finfo(dictionary.dtype), dictionary.shape[-1]
+    least = float(limits.tiny) / (float(limits.eps) if limits.bits >= 32 else 1.0)
+    low, high = (least / size) ** 0.5, (float(limits.max) / size) ** 0.5
+    sizes = jnp.abs(dictionary)
+    zero, seen = jnp.all(sizes == 0, axis=-1), jnp.any(sizes > low, axis=-1)
+    held = jnp.all((zero | seen) & jnp.all(sizes < high, axis=-1))
+    return jnp.where(held, values, jnp.nan)
 
 
 def read_codes(state: SupportState) -> Array:

@@ -17,6 +17,7 @@ from sparsecode_jax.solvers._support import (
     at,
     first_largest,
     gram_of,
+    if_held,
     negligible,
     score,
     unit_atoms,
@@ -94,7 +95,7 @@ def _init(problem: Lasso, codes0: Array | None = None) -> MatchingPursuitState:
         norms=norms,
         unit=unit,
         codes=codes,
-        correlations=correlate(residual, atoms),
+        correlations=if_held(correlate(residual, atoms), problem.dictionary),
         error=jnp.sum(residual * residual, axis=-1),
     )
 

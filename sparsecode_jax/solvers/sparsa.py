@@ -105,8 +105,9 @@ def _step(prox: Callable, state: SparsaState, problem: Lasso) -> SparsaState:
     curved = _squares(scaled - state.residual)
     objective = _objective(prox, scaled, codes, penalty, inverse)
     ceiling = jnp.max(state.objectives, axis=-1, keepdims=True)
-    enough = objective <= ceiling - 0.5 * _SUFFICIENT * moved / state.step
-    accepted = enough | (state.step <= step_size)
+    # "Not above" and not "at most": what is no number is accepted, and seen in the codes.
+    enough = ~(objective > ceiling - 0.5 * _SUFFICIENT * moved / state.step)
+    accepted = enough | ~(state.step > step_size)
     spectral = moved / jnp.where(curved > 0, curved, 1)
     longer = jnp.where(curved > 0, jnp.clip(spectral, step_size, LONGEST * step_size), state.step)
     shorter = jnp.maximum(0.5 * state.step, step_size)
