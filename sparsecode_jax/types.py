@@ -28,7 +28,8 @@ class Lasso(NamedTuple):
       step_size: the solver's step, (); for proximal gradient at most 1/L, where L is the squared
         spectral norm of the dictionary (see :func:`sparsecode_jax.dictionaries.step_size`).
       gram: inner products of the atoms, (N, N), where they are known already, as of a
-        :class:`sparsecode_jax.dictionaries.Prepared`: pursuits take them in the place of their own.
+        :class:`sparsecode_jax.dictionaries.Prepared`: pursuits and working sets take them in the
+        place of their own.
     """
 
     signals: Array

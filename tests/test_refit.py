@@ -136,7 +136,7 @@ def test_cost(k):
     assert count() == S * (common + 4 * k**3 + 20 * k * k + 9 * k - 2) + once
     text = docstring(refit)
     assert "2MK^2 + 2MK + 3K + 2M - 1 arithmetic operations per signal" in text
-    assert "5MN once" in text
+    assert "5MN once, or 5MK per signal" in text
     assert "K(K + 1)(2K + 1)/6 + 2K^2 for signed codes" in text
     assert "or 4K^3 + 20K^2 + 9K - 2 for non-negative ones" in text
 

@@ -230,11 +230,19 @@ def test_runs_of_several_l0_reach_theirs():
     assert 0 < one <= 2 * CODES.size + 20
 
 
+def test_a_penalty_is_steered_so_far_and_no_farther():
+    none = losses.squared_error  # which knows no penalty
+    found = fit(target_l0=1.0, penalty=0.1, num_steps=3000, loss=none)
+    assert float(found.state.penalty) == pytest.approx(1e5, rel=1e-4)
+
+
 def test_a_schedule_is_a_factor_of_a_steered_penalty_and_it_resumes(tmp_path):
     options = {"penalty": 0.1, "target_l0": 2.0, "loss": losses.lasso}
     plain = fit(**options)
-    scaled = fit(**options, penalty_schedule=lambda step: jnp.where(step < 0, 0.0, 1.0))
-    chex.assert_trees_all_equal(plain.params, scaled.params)
+    half = {**options, "penalty": 0.05}
+    halved = fit(**options, penalty_schedule=lambda step: jnp.where(step < 0, 1.0, 0.5))
+    chex.assert_trees_all_close(halved.params, fit(**half).params, rtol=1e-5, atol=1e-7)
+    assert float(halved.state.penalty) == pytest.approx(2 * float(fit(**half).state.penalty))
     file = tmp_path / "run.npz"
     fit(**options, num_steps=5, checkpoint=file)
     chex.assert_trees_all_equal(fit(**options, checkpoint=file).state, plain.state)

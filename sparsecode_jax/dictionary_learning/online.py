@@ -149,9 +149,9 @@ def learn_dictionary_online(
       TypeError: half precision, or what is no solver or no update.
 
     **Cost**: a batch: ``num_steps`` solver steps and their start, one ``dictionaries.step_size``,
-    4BMN + 7BM + 2BN for objective and residuals, BN for ``target_l0``, 4BN for moments, the refit
-    with 2MN^2 for a Gram matrix (up to 8,192 atoms), the update, 2MN^2 for cosines; ``flops`` has
-    the count.
+    4BMN + 7BM + 2BN for objective and residuals, BN for ``target_l0``, 4BN for moments, the refit,
+    2MN^2 for a Gram matrix that it shares with the solver (up to 8,192 atoms, where N^2 is at most
+    4BK^2 for K refitted codes), the update, 2MN^2 for cosines; ``flops`` has the count.
 
     References:
       Mairal, Bach, Ponce, Sapiro, 2010, Algorithm 1.
@@ -284,8 +284,8 @@ def _step(
     """Learn from one batch; the objective is that before the atoms are updated."""
     signals = (signals - bias[None]) / scale
     dictionary, update_state, moments, penalty = state
-    products = None  # of atoms, which solver and refit share
-    if num_refitted is not None and dictionary.shape[0] <= WIDE:
+    products = None  # of atoms, which solver and refit share where signals are not too few
+    if num_refitted is not None and _shares(len(signals), num_refitted, dictionary.shape[0]):
         products = dictionaries.correlate(dictionary, dictionary)
     codes = encode(solver, signals, dictionary, penalty, num_steps, gram=products)
     value = scale**2 * jnp.mean(objectives.lasso(signals, dictionary, codes, penalty))
@@ -304,6 +304,11 @@ def _step(
     if update.reset is not None:
         update_state = update.reset(update_state, new)
     return _State(dictionary, update_state, average_moments(moments, new), penalty), value
+
+
+def _shares(batch_size: int, num_refitted: int, num_atoms: int) -> bool:
+    """Say whether products of all atoms cost less than those of each signal's atoms."""
+    return num_atoms <= WIDE and 4 * batch_size * num_refitted**2 >= num_atoms**2
 
 
 def _epochs(batches: Batches, num_epochs: int) -> Iterator[ArrayLike]:

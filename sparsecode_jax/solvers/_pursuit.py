@@ -96,7 +96,7 @@ def _init(name: str, num_active: int, problem: Lasso, codes0: Array | None = Non
     return PursuitState(
         squares=squares,
         unit=unit,
-        correlations=if_held(correlate(signals * inverse, dictionary), dictionary),
+        correlations=if_held(correlate(signals * inverse, dictionary), dictionary, squares),
         norms=jnp.broadcast_to(squares, (*leading, num_atoms)),
         gram=gram,
         basis=jnp.zeros((*leading, num_active, vectors.shape[1]), dtype),

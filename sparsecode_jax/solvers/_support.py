@@ -60,11 +60,11 @@ class SupportState(NamedTuple):
     values: Array
 
 
-def unit_atoms(dictionary: Array) -> tuple[Array, Array]:
-    """Return atoms (..., M) scaled to unit norm, and their norms (...,); a zero atom stays zero."""
+def unit_atoms(dictionary: Array) -> tuple[Array, Array, Array]:
+    """Return atoms (..., M) of unit norm, their norms (...,) and these squared; zero stays zero."""
     squares = jnp.sum(dictionary * dictionary, axis=-1)
     norms = jnp.sqrt(jnp.where(squares > 0, squares, 1))
-    return dictionary / norms[..., None], norms
+    return dictionary / norms[..., None], norms, squares
 
 
 def start(
@@ -79,11 +79,12 @@ def start(
     """Return the state of no atoms, or of the K largest codes of a warm start."""
     signals, dictionary = problem.signals, problem.dictionary
     _checks.num_active(name, num_active, dictionary.shape[0])
-    atoms, norms = unit_atoms(dictionary) if unit_norm else (dictionary, None)
+    atoms, norms, squares = unit_atoms(dictionary) if unit_norm else (dictionary, None, None)
     largest = signals if codes0 is None else jnp.concatenate([signals, codes0], axis=-1)
     unit, inverse = unit_of(largest)
     gram, projections = gram_of(problem, atoms, norms), correlate(signals * inverse, atoms)
-    projections = if_held(projections, dictionary)
+    if squares is not None:
+        projections = if_held(projections, dictionary, squares)
     if codes0 is None:
         shape = (*signals.shape[:-1], num_active)
         chosen, values = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, signals.dtype)
@@ -102,18 +103,15 @@ def gram_of(problem: Lasso, atoms: Array, norms: Array | None) -> Array:
     return problem.gram if norms is None else problem.gram / norms[:, None] / norms[None]
 
 
-def if_held(values: Array, dictionary: Array) -> Array:
-    """Return values, but NaNs where the dtype cannot hold the squares of an atom (N, M).
+def if_held(values: Array, dictionary: Array, squares: Array) -> Array:
+    """Return values, but NaNs where the dtype holds the squares (N,) of some atoms only partly.
 
-    Outside of a program such a dictionary is refused; within one all its codes would be 0.
+    Codes would be 0, or wrong. Squares of 0 are those of zero atoms, or they are lost.
     """
-    limits, size = jnp.finfo(dictionary.dtype), dictionary.shape[-1]
-    least = float(limits.tiny) / (float(limits.eps) if limits.bits >= 32 else 1.0)
-    low, high = (least / size) ** 0.5, (float(limits.max) / size) ** 0.5
-    sizes = jnp.abs(dictionary)
-    zero, seen = jnp.all(sizes == 0, axis=-1), jnp.any(sizes > low, axis=-1)
-    held = jnp.all((zero | seen) & jnp.all(sizes < high, axis=-1))
-    return jnp.where(held, values, jnp.nan)
+    limits = jnp.finfo(dictionary.dtype)
+    least = limits.tiny if limits.bits >= 32 else 0
+    known = (squares > least) & (squares < jnp.inf)
+    return jnp.where(jnp.all(known | jnp.all(dictionary == 0, axis=-1)), values, jnp.nan)
 
 
 def read_codes(state: SupportState) -> Array:

@@ -79,7 +79,7 @@ def matching_pursuit(
 
 
 def _init(problem: Lasso, codes0: Array | None = None) -> MatchingPursuitState:
-    atoms, norms = unit_atoms(problem.dictionary)
+    atoms, norms, squares = unit_atoms(problem.dictionary)
     signals = problem.signals
     unit, inverse = unit_of(
         signals if codes0 is None else jnp.concatenate([signals, codes0], axis=-1)
@@ -95,7 +95,7 @@ def _init(problem: Lasso, codes0: Array | None = None) -> MatchingPursuitState:
         norms=norms,
         unit=unit,
         codes=codes,
-        correlations=if_held(correlate(residual, atoms), problem.dictionary),
+        correlations=if_held(correlate(residual, atoms), problem.dictionary, squares),
         error=jnp.sum(residual * residual, axis=-1),
     )
 

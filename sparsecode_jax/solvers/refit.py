@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +18,13 @@ from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.dictionaries import Prepared, opened
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
-from sparsecode_jax.solvers._spread import spread
+from sparsecode_jax.solvers._spread import held, spread
 from sparsecode_jax.types import Array, ArrayLike, Lasso
 
 __all__ = ["refit"]
 
 _BLOCK = 2**26  # numbers of the atoms that are gathered at once
-_Given = tuple[Array, Array | None]  # a dictionary, and its Gram matrix where it is known
-
-
-class _Atoms(NamedTuple):
-    """Unit atoms (N, M), what codes of them are multiplied by (N,), the Gram matrix if known."""
-
-    unit: Array
-    scale: Array
-    gram: Array | None
+_Atoms = tuple[Array, Array | None]  # a dictionary, and its Gram matrix where it is known
 
 
 @on_automatic_axes
@@ -69,8 +61,9 @@ def refit(
 
     **Cost**: 2MK^2 + 2MK + 3K + 2M - 1 arithmetic operations per signal (2K^2 in the place of 2MK^2
     where the dictionary is prepared and has its Gram matrix), and K(K + 1)(2K + 1)/6 + 2K^2 for
-    signed codes or 4K^3 + 20K^2 + 9K - 2 for non-negative ones; 5MN once. It works on blocks of
-    signals whose atoms, K of M numbers each, take at most 256 MB in float32.
+    signed codes or 4K^3 + 20K^2 + 9K - 2 for non-negative ones; 5MN once, or 5MK per signal where
+    there are fewer than N/K. It works on blocks of signals whose atoms, K of M numbers each, take
+    at most 256 MB in float32.
 
     References:
       Lawson and Hanson, 1974, chapter 23.
@@ -90,6 +83,8 @@ def refit(
     zero = jnp.zeros((), signals.dtype)
     problem = Lasso(signals, dictionary, zero, zero)
     codes, layout = spread(name, None, problem, codes)
+    dictionary = held(signals, dictionary)
+    gram = None if gram is None else held(signals, gram)
     return _refit(codes, signals, (dictionary, gram), num_active, signed, layout)
 
 
@@ -115,7 +110,7 @@ def check_codes(
 def _refit(
     codes: Array | SparseCodes,
     signals: Array,
-    dictionary: _Given,
+    dictionary: _Atoms,
     num_active: int,
     signed: bool,
     layout: Layout | None,
@@ -126,16 +121,18 @@ def _refit(
 
 
 def _in_blocks(
-    codes: Any, signals: Array, dictionary: _Given, *, num_active: int, signed: bool
+    codes: Any, signals: Array, dictionary: _Atoms, *, num_active: int, signed: bool
 ) -> Any:
     """Fit as many signals at a time as their atoms leave room for."""
-    atoms = _unit_atoms(*dictionary)
+    count = signals.size // signals.shape[-1]
+    # Of few signals only the atoms that they use are scaled to unit norm.
+    once = _unit_atoms(dictionary[0]) if count * num_active >= dictionary[0].shape[0] else None
 
     def fit(codes: Any, signals: Array) -> Any:
-        return _fit(codes, signals, atoms, num_active=num_active, signed=signed)
+        return _fit(codes, signals, dictionary, once, num_active=num_active, signed=signed)
 
     width = num_active * signals.shape[-1]
-    if signals.size // signals.shape[-1] * width <= _BLOCK:
+    if count * width <= _BLOCK:
         return fit(codes, signals)
     leading = signals.shape[:-1]
     rows = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), (codes, signals))
@@ -143,29 +140,41 @@ def _in_blocks(
     return jax.tree.map(lambda x: x.reshape(*leading, x.shape[-1]), fits)
 
 
-def _unit_atoms(dictionary: Array, gram: Array | None) -> _Atoms:
-    """Scale atoms once, and not those of each signal."""
-    small = unit_of(dictionary)[1]  # or squares of atoms of 1e-20 would be 0, and of 1e20 infinite
-    atoms, norms = _support.unit_atoms(dictionary * small)
-    return _Atoms(atoms, small[:, 0] / norms, gram)
+def _unit_atoms(atoms: Array) -> tuple[Array, Array]:
+    """Scale atoms (..., M) to unit norm; return what codes of these are multiplied by, too."""
+    small = unit_of(atoms)[1]  # or squares of atoms of 1e-20 would be 0, and of 1e20 infinite
+    atoms, norms, _ = _support.unit_atoms(atoms * small)
+    return atoms, small[..., 0] / norms
 
 
-def _fit(codes: Any, signals: Array, atoms: _Atoms, *, num_active: int, signed: bool) -> Any:
+def _fit(
+    codes: Any,
+    signals: Array,
+    dictionary: _Atoms,
+    once: tuple[Array, Array] | None,
+    *,
+    num_active: int,
+    signed: bool,
+) -> Any:
     sparse = isinstance(codes, SparseCodes)
     magnitudes, places = jax.lax.top_k(jnp.abs(codes.values if sparse else codes), num_active)
     if sparse:
         places = _support.at(codes.indices, places)
-    chosen, scale = atoms.unit[places], atoms.scale[places]
-    if atoms.gram is None:
+    if once is None:
+        chosen, scale = jax.lax.optimization_barrier(_unit_atoms(dictionary[0][places]))
+    else:
+        chosen, scale = once[0][places], once[1][places]
+    if dictionary[1] is None:
         block = jnp.einsum("...km,...lm->...kl", chosen, chosen, precision="highest")
     else:
-        block = _support.block_of(atoms.gram, places) * scale[..., :, None] * scale[..., None, :]
+        block = _support.block_of(dictionary[1], places) * scale[..., :, None] * scale[..., None, :]
     unit, inverse = unit_of(signals)  # or squares of signals of 1e-20 would be 0
     projections = jnp.einsum("...m,...km->...k", signals * inverse, chosen, precision="highest")
     values = _support.fit(block, projections, magnitudes > 0, signed) * unit * scale
     # Not of the largest alone: of a part of what ``top_k`` returns XLA makes a sort of all codes.
-    known = jnp.isfinite(projections) & jnp.isfinite(magnitudes)
+    known = (jnp.isfinite(projections) | (magnitudes == 0)) & jnp.isfinite(magnitudes)
     known = jnp.all(known, axis=-1, keepdims=True)
+    known &= jnp.all(jnp.isfinite(signals), axis=-1, keepdims=True)
     if sparse:
         return SparseCodes(jnp.where(known, values, jnp.nan), places, codes.num_atoms)
     none = jnp.where(known, jnp.zeros_like(codes), jnp.nan)  # of what is not finite

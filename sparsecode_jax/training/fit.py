@@ -145,9 +145,9 @@ def fit(
         :class:`Autoencoder`, such as ``fit(...).params``, is where to begin. **Traced**.
       penalty: () or (R,). **Traced**.
       target_l0: the mean number of active codes, to which the penalty is steered from step to step,
-        beginning at ``penalty``, () or (R,): its logarithm moves by up to .01 a step. The loss has
-        to have the penalty; where it ended is in ``state.penalty``. None keeps the penalty.
-        **Traced**.
+        beginning at ``penalty``, () or (R,): its logarithm moves by up to .01 a step, and by a
+        factor of a million in all. The loss has to use the penalty; where it ended is in
+        ``state.penalty``. None keeps the penalty. **Traced**.
       learning_rate: () or (R,). **Traced**.
       record: ``(Autoencoder) -> pytree``, taken at ``record_steps``, such as
         :func:`~sparsecode_jax.training.scores`. **Static**.

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _GAIN = 0.01  # of the penalty's logarithm per step, for an L0 that is away from its target by all
+_FARTHEST = 1e6  # factor between a penalty and where it began, at most
 
 Optimizer = Callable[[Array], optax.GradientTransformation]
 Loss = Callable[[Array, losses.Batch], Array]
@@ -254,6 +255,7 @@ def train_step(
     if steered is not None and data.target_l0 is not None and codes is not None:
         away = jnp.clip(l0(codes) / data.target_l0 - 1, -1, 1)
         steered = base * jnp.exp(_GAIN * away).astype(base.dtype)
+        steered = jnp.clip(steered, data.penalty / _FARTHEST, data.penalty * _FARTHEST)
     if idle is not None and codes is not None:
         active = jnp.any(codes != 0, axis=tuple(range(codes.ndim - 1)))
         idle = jnp.where(active, 0, idle + 1)

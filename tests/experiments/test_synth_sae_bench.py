@@ -72,6 +72,26 @@ def test_training_and_inference_are_charged_apart(rows):
     assert rows["true atoms 0: lasso"]["flops"] > 3 * 2 * m * n  # before, and after each round
 
 
+def test_more_samples_go_on_from_fewer_as_if_these_had_not_been(tmp_path):
+    """Eleven batches are five updates of two, and one that waits for the larger budget."""
+    few, many = 11 * 256, 16 * 256
+    small = bench.dataclasses.replace(bench.QUICK, groups_samples=10 * 256, num_samples=(few, many))
+    model = bench.twin(small)
+    whole = [bench.trained_on(small, "in groups", budget) for budget in (few, many)]
+    assert whole == [10 * 256, many]
+    found = []
+    for place, budgets in (("both", (few, many)), ("one", (many,))):
+        config = bench.dataclasses.replace(small, num_samples=budgets)
+        with sc.io.Run(tmp_path / place, {}, name="test") as run:
+            found += [bench.train("in groups", config, model, 0, count, run) for count in budgets]
+    np.testing.assert_array_equal(found[1].dictionary, found[2].dictionary)
+    assert found[1].flops == found[2].flops > found[0].flops
+    assert np.max(np.abs(found[1].dictionary - found[0].dictionary)) > 0.01
+    config = bench.dataclasses.replace(small, groups_batch=300)
+    with pytest.raises(ValueError, match="Batches of 300 of 2560 samples that come by 256"):
+        bench.train("in groups", config, model, 0, few, run)
+
+
 def test_the_table_says_twin_version_and_seeds(quick):
     text = (quick / f"{bench.NAME}.txt").read_text()
     for said in ("twin, version 2", "scored on 512 samples", "seeds [0]", "  10,000  "):
