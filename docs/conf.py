@@ -68,12 +68,15 @@ sphinx_gallery_conf = {
 }
 
 
+for part in sparsecode_jax.__all__:
+    getattr(sparsecode_jax, part)  # is imported when it is asked for
+
 HOMES = {  # where a public class or function is defined, and where it is documented
-    f"{vars(module)[name].__module__}.{name}": f"{home}.{name}"
+    f"{getattr(module, name).__module__}.{name}": f"{home}.{name}"
     for home, module in list(sys.modules.items())
     if re.fullmatch(r"sparsecode_jax(\.[a-z]\w*)*", home)
     for name in getattr(module, "__all__", ())
-    if home != getattr(vars(module)[name], "__module__", home)
+    if home != getattr(getattr(module, name), "__module__", home)
 }
 
 
