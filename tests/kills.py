@@ -6,6 +6,7 @@ files of a result, inside the deletion of what is over. The next run goes on fro
 """
 
 import contextlib
+import importlib
 import json
 import os
 import pathlib
@@ -23,8 +24,8 @@ from sparsecode_jax.cli import encode, main
 from sparsecode_jax.cli.outputs import Output
 from sparsecode_jax.io import runs
 
-fit_module = sys.modules["sparsecode_jax.training.fit"]
-search = sys.modules["sparsecode_jax.dictionary_learning.search"]
+fit_module = importlib.import_module("sparsecode_jax.training.fit")
+search = importlib.import_module("sparsecode_jax.dictionary_learning.search")
 OPERATIONS = ("fsync", "replace", "unlink", "rmdir")
 SIGNALS = np.random.default_rng(0).normal(size=(160, 6)).astype(np.float32)
 KEY = 0
