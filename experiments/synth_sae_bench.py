@@ -198,8 +198,8 @@ def _in_groups(
     few = min(budget, config.groups_samples)
     if config.groups_batch % config.batch_size or trained_on(config, method, few) == 0:
         raise ValueError(
-            f"Batches of {config.groups_batch} of {few} samples that come by {config.batch_size}; "
-            "a multiple of those, and at least one of them, is expected."
+            f"groups_batch is {config.groups_batch}; a multiple of batch_size "
+            f"({config.batch_size}), and at most as many as the {few} samples, is expected."
         )
     first = itertools.islice(signals(), -(-config.width // config.batch_size))
     bias = jnp.mean(jnp.concatenate(list(first)), axis=0)

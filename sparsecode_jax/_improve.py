@@ -411,11 +411,10 @@ class _Reader:
             codes = jnp.zeros((len(centered), len(atoms)), centered.dtype)
             return solvers.refit(codes, centered, known, num_active=way.kept, prox=self.prox)
 
-        one, two = (  # of refits and pursuits, whose work depends on no values
-            eval_flops(refit, jax.ShapeDtypeStruct((size, atoms.shape[1]), atoms.dtype)).total()
-            if own
-            else eval_flops(lambda x: self.run(way, np.nan, x)[0], _like(block, size)).total()
-            for size in (self.size, 2 * self.size)
+        # Refits and pursuits, whose work depends on no values.
+        read, rows = (refit, atoms) if own else (lambda x: self.run(way, np.nan, x)[0], block)
+        one, two = (
+            eval_flops(read, _like(rows, size)).total() for size in (self.size, 2 * self.size)
         )
         return before, 2 * one - two
 
@@ -456,7 +455,7 @@ class _Reader:
         }  # fmt: skip
 
 
-def _like(block: np.ndarray, size: int) -> jax.ShapeDtypeStruct:
+def _like(block: Any, size: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size, *block.shape[1:]), block.dtype)
 
 

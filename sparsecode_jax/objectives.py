@@ -36,6 +36,15 @@ __all__ = [
 Codes = Array | SparseCodes
 
 
+def steered_penalty(penalty: Array, reached: Array, target_l0: Array, gain: float) -> Array:
+    """Return the next penalty of a training that is to reach a mean number of active codes.
+
+    Its logarithm moves by ``gain`` for codes that are too many, or too few, by all of the target.
+    """
+    away = jnp.clip(reached / target_l0 - 1, -1, 1)
+    return penalty * jnp.exp(gain * away).astype(penalty.dtype)
+
+
 def reconstruction_error(signals: Array, dictionary: Array, codes: Codes) -> Array:
     """Return half the squared error of each signal.
 

@@ -254,12 +254,12 @@ def test_a_signal_that_is_no_number_has_no_codes_and_leaves_the_others_alone(nam
 
 @pytest.mark.parametrize("name", [n for n in PURSUITS if n != "iterative_hard_thresholding"])
 def test_atoms_whose_squares_are_out_of_range_have_no_codes(name):
-    """Outside of a program they are refused."""
     solver = PURSUITS[name]
 
     @jax.jit
     def encode(dictionary):
-        return solvers.solve(solver, Lasso(SIGNALS, dictionary, 0.0, 1.0), num_steps=3)
+        signals = jnp.asarray(SIGNALS, dictionary.dtype)
+        return solvers.solve(solver, Lasso(signals, dictionary, 0.0, 1.0), num_steps=3)
 
     expected = encode(DICTIONARY)
     for scale in (1e-12, 1e12):
@@ -271,6 +271,19 @@ def test_atoms_whose_squares_are_out_of_range_have_no_codes(name):
     one = DICTIONARY.copy()
     one[4] *= 1e25
     assert np.all(np.isnan(encode(one)))
+    if name in ("cosamp", "subspace_pursuit", "exhaustive"):
+        return  # for float16 JAX has no Cholesky factor
+    half = encode(jnp.asarray(100 * DICTIONARY, jnp.float16))  # whose squares are 10,000
+    assert np.all(np.isfinite(half)) and np.any(half)
+    assert np.all(np.isnan(encode(jnp.asarray(1000 * DICTIONARY, jnp.float16))))
+
+
+def test_a_step_that_is_no_number_is_seen_in_the_codes():
+    """Every move would be turned down, and a warm start come back as the solution."""
+    for start in (None, CODES):
+        lasso = problem(solvers.sparsa())._replace(step_size=np.float32(np.nan))
+        solve = jax.jit(lambda p, z: solvers.solve(solvers.sparsa(), p, num_steps=4, codes0=z))
+        assert np.all(np.isnan(solve(lasso, start)))
 
 
 def test_refits_of_what_is_no_number_are_none():
@@ -280,6 +293,10 @@ def test_refits_of_what_is_no_number_are_none():
         got = refit(codes, signals, DICTIONARY)
         assert np.all(np.isnan(got[2]))
         np.testing.assert_array_equal(got[rest], expected[rest])
+    atoms = DICTIONARY.copy()
+    atoms[0] = np.nan  # in a slot that no code needs: the fit would be 0
+    one = (np.arange(N) == 5) * np.ones((len(SIGNALS), 1), np.float32)
+    assert np.all(np.isnan(refit(one, SIGNALS, atoms)))
 
 
 @pytest.mark.parametrize("name", LASSO)

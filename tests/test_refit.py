@@ -3,6 +3,7 @@
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import nnls
@@ -115,6 +116,33 @@ def test_errors():
         refit(np.where(codes == codes.max(), np.nan, codes), signals, dictionary, num_active=2)
 
 
+def test_few_signals_are_fitted_as_among_many():
+    """Theirs are the only atoms that are scaled."""
+    codes, signals, dictionary = draw()
+    whole = refit(codes, signals, dictionary, num_active=3)
+    for size in (1, 2, 6, 7):
+        some = refit(codes[:size], signals[:size], dictionary, num_active=3)
+        np.testing.assert_allclose(some, whole[:size], atol=1e-5)
+    alone = jax.vmap(lambda z, x: refit(z, x, dictionary, num_active=3))(codes, signals)
+    np.testing.assert_allclose(alone, whole, atol=1e-5)
+
+    def total(d, size):
+        return jnp.sum(refit(codes[:size], signals[:size], d, num_active=3) ** 2)
+
+    each = [jax.grad(total)(jnp.asarray(dictionary), size) for size in (6, 7)]
+    last = jax.grad(lambda d: total(d, 7) - total(d, 6))(jnp.asarray(dictionary))
+    np.testing.assert_allclose(each[1] - each[0], last, atol=1e-3)
+    assert np.max(np.abs(last)) > 0.01
+
+
+def test_a_dictionary_that_a_program_closes_over_is_no_constant_to_compute_with():
+    codes, signals, dictionary = (jnp.asarray(x, np.float32) for x in draw())
+    text = str(jax.make_jaxpr(lambda z, x: refit(z, x, dictionary, num_active=3))(codes, signals))
+    assert text.count("optimization_barrier") == 1
+    given = jax.make_jaxpr(lambda *a: refit(*a, num_active=3))(codes, signals, dictionary)
+    assert "optimization_barrier" not in str(given)
+
+
 def test_nothing_is_sorted():
     shapes = (64, 2048), (64, 16), (2048, 16)
     codes, signals, dictionary = (jax.ShapeDtypeStruct(s, np.float32) for s in shapes)
@@ -134,6 +162,10 @@ def test_cost(k):
 
     assert count(prox=soft_threshold) == S * (common + cholesky + 2 * k * k) + once
     assert count() == S * (common + 4 * k**3 + 20 * k * k + 9 * k - 2) + once
+    few = [jax.ShapeDtypeStruct((2, *x.shape[1:]), np.float32) for x in draw()[:2]]
+    few.append(jax.ShapeDtypeStruct((N, M), np.float32))
+    found = eval_flops(lambda *a: refit(*a, num_active=k, prox=soft_threshold), *few).total()
+    assert found == 2 * (common + 5 * M * k + cholesky + 2 * k * k)
     text = docstring(refit)
     assert "2MK^2 + 2MK + 3K + 2M - 1 arithmetic operations per signal" in text
     assert "5MN once, or 5MK per signal" in text

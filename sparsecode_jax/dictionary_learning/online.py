@@ -46,7 +46,7 @@ __all__ = ["LearnedOnline", "learn_dictionary_online"]
 _PENALTY = 0.1  # as a fraction of the root mean square norm of the first signals
 _STEPS = 100  # of the solver of a lasso, per batch
 _MEMORY = 2.0  # signals per atom over which its codes' moments are averaged
-_GAIN = 0.3  # of the penalty's logarithm, for an L0 that is away from its target by all of it
+_GAIN = 0.3  # of the penalty's logarithm per batch
 
 
 class LearnedOnline(NamedTuple):
@@ -290,8 +290,7 @@ def _step(
     codes = encode(solver, signals, dictionary, penalty, num_steps, gram=products)
     value = scale**2 * jnp.mean(objectives.lasso(signals, dictionary, codes, penalty))
     if target_l0 is not None:
-        away = l0(codes) / target_l0 - 1
-        penalty = penalty * jnp.exp(_GAIN * jnp.clip(away, -1, 1)).astype(penalty.dtype)
+        penalty = objectives.steered_penalty(penalty, l0(codes), target_l0, _GAIN)
     if num_refitted is not None:
         prox = solver.prox
         assert prox is not None

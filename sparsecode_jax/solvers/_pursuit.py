@@ -18,7 +18,7 @@ from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._support import (
     add_at,
     first_largest,
-    if_held,
+    if_representable,
     negligible,
     no_codes,
     score,
@@ -96,7 +96,9 @@ def _init(name: str, num_active: int, problem: Lasso, codes0: Array | None = Non
     return PursuitState(
         squares=squares,
         unit=unit,
-        correlations=if_held(correlate(signals * inverse, dictionary), dictionary, squares),
+        correlations=if_representable(
+            correlate(signals * inverse, dictionary), dictionary, squares
+        ),
         norms=jnp.broadcast_to(squares, (*leading, num_atoms)),
         gram=gram,
         basis=jnp.zeros((*leading, num_active, vectors.shape[1]), dtype),

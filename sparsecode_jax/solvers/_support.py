@@ -25,7 +25,7 @@ __all__ = [
     "first_largest",
     "fit",
     "gram_of",
-    "if_held",
+    "if_representable",
     "keep_largest",
     "least_squares",
     "negligible",
@@ -84,7 +84,7 @@ def start(
     unit, inverse = unit_of(largest)
     gram, projections = gram_of(problem, atoms, norms), correlate(signals * inverse, atoms)
     if squares is not None:
-        projections = if_held(projections, dictionary, squares)
+        projections = if_representable(projections, dictionary, squares)
     if codes0 is None:
         shape = (*signals.shape[:-1], num_active)
         chosen, values = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, signals.dtype)
@@ -103,10 +103,10 @@ def gram_of(problem: Lasso, atoms: Array, norms: Array | None) -> Array:
     return problem.gram if norms is None else problem.gram / norms[:, None] / norms[None]
 
 
-def if_held(values: Array, dictionary: Array, squares: Array) -> Array:
-    """Return values, but NaNs where the dtype holds the squares (N,) of some atoms only partly.
+def if_representable(values: Array, dictionary: Array, squares: Array) -> Array:
+    """Return values, but NaNs if the squares (N,) of some atoms are out of the range of the dtype.
 
-    Codes would be 0, or wrong. Squares of 0 are those of zero atoms, or they are lost.
+    Codes would be 0, or wrong. A square of 0 is that of a zero atom, or it is lost.
     """
     limits = jnp.finfo(dictionary.dtype)
     least = limits.tiny if limits.bits >= 32 else 0

@@ -17,7 +17,7 @@ from sparsecode_jax.solvers._support import (
     at,
     first_largest,
     gram_of,
-    if_held,
+    if_representable,
     negligible,
     score,
     unit_atoms,
@@ -95,7 +95,7 @@ def _init(problem: Lasso, codes0: Array | None = None) -> MatchingPursuitState:
         norms=norms,
         unit=unit,
         codes=codes,
-        correlations=if_held(correlate(residual, atoms), problem.dictionary, squares),
+        correlations=if_representable(correlate(residual, atoms), problem.dictionary, squares),
         error=jnp.sum(residual * residual, axis=-1),
     )
 

@@ -172,9 +172,8 @@ def _fit(
     projections = jnp.einsum("...m,...km->...k", signals * inverse, chosen, precision="highest")
     values = _support.fit(block, projections, magnitudes > 0, signed) * unit * scale
     # Not of the largest alone: of a part of what ``top_k`` returns XLA makes a sort of all codes.
-    known = (jnp.isfinite(projections) | (magnitudes == 0)) & jnp.isfinite(magnitudes)
+    known = jnp.isfinite(projections) & jnp.isfinite(magnitudes)
     known = jnp.all(known, axis=-1, keepdims=True)
-    known &= jnp.all(jnp.isfinite(signals), axis=-1, keepdims=True)
     if sparse:
         return SparseCodes(jnp.where(known, values, jnp.nan), places, codes.num_atoms)
     none = jnp.where(known, jnp.zeros_like(codes), jnp.nan)  # of what is not finite

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sparsecode_jax import dictionaries
+from sparsecode_jax import dictionaries, objectives
 from sparsecode_jax._sharding import Layout, traced_layout
 from sparsecode_jax.metrics import l0
 from sparsecode_jax.training import losses
@@ -33,7 +33,7 @@ __all__ = [
     "train_step",
 ]
 
-_GAIN = 0.01  # of the penalty's logarithm per step, for an L0 that is away from its target by all
+_GAIN = 0.01  # of the penalty's logarithm per step
 _FARTHEST = 1e6  # factor between a penalty and where it began, at most
 
 Optimizer = Callable[[Array], optax.GradientTransformation]
@@ -253,8 +253,7 @@ def train_step(
         )
     steered = state.penalty
     if steered is not None and data.target_l0 is not None and codes is not None:
-        away = jnp.clip(l0(codes) / data.target_l0 - 1, -1, 1)
-        steered = base * jnp.exp(_GAIN * away).astype(base.dtype)
+        steered = objectives.steered_penalty(base, l0(codes), data.target_l0, _GAIN)
         steered = jnp.clip(steered, data.penalty / _FARTHEST, data.penalty * _FARTHEST)
     if idle is not None and codes is not None:
         active = jnp.any(codes != 0, axis=tuple(range(codes.ndim - 1)))

@@ -88,7 +88,7 @@ def test_more_samples_go_on_from_fewer_as_if_these_had_not_been(tmp_path):
     assert found[1].flops == found[2].flops > found[0].flops
     assert np.max(np.abs(found[1].dictionary - found[0].dictionary)) > 0.01
     config = bench.dataclasses.replace(small, groups_batch=300)
-    with pytest.raises(ValueError, match="Batches of 300 of 2560 samples that come by 256"):
+    with pytest.raises(ValueError, match=r"groups_batch is 300; a multiple of batch_size \(256\)"):
         bench.train("in groups", config, model, 0, few, run)
 
 
