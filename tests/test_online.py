@@ -161,6 +161,28 @@ def test_a_refit_is_nonnegative_least_squares_before_the_update(batches):
     assert np.abs(codes - np.asarray(shrunken)).max() > 0.05  # the penalty shrinks what it keeps
 
 
+def test_solver_and_refit_share_the_products_of_atoms(batches, monkeypatch):
+    solver = sc.solvers.working_set((4,))
+    options = {"solver": solver, "num_steps": 2, "refit": 4, "num_atoms": 2 * N}
+    start = sc.dictionaries.random(KEY, num_atoms=2 * N, num_measurements=M)
+    shared = learn(batches[:1], dictionary0=start, **options)
+    asked = []
+    monkeypatch.setattr(online, "_shares", lambda *sizes: asked.append(sizes))
+    online._step.clear_cache()
+    apart = learn(batches[:1], dictionary0=start, **options)
+    online._step.clear_cache()
+    assert asked[0] == (len(batches[0]), 4, 2 * N)
+    np.testing.assert_allclose(shared.dictionary, apart.dictionary, atol=1e-4)
+    size, n = len(batches[0]), 2 * N
+    blocks = size * (3 * 2 * M * 16 - 2 * 16)  # of two rounds and a refit; scales of the last
+    assert apart.flops - shared.flops == blocks - 2 * M * n * n
+
+
+def test_products_are_shared_where_that_costs_less():
+    assert online._shares(1024, 64, 4096) and online._shares(256, 128, 4096)
+    assert not online._shares(1023, 64, 4096) and not online._shares(10**6, 64, 8193)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
