@@ -9,6 +9,7 @@ import pytest
 
 import sparsecode_jax as sc
 from experiments import language_model, texts
+from experiments import language_model_report as report
 from sparsecode_jax import activations
 
 M, N = 16, 48
@@ -160,4 +161,4 @@ def test_missing_texts_say_what_to_install(monkeypatch):
 
 def test_names_are_kept_as_json():
     kept = {"names": np.frombuffer(json.dumps(["a", "b, c"]).encode(), np.uint8)}
-    assert language_model.names_of(kept) == ["a", "b, c"]
+    assert report.names_of(kept) == ["a", "b, c"]
