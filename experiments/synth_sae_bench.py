@@ -6,7 +6,8 @@ dictionary is read by its own encoder, by the lasso and by orthogonal matching p
 refinements, at an equal mean number of active latents, and so are the true atoms of the most
 frequent features, whose rows are the ceiling of inference at that width, and dictionaries learned
 by alternating minimization: at once, and in groups, a few atoms first and more from what they
-leave, then all together with ``updates.deflated`` against atoms that are sums of features.
+leave, then all together with ``updates.deflated`` against atoms that are sums of features. Refined:
+the recipe of the benchmark's best entries, a Matryoshka autoencoder that takes one step of ISTA.
 
 Data: ``synthetic.synth_sae_bench``, version 2: a statistical twin of the published model, not the
 same numbers. Width 4,096, L0 25. Thresholds and penalties are chosen on samples that are not
@@ -37,6 +38,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import sparsecode_jax as sc
 from experiments import common, plots
@@ -82,7 +84,14 @@ class Config:
     groups_batch: int = 2048  # signals of one update of atoms in groups
     prior: float = 1.0  # signals per atom that the atoms of groups count as, when all are updated
     max_coherence: float = 0.2
-    methods: tuple[str, ...] = ("in groups", "learned", "TopK", "BatchTopK", "Matryoshka")
+    refined_prefixes: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+    annealed_from: float = 60.0  # active latents of "refined" at first; at the end num_active
+    step_size: float = 0.25
+    tilt: float = 0.01
+    num_warmup: int = 1000  # of its learning rate; a tenth of the steps if these are fewer
+    methods: tuple[str, ...] = (
+        "in groups", "learned", "TopK", "BatchTopK", "Matryoshka", "refined",
+    )  # fmt: skip
     seeds: tuple[int, ...] = (0,)
 
 
@@ -90,8 +99,8 @@ QUICK = Config(
     num_features=1000, num_measurements=64, num_roots=10, width=128, num_active=5, num_proposed=10,
     max_active=80, batch_size=256, num_samples=(5_000, 10_000), num_choice=256, num_scored=512,
     prefixes=(32, 128), learning_rate=3e-3, num_refitted=16, groups_active=(3, 2),
-    groups_samples=10_000, groups_batch=512,
-    methods=("in groups", "learned", "Matryoshka"),
+    groups_samples=10_000, groups_batch=512, refined_prefixes=(32, 128), annealed_from=10.0,
+    methods=("in groups", "learned", "Matryoshka", "refined"),
 )  # fmt: skip
 
 
@@ -103,6 +112,7 @@ class Trained(NamedTuple):
     weight: np.ndarray | None = None
     encoder_bias: np.ndarray | None = None
     flops: float = 0.0
+    step_size: float = 0.0  # of the step that the encoder takes after its first pass, if it does
 
 
 # --- data ----------------------------------------------------------------------------------------
@@ -163,7 +173,7 @@ def train(
     least = config.groups_samples if method == "in groups" else 0  # with fewer, other groups
     before = [run.file(f"training-{method}-{seed}-{less}") for less in config.num_samples]
     sizes = zip(before, config.num_samples, strict=True)
-    done = [file for file, less in sizes if least <= less < budget]
+    done = [file for file, less in sizes if least <= less < budget and method != "refined"]
     if not kept.exists() and done and done[-1].exists():
         shutil.copyfile(done[-1], kept)
     return learn(method, config, signals, seed, budget, run, kept, f"{method} {seed}, {budget:,}")
@@ -276,28 +286,49 @@ def _autoencoder(
     method: str, config: Config, signals: Stream, seed: int, budget: int, run: Run,
     kept: pathlib.Path, label: str,
 ) -> Trained:  # fmt: skip
-    """Train an autoencoder as SAELens does by default: tied start, Adam, no schedule."""
+    """Train an autoencoder as SAELens does by default: tied start, Adam, no schedule.
+
+    But "refined" has schedules of its rate and number of active latents over the whole run.
+    """
     size = config.num_measurements, config.width
+    losses, schedules = training.losses, training.schedules
     family = encoders.top_k if method == "TopK" else encoders.batch_top_k
-    loss: Any = training.losses.squared_error
+    encoder = family(*size, num_active=config.num_active)
+    recipe = training.Recipe(loss=losses.squared_error)
     if method == "Matryoshka":
-        loss = training.losses.matryoshka(config.prefixes)
+        recipe = training.Recipe(loss=losses.matryoshka(config.prefixes))
     atoms = sc.dictionaries.random(
         jax.random.key(100 + seed), num_atoms=config.width, num_measurements=size[0]
     )
-    start = training.Model(
-        encoder=LinearParams(atoms, jnp.zeros(config.width)), dictionary=atoms,
-        bias=jnp.zeros(size[0]),
-    )  # fmt: skip
+    own: Any = LinearParams(atoms, jnp.zeros(config.width))
+    step_size = 0.0
+    if method == "refined":
+        steps, step_size = -(-budget // config.batch_size), config.step_size
+        encoder = encoders.refined(family(*size, num_active=None), step_size=step_size)
+        own = encoders.TopKParams(own.weight, own.bias, jnp.float32(config.num_active))
+        own = encoders.RefinedParams(atoms, jnp.zeros(size[0]), own)
+        rate = schedules.linear_decay(
+            steps, num_warmup=max(1, min(config.num_warmup, steps // 10)),
+            num_decay=max(1, steps // 3),
+        )  # fmt: skip
+        recipe = training.Recipe(
+            loss=losses.matryoshka(
+                config.refined_prefixes, losses.tilted(config.tilt), detached=True,
+                by_frequency=True,
+            ),
+            optimizer=schedules.scheduled(optax.adam, rate), frequency_decay=0.99,
+            active_schedule=schedules.linear(steps, first=config.annealed_from / config.num_active),
+        )  # fmt: skip
+    start = training.Model(encoder=own, dictionary=atoms, bias=jnp.zeros(size[0]))
     fit = training.fit(
-        jax.random.key(seed), family(*size, num_active=config.num_active), signals(),
-        recipe=training.Recipe(loss=loss), model=start, learning_rate=config.learning_rate,
-        checkpoint=kept, progress=label,
+        jax.random.key(seed), encoder, signals(), recipe=recipe, model=start,
+        learning_rate=config.learning_rate, checkpoint=kept, progress=label,
     )  # fmt: skip
     params = fit.params
+    inner = params.encoder.encoder if step_size else params.encoder
     return Trained(
-        np.asarray(params.dictionary), np.asarray(params.bias), np.asarray(params.encoder.weight),
-        np.asarray(params.encoder.bias), float(fit.flops or 0),
+        np.asarray(params.dictionary), np.asarray(params.bias), np.asarray(inner.weight),
+        np.asarray(inner.bias), float(fit.flops or 0), step_size,
     )  # fmt: skip
 
 
@@ -319,6 +350,18 @@ def own(params: Trained, threshold: float, room: int) -> Encode:
         jnp.asarray(params.weight), jnp.asarray(params.encoder_bias),
         jnp.full(width, jnp.log(threshold)),
     )  # fmt: skip
+    return lambda signals: slots(encoder.apply(values, signals), room)
+
+
+def own_step(params: Trained, count: float, room: int) -> Encode:
+    """Read codes by the encoder and its step, the largest of a batch, so many on average."""
+    width, num_measurements = params.dictionary.shape
+    inner = encoders.batch_top_k(num_measurements, width, num_active=None)
+    encoder = encoders.refined(inner, step_size=params.step_size)
+    dictionary, bias, weight, encoder_bias = map(jnp.asarray, params[:4])
+    values = encoders.RefinedParams(
+        dictionary, bias, encoders.TopKParams(weight, encoder_bias, jnp.float32(count))
+    )
     return lambda signals: slots(encoder.apply(values, signals), room)
 
 
@@ -344,6 +387,9 @@ def readers(params: Trained, signals: jax.Array, config: Config) -> dict[str, En
         latents = jax.nn.relu(centered @ params.weight.T + jnp.asarray(params.encoder_bias))
 
         def at(count: float) -> Encode:
+            if params.step_size:
+                read = own_step(params, count, room)
+                return lambda x: read(x + jnp.asarray(params.bias))
             threshold = bisect(
                 lambda t: float(jnp.mean(jnp.sum(latents > t, axis=1))), count, 1e-4, 1e3
             )

@@ -97,6 +97,7 @@ class Role(enum.Enum):
       BIAS: trained; (N,), added to each latent. A new start is 0.
       SCALE: trained; (N,), any other number of each latent. A new start is the mean of the others.
       TIED: not trained; the decoder's, or made of what is, which ``tie`` puts in.
+      NUM_ACTIVE: not trained; a number of active codes, which a schedule of training may scale.
       FROZEN: not trained.
     """
 
@@ -105,6 +106,7 @@ class Role(enum.Enum):
     BIAS = "bias"
     SCALE = "scale"
     TIED = "tied"
+    NUM_ACTIVE = "num_active"
     FROZEN = "frozen"
 
 
@@ -122,6 +124,9 @@ class Encoder(NamedTuple):
       roles: the params with a :class:`Role` in the place of each array, so that it is known which
         are trained and which have a row per latent; None if all are trained, and dead latents
         cannot be given a new start.
+      activation: ``(params, latents) -> (codes, Aux)``: what the encoder makes of latents (..., N)
+        that were found in another way than by its own linear map; None if it is no such map
+        followed by an activation.
     """
 
     init: Callable[[Key], PyTree]
@@ -129,3 +134,4 @@ class Encoder(NamedTuple):
     aux: Callable[[PyTree, Array], tuple[Array, Aux]] | None = None
     tie: Callable[[PyTree, Array, Array | None], PyTree] | None = None
     roles: PyTree = None
+    activation: Callable[[PyTree, Array], tuple[Array, Aux]] | None = None

@@ -214,6 +214,21 @@ def _centered(p, x):
     return np.maximum(_affine(p.encoder, x - p.center), 0)
 
 
+def _refined(forward, step_size):
+    """Two more passes of an activation, which is what an encoder does to its own latents."""
+
+    def codes(p, x):
+        found = forward(p.encoder, x)
+        for _ in range(2):
+            rest = x - p.bias - found @ p.dictionary
+            latents = found + step_size * rest @ p.encoder.weight.T
+            inner = p.encoder._replace(weight=np.eye(latents.shape[-1]), bias=None)
+            found = forward(inner, latents)
+        return found
+
+    return codes
+
+
 def _weights(factory, reference, *, cost=None, text=None, fixed=(), signed=False, atol=2e-6, **kw):
     """Build a case from a factory of (M, N, ...)."""
     return EncoderCase(
@@ -221,6 +236,11 @@ def _weights(factory, reference, *, cost=None, text=None, fixed=(), signed=False
         cost=cost, cost_text=None if text is None else (factory, text),
         fixed=fixed, signed=signed, atol=atol,
     )  # fmt: skip
+
+
+def _refined_encoder(factory, options, num_samples, num_measurements, num_atoms):
+    inner = factory(num_measurements, num_atoms, **options)
+    return sc.encoders.refined(inner, num_steps=2, step_size=0.3)
 
 
 def _cases():
@@ -318,6 +338,26 @@ def _cases():
             lambda s, m, n: e.unrolled(ista, m, n, num_steps=LAYERS), _unrolled_ista
         ),
     )  # fmt: skip
+    for factory, forward, options in (
+        (e.linear, lambda p, x: np.maximum(_affine(p, x), 0), {}),
+        (e.top_k, _top_k, {"num_active": K}),
+        (e.batch_top_k, _batch_top_k, {"num_active": None}),
+        (e.jump_relu, _jump_relu, {"threshold0": 0.3, "bandwidth": 0.5}),
+    ):
+        yield (
+            f"refined-{factory.__name__}",
+            EncoderCase(
+                functools.partial(_refined_encoder, factory, options), _refined(forward, 0.3),
+                fixed=("encodernum_active",) if options == {"num_active": None} else (),
+                cost=None if options else lambda s, m, n: s * (
+                    (2 * m * n + 2 * n) + m + 2 * (4 * m * n + m + 3 * n)
+                ),
+                cost_text=(
+                    e.refined, "that of the encoder, M arithmetic operations, and 4MN + M + 2N and "
+                    "the activation more per signal per step",
+                ),
+            ),
+        )  # fmt: skip
     yield (
         "tied",
         EncoderCase(

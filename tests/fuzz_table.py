@@ -582,6 +582,9 @@ CALLS = {
     "encoders.normalized": running(
         encoders.normalized, {"encoder": ENCODER, "scale": 2.0}, codes_of,
     ),
+    "encoders.refined": running(
+        encoders.refined, {"encoder": ENCODER, "num_steps": 1, "step_size": 0.25}, codes_of,
+    ),
     "encoders.from_flax": running(
         encoders.from_flax, {"module": nn.Dense(N), "num_measurements": M}, codes_of,
     ),
@@ -632,12 +635,13 @@ CALLS = {
         {"key": KEY, "encoder": ENCODER, "signals": SIGNALS, "num_atoms": N, "num_steps": 2,
          "loss": losses.lasso, "optimizer": optax.adam, "batch_size": 3,
          "penalty_schedule": schedules.warmup(2), "average_decay": 0.9, "unit_atoms": True,
-         "dead_after": 5, "bias": "mean"},
+         "dead_after": 5, "frequency_decay": 0.9, "bias": "mean"},
         signature=lambda penalty_schedule=None, average_decay=None, dead_after=None, bias=None,
-        batch_size=None: 0, traced=False, drawn=True,
+        batch_size=None, frequency_decay=None: 0, traced=False, drawn=True,
         kinds={"key": "keys", "signals": "source", "loss": "function",
                "optimizer": "function", "penalty_schedule": "function",
                "average_decay": "static", "unit_atoms": "flag", "dead_after": "count",
+               "frequency_decay": "static",
                "bias": "bias"},
     ),
     "training.fit(codes)": call(
@@ -657,6 +661,9 @@ CALLS = {
     "schedules.cosine": running(
         schedules.cosine, {"num_steps": 4, "num_warmup": 1, "last": 0.1}, lambda f: f(2)
     ),
+    "schedules.linear": running(
+        schedules.linear, {"num_steps": 4, "first": 3.0, "last": 1.0}, lambda f: f(2)
+    ),
     "schedules.linear_decay": running(
         schedules.linear_decay, {"num_steps": 4, "num_warmup": 1, "num_decay": 2}, lambda f: f(3)
     ),
@@ -666,9 +673,11 @@ CALLS = {
     ),
     "losses.elastic_net": running(losses.elastic_net, {"ratio": 0.5}, loss_of),
     "losses.matryoshka": running(
-        losses.matryoshka, {"sizes": (2, N), "loss": losses.lasso}, loss_of,
-        kinds={"sizes": "shape", "loss": "function"},
+        losses.matryoshka,
+        {"sizes": (2, N), "loss": losses.lasso, "detached": True, "by_frequency": False}, loss_of,
+        kinds={"sizes": "shape", "loss": "function", "detached": "flag", "by_frequency": "flag"},
     ),
+    "losses.tilted": running(losses.tilted, {"tilt": 0.1}, loss_of),
     "losses.aux_k": running(
         losses.aux_k, {"loss": losses.lasso, "num_aux": 2, "weight": 0.1},
         lambda loss: loss(jnp.asarray(CODES), losses.Batch(

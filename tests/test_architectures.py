@@ -33,6 +33,10 @@ ARCHITECTURES = {
     "matryoshka": (
         encoders.batch_top_k(M, N, num_active=3), losses.matryoshka((4, 8, N), losses.squared_error)
     ),
+    "refined": (
+        encoders.refined(encoders.top_k(M, N, num_active=3)),
+        losses.matryoshka((4, 8, N), losses.tilted(0.05), detached=True),
+    ),
     "abs_top_k": (encoders.abs_top_k(M, N, num_active=3), losses.squared_error),
     "jump_relu": (encoders.jump_relu(M, N, threshold0=0.1, bandwidth=0.2), losses.l0),
     "gated": (encoders.gated(M, N), losses.gated),

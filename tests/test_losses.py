@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from sparsecode_jax import encoders
 from sparsecode_jax.training import losses
@@ -142,6 +143,71 @@ def test_matryoshka_is_the_mean_over_prefixes(encoder):
     np.testing.assert_allclose(whole(codes, batch), losses.lasso(codes, batch), rtol=1e-6)
 
 
+@pytest.mark.parametrize("tilt", [1e-4, 0.7, 50.0])
+def test_tilted_errors_are_between_their_mean_and_the_largest(tilt):
+    codes, batch, rows = setting(DENSE)
+    errors = 0.5 * np.sum(residual(rows) ** 2, axis=-1)
+    expected = (special.logsumexp(tilt * errors) - np.log(S)) / tilt
+    np.testing.assert_allclose(losses.tilted(tilt)(codes, batch), expected, rtol=1e-4)
+    if tilt < 1e-3:
+        np.testing.assert_allclose(expected, errors.mean(), rtol=1e-3)
+    if tilt > 10:
+        assert errors.max() - np.log(S) / tilt <= expected <= errors.max()
+    slope = jax.grad(lambda bias: losses.tilted(tilt)(codes, batch._replace(bias=bias)))(BIAS)
+    weights = special.softmax(tilt * errors)
+    np.testing.assert_allclose(slope, -weights @ residual(rows), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", [DENSE, SPARSE], ids=["dense", "sparse"])
+def test_detached_prefixes_teach_each_latent_by_the_first_that_has_it(encoder):
+    sizes, params = (2, 5, N), encoder.init(jax.random.key(2))
+
+    def slopes(loss):
+        def value(params, dictionary):
+            codes, aux = encoder.aux(params, SIGNALS)
+            batch = Batch(SIGNALS, dictionary, jnp.float32(PENALTY), None, BIAS, aux)
+            return loss(codes, batch)
+
+        return value(params, DICTIONARY), jax.grad(value, argnums=(0, 1))(params, DICTIONARY)
+
+    def alone(size):
+        def loss(codes, batch):
+            rest = batch.signals - codes[:, :size] @ batch.dictionary[:size] - BIAS
+            error = 0.5 * jnp.mean(jnp.sum(rest**2, -1))
+            return (error + PENALTY * jnp.mean(jnp.sum(jnp.abs(codes[:, :size]), -1))) / 3
+
+        return slopes(loss)
+
+    value, (by_params, by_atoms) = slopes(losses.matryoshka(sizes, losses.lasso, detached=True))
+    plain, _ = slopes(losses.matryoshka(sizes, losses.lasso))
+    np.testing.assert_allclose(value, plain, rtol=1e-6)
+    for begin, end in zip((0, *sizes), sizes, strict=False):
+        _, (own, atoms) = alone(end)
+        for got, expected in ((by_params.weight, own.weight), (by_atoms, atoms)):
+            assert np.any(expected[begin:end])
+            np.testing.assert_allclose(got[begin:end], expected[begin:end], atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", [DENSE, SPARSE], ids=["dense", "sparse"])
+def test_prefixes_by_frequency_are_those_of_latents_in_that_order(encoder):
+    codes, batch, (signals, dictionary, rows) = setting(encoder, dead=jnp.arange(N) > 7)
+    frequency = np.random.default_rng(0).permutation(N) / N
+    order, sizes = np.argsort(-frequency), (2, 5, N)
+    expected = np.mean([
+        half_square(residual((signals, dictionary[order[:m]], rows[:, order[:m]])))
+        for m in sizes
+    ])  # fmt: skip
+    loss = losses.matryoshka(sizes, by_frequency=True)
+    batch = batch._replace(frequency=jnp.asarray(frequency, jnp.float32))
+    np.testing.assert_allclose(loss(codes, batch), expected, rtol=1e-5)
+    together = losses.matryoshka(sizes, detached=True, by_frequency=True)
+    np.testing.assert_allclose(together(codes, batch), expected, rtol=1e-5)
+    same = batch._replace(frequency=jnp.linspace(1, 0, N))
+    plain = losses.matryoshka(sizes)(codes, batch)
+    np.testing.assert_allclose(loss(codes, same), plain, rtol=1e-6)
+    assert abs(float(plain) - expected) > 1e-3
+
+
 def test_matryoshka_cuts_gates_and_dead_latents_too():
     encoder = encoders.jump_relu(M, N, threshold0=0.3)
     codes, batch, (signals, dictionary, rows) = setting(encoder, dead=jnp.arange(N) > 7)
@@ -169,9 +235,14 @@ def test_matryoshka_cuts_gates_and_dead_latents_too():
         (lambda: losses.matryoshka((8, 4)), DENSE, ValueError, "increasing numbers"),
         (lambda: losses.matryoshka(()), DENSE, ValueError, "increasing numbers"),
         (lambda: losses.matryoshka((4, 8)), DENSE, ValueError, "not the number of latents, 16"),
+        (
+            lambda: losses.matryoshka((4, N), by_frequency=True), DENSE, ValueError,
+            "pass frequency_decay",
+        ),
+        (lambda: losses.tilted(0.0), DENSE, ValueError, "tilt is 0.0"),
         (lambda: losses.elastic_net(-1.0), DENSE, ValueError, "ratio is -1.0"),
     ],
-)
+)  # fmt: skip
 def test_losses_say_what_they_miss(loss, encoder, error, message):
     codes, batch, _ = setting(encoder)
     with pytest.raises(error, match=message):

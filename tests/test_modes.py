@@ -170,6 +170,13 @@ TRAININGS = {
     "matryoshka": (
         encoders.batch_top_k(M, N, num_active=3), Recipe(losses.matryoshka((4, 8, N)))
     ),
+    "refined": (
+        encoders.refined(encoders.batch_top_k(M, N, num_active=None)),
+        Recipe(
+            losses.matryoshka((4, 8, N), losses.tilted(0.1), detached=True, by_frequency=True),
+            active_schedule=training.schedules.linear(3, first=3.0), frequency_decay=0.9,
+        ),
+    ),
     "schedules": (
         encoders.lista(M, N, num_layers=2),
         Recipe(losses.elastic_net(0.3), tapered, penalty_schedule=training.schedules.warmup(3)),

@@ -76,6 +76,46 @@ def test_the_penalty_warms_up():
     np.testing.assert_allclose(sorted(seen)[-6:], [0.125, 0.25, 0.375, 0.5, 0.5, 0.5], rtol=1e-6)
 
 
+def test_the_number_of_active_codes_is_annealed_and_kept():
+    encoder = encoders.batch_top_k(M, N, num_active=None)
+    seen = []
+
+    def loss(codes, batch):
+        jax.debug.callback(lambda n: seen.append(float(n)), jnp.mean(jnp.sum(codes != 0, -1)))
+        return losses.squared_error(codes, batch)
+
+    params = fit(encoder=encoder, num_steps=0).params
+    params = params._replace(encoder=params.encoder._replace(num_active=jnp.float32(2)))
+    annealed = schedules.linear(4, first=3.0)
+    options = {"encoder": encoder, "params0": params, "loss": loss}
+    got = fit(**options, active_schedule=annealed, num_steps=6)
+    jax.effects_barrier()
+    np.testing.assert_allclose(sorted(seen)[:6], [2, 2, 3, 4, 5, 6], atol=0.05)
+    assert float(got.params.encoder.num_active) == 2
+
+
+def test_frequencies_are_a_moving_average_of_activity():
+    got = fit(num_steps=3, frequency_decay=0.75, learning_rate=1e-12)
+    active = np.mean(np.asarray(LINEAR.apply(got.params.encoder, SIGNALS) > 0), axis=0)
+    assert len(np.unique(active)) > 5
+    np.testing.assert_allclose(got.state.frequency, (1 - 0.75**3) * active, rtol=1e-5)
+    assert got.state.idle is not None and fit().state.frequency is None
+
+
+def test_prefixes_follow_the_frequencies_of_the_steps_before():
+    seen = []
+
+    def loss(codes, batch):
+        jax.debug.callback(lambda f: seen.append(np.asarray(f)), batch.frequency)
+        return losses.matryoshka((4, N), by_frequency=True)(codes, batch)
+
+    got = fit(loss=loss, num_steps=2, frequency_decay=0.9)
+    jax.effects_barrier()
+    first, second = sorted(seen, key=np.sum)[-2:]
+    assert not np.any(first) and np.any(second)
+    assert np.any(np.asarray(got.state.frequency) != second)
+
+
 def test_parameters_are_averaged_without_bias_to_zero():
     def update(g, p, step):
         return jax.tree.map(lambda x, s: x - 0.3 * s, p, g)

@@ -14,6 +14,7 @@ from sparsecode_jax.encoders.linear import LinearParams, linear
 from sparsecode_jax.encoders.lista import ListaParams, lista, lista_params
 from sparsecode_jax.encoders.lista_cp import ListaCpParams, lista_cp, lista_cp_params
 from sparsecode_jax.encoders.mlp import MlpParams, mlp
+from sparsecode_jax.encoders.refined import RefinedParams, refined
 from sparsecode_jax.encoders.residual_mlp import ResidualMlpParams, residual_mlp
 from sparsecode_jax.encoders.top_k import (
     TopKParams,
@@ -35,6 +36,7 @@ __all__ = [
     "ListaCpParams",
     "ListaParams",
     "MlpParams",
+    "RefinedParams",
     "ResidualMlpParams",
     "TopKParams",
     "UnrolledParams",
@@ -57,6 +59,7 @@ __all__ = [
     "lista_params",
     "mlp",
     "normalized",
+    "refined",
     "residual_mlp",
     "tied",
     "top_k",

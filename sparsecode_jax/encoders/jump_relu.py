@@ -65,8 +65,9 @@ def jump_relu(
 
     init = Bound(_init, draw, threshold0)
     apply, aux = Bound(_apply, bandwidth), Bound(_aux, bandwidth)
+    activation = Bound(_activation, bandwidth)
     roles = JumpReluParams(*linear_roles(use_bias), Role.SCALE)  # type: ignore[call-arg]
-    return Encoder(init, apply, aux, roles=roles)
+    return Encoder(init, apply, aux, roles=roles, activation=activation)
 
 
 def _init(draw: Callable[[Key], LinearParams], threshold0: float, key: Key) -> JumpReluParams:
@@ -76,7 +77,10 @@ def _init(draw: Callable[[Key], LinearParams], threshold0: float, key: Key) -> J
 
 
 def _aux(bandwidth: float, params: JumpReluParams, signals: Array) -> tuple[Array, Aux]:
-    latents = affine("jump_relu", params, signals)
+    return _activation(bandwidth, params, affine("jump_relu", params, signals))
+
+
+def _activation(bandwidth: float, params: JumpReluParams, latents: Array) -> tuple[Array, Aux]:
     threshold = as_row(jnp.exp(params.log_threshold), latents)
     fixed = jax.lax.stop_gradient(threshold)
     crossed = latents > fixed

@@ -44,7 +44,7 @@ def linear(num_measurements: int, num_atoms: int, *, use_bias: bool = True) -> E
     **Cost**: 2MN + 2N arithmetic operations per signal, 2MN + N without bias.
     """
     init = linear_init("linear", num_measurements, num_atoms, use_bias)
-    return Encoder(init, _apply, _aux, roles=linear_roles(use_bias))
+    return Encoder(init, _apply, _aux, roles=linear_roles(use_bias), activation=_activation)
 
 
 def linear_init(
@@ -78,7 +78,10 @@ def _apply(params: LinearParams, signals: Array) -> Array:
 
 
 def _aux(params: LinearParams, signals: Array) -> tuple[Array, Aux]:
-    latents = affine("linear", params, signals)
+    return _activation(params, affine("linear", params, signals))
+
+
+def _activation(params: LinearParams, latents: Array) -> tuple[Array, Aux]:
     return jax.nn.relu(latents), Aux(latents=latents)
 
 

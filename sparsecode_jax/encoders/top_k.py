@@ -149,12 +149,13 @@ def _build(
 ) -> Encoder:
     draw = linear_init(rule.name, num_measurements, num_atoms, use_bias)
     apply, aux = Bound(_apply, rule, num_active), Bound(_aux, rule, num_active)
+    activation = Bound(_activation, rule, num_active)
     roles = linear_roles(use_bias)
     if num_active is None:
-        roles = TopKParams(*roles, Role.FROZEN)  # type: ignore[call-arg]
-        return Encoder(Bound(_init, draw), apply, aux, roles=roles)
+        roles = TopKParams(*roles, Role.NUM_ACTIVE)  # type: ignore[call-arg]
+        return Encoder(Bound(_init, draw), apply, aux, roles=roles, activation=activation)
     _static_active(rule.name, num_active, num_atoms)
-    return Encoder(draw, apply, aux, roles=roles)
+    return Encoder(draw, apply, aux, roles=roles, activation=activation)
 
 
 def _init(draw: Callable[[Key], LinearParams], key: Key) -> TopKParams:
@@ -164,14 +165,25 @@ def _init(draw: Callable[[Key], LinearParams], key: Key) -> TopKParams:
 
 def _aux(rule: _Rule, num_active: int | None, params: Any, signals: Array) -> tuple[Array, Aux]:
     latents = affine(rule.name, params, signals)
+    if num_active is None or rule.by_batch:
+        return _activation(rule, num_active, params, latents)
+    fixed = jax.lax.stop_gradient(latents)
+    indices = largest(jnp.abs(fixed) if rule.signed else fixed, num_active)
+    return _chosen(rule, latents, indices, take(params, signals, fixed, indices))
+
+
+def _chosen(rule: _Rule, latents: Array, indices: Array, values: Array) -> tuple[Array, Aux]:
+    active = SparseCodes(values if rule.signed else jax.nn.relu(values), indices, latents.shape[-1])
+    return scatter(active), Aux(latents=latents, active=active)
+
+
+def _activation(
+    rule: _Rule, num_active: int | None, params: Any, latents: Array
+) -> tuple[Array, Aux]:
     if num_active is not None and not rule.by_batch:
         fixed = jax.lax.stop_gradient(latents)
         indices = largest(jnp.abs(fixed) if rule.signed else fixed, num_active)
-        values = take(params, signals, fixed, indices)
-        active = SparseCodes(
-            values if rule.signed else jax.nn.relu(values), indices, latents.shape[-1]
-        )
-        return scatter(active), Aux(latents=latents, active=active)
+        return _chosen(rule, latents, indices, jnp.take_along_axis(latents, indices, axis=-1))
     candidates = latents if rule.signed else jax.nn.relu(latents)
     count = jax.lax.stop_gradient(params.num_active) if num_active is None else num_active
     axes = tuple(range(latents.ndim)) if rule.by_batch else -1
@@ -213,6 +225,11 @@ def batch_top_k_threshold(
             params.encoder, signals - as_row(params.center, signals), num_active=num_active
         )
         return CenteredParams(params.center, inner)
+    if not hasattr(params, "weight"):
+        raise TypeError(
+            f"{name}: parameters of type {type(params).__name__}; those of batch_top_k(...), or of "
+            "centered(batch_top_k(...)), are expected: a refined encoder has a threshold a step."
+        )
     _checks.signals_shape(name, signals)
     _checks.same_measurements(name, signals, params.weight)
     if num_active is None:

@@ -84,6 +84,7 @@ def centered(encoder: Encoder, num_measurements: int, *, tie: bool = True) -> En
         None if encoder.aux is None else Bound(_aux, encoder),
         Bound(_put, encoder, tie) if tie or encoder.tie is not None else None,
         None if encoder.roles is None else CenteredParams(Role.SHARED, encoder.roles),  # type: ignore[arg-type]
+        None if encoder.activation is None else Bound(_inner_activation, encoder),
     )
 
 
@@ -127,6 +128,7 @@ def _normalized(encoder: Encoder, scale: float) -> Encoder:
         apply=Bound(_normalized_apply, encoder, scale),
         aux=None if encoder.aux is None else Bound(_normalized_aux, encoder, scale),
         tie=None if encoder.tie is None else Bound(_normalized_put, encoder, scale),
+        activation=None,
     )
 
 
@@ -174,6 +176,13 @@ def _aux(encoder: Encoder, params: CenteredParams, signals: Array) -> tuple[Arra
     assert encoder.aux is not None
     signals = _checks.takes("centered", signals, params.center.shape[-1])
     return encoder.aux(params.encoder, signals - as_row(params.center, signals))
+
+
+def _inner_activation(
+    encoder: Encoder, params: CenteredParams, latents: Array
+) -> tuple[Array, Aux]:
+    assert encoder.activation is not None
+    return encoder.activation(params.encoder, latents)
 
 
 def _put(

@@ -15,7 +15,7 @@ from sparsecode_jax._sharding import Layout, layout_of_axes, relabeled, to_host
 from sparsecode_jax.io._identity import chained, other_batches
 from sparsecode_jax.training._draws import split_batch
 from sparsecode_jax.training.step import Autoencoder, Model, Recipe, TrainData, bound
-from sparsecode_jax.types import ArrayLike, Encoder, Key
+from sparsecode_jax.types import ArrayLike, Encoder, Key, Role
 
 __all__ = [
     "Axes",
@@ -415,7 +415,7 @@ def _draw(key: Key, encoder: Encoder, num_atoms: int | None, num_measurements: i
     return jax.vmap(one)(key) if key.ndim else one(key)
 
 
-def check_recipe(recipe: Any, params: Autoencoder) -> None:
+def check_recipe(recipe: Any, params: Autoencoder, encoder: Encoder) -> None:
     """Raise where a static option of training has no meaning."""
     if not isinstance(recipe, Recipe):
         raise TypeError(
@@ -434,14 +434,24 @@ def check_recipe(recipe: Any, params: Autoencoder) -> None:
     _checks.function("fit", "the loss", recipe.loss)
     if recipe.penalty_schedule is not None:
         _checks.function("fit", "penalty_schedule", recipe.penalty_schedule)
+    if recipe.active_schedule is not None:
+        _checks.function("fit", "active_schedule", recipe.active_schedule)
+        if Role.NUM_ACTIVE not in jax.tree.leaves(encoder.roles):
+            raise ValueError(
+                "fit: active_schedule with an encoder that has no number of active codes among its "
+                "parameters; one is expected, such as top_k(M, N, num_active=None)."
+            )
     _checks.flag("fit", "unit_atoms", recipe.unit_atoms)
-    if recipe.average_decay is not None:
-        _checks.static("fit", "average_decay", recipe.average_decay)
-    if recipe.average_decay is not None and not 0 < recipe.average_decay < 1:
-        raise ValueError(
-            f"fit: average_decay is {recipe.average_decay}; a number between 0 and 1 is expected, "
-            "such as 0.999."
-        )
+    for label, decay in (
+        ("average_decay", recipe.average_decay), ("frequency_decay", recipe.frequency_decay)
+    ):  # fmt: skip
+        if decay is None:
+            continue
+        _checks.static("fit", label, decay)
+        if not 0 < decay < 1:
+            raise ValueError(
+                f"fit: {label} is {decay}; a number between 0 and 1 is expected, such as 0.999."
+            )
     if recipe.resample_every is not None and recipe.dead_after is None:
         raise ValueError(
             "fit: resample_every without dead_after; pass dead_after, the steps without activity "

@@ -189,12 +189,13 @@ def fit(
     data, params, axes, num_latents = prepare(
         keys, encoder, given, num_atoms, model, penalty, learning_rate, target_l0
     )
-    check_recipe(recipe, params)
+    check_recipe(recipe, params, encoder)
     if recipe.resample_every is not None:
         check_resampling(encoder)
     source = Source(given.sampler, _batch_layout(data, params, recipe.batch_size))
     program = Program(encoder, recipe, source, axes)
-    counts = num_latents if recipe.dead_after is not None else None
+    counted = recipe.dead_after is not None or recipe.frequency_decay is not None
+    counts = num_latents if counted else None
     state = _programs.begin(keys, params, data, program=program, num_latents=counts)
     work = count_work(state, data, program)
     total = number_of_steps(num_steps, work, given.stream)

@@ -1,7 +1,7 @@
 """Training losses: ``loss(codes, batch) -> ()``, where the batch is a :class:`Batch`.
 
-All are means over signals. Factories (``elastic_net``, ``aux_k``, ``matryoshka``) are cached, so
-that the same arguments give the same program.
+All are means over signals, but for ``tilted``. Factories (``elastic_net``, ``tilted``, ``aux_k``,
+``matryoshka``) are cached, so that the same arguments give the same program.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
     "matryoshka",
     "paper",
     "squared_error",
+    "tilted",
 ]
 
 
@@ -44,6 +45,8 @@ class Batch(NamedTuple):
       bias: of the decoder, (M,), or None.
       aux: what the encoder gives besides the codes, or None.
       dead: which latents have long been inactive, (N,), or None where that is not counted.
+      frequency: how often each latent has lately been active, (N,), or None where that is not
+        counted.
     """
 
     signals: Array
@@ -53,6 +56,7 @@ class Batch(NamedTuple):
     bias: Array | None = None
     aux: Aux | None = None
     dead: Array | None = None
+    frequency: Array | None = None
 
 
 Loss = Callable[[Array, Batch], Array]
@@ -104,6 +108,33 @@ def elastic_net(ratio: float) -> Loss:
 
 def _elastic_net(ratio: float, codes: Array, batch: Batch) -> Array:
     return lasso(codes, batch) + batch.penalty * ratio * 0.5 * _mean_square(codes)
+
+
+@cached
+def tilted(tilt: float) -> Loss:
+    r"""Build half the squared error with more weight on the signals that are explained worst.
+
+    .. math:: \frac1t \log \frac1B \sum_b \exp\big(\tfrac t2 \|x_b - z_b D - c\|^2\big)
+
+    It is :func:`squared_error` as t goes to 0, and the largest error as t grows; signals weigh
+    in the gradient by the softmax of t times their errors.
+
+    Args:
+      tilt: t > 0, in the units of one over an error. **Static**.
+
+    References:
+      Li, Beirami, Sanjabi, Smith, 2021, "Tilted Empirical Risk Minimization", Eq. (2).
+    """
+    tilt = _checks.static("losses.tilted", "tilt", tilt)
+    _checks.positive("losses.tilted", tilt=tilt)
+    return Bound(_tilted, tilt)
+
+
+def _tilted(tilt: float, codes: Array, batch: Batch) -> Array:
+    residual = _residual("tilted", codes, batch)
+    errors = 0.5 * jnp.sum(residual * residual, axis=-1)
+    worst = jax.lax.stop_gradient(jnp.max(errors))  # log1p, expm1: exact for a small tilt too
+    return worst + jnp.log1p(jnp.mean(jnp.expm1(tilt * (errors - worst)))) / tilt
 
 
 def l0(codes: Array, batch: Batch) -> Array:
@@ -185,7 +216,13 @@ def _aux_k(loss: Loss, num_aux: int, weight: float, codes: Array, batch: Batch) 
     return loss(codes, batch) + weight * 0.5 * _mean_square(rest)
 
 
-def matryoshka(sizes: tuple[int, ...], loss: Loss = squared_error) -> Loss:
+def matryoshka(
+    sizes: tuple[int, ...],
+    loss: Loss = squared_error,
+    *,
+    detached: bool = False,
+    by_frequency: bool = False,
+) -> Loss:
     r"""Build the mean of a loss over prefixes of the latents, so that the first learn the most.
 
     .. math:: \frac1P \sum_p \ell\big(z_{1..m_p}, D_{1..m_p}\big)
@@ -195,18 +232,26 @@ def matryoshka(sizes: tuple[int, ...], loss: Loss = squared_error) -> Loss:
     Args:
       sizes: m, increasing; the last is N. **Static**.
       loss: of each prefix, such as :func:`lasso`. **Static**.
+      detached: whether a latent and its atom learn from the first prefix that has it alone: in
+        larger ones they are constants, and only the new latents learn what is left. **Static**.
+      by_frequency: whether the latents that have lately been active most often come first, whatever
+        their place; pass ``frequency_decay`` to the ``Recipe``. **Static**.
 
     Returns:
       A loss that costs ``loss`` on every prefix.
 
     Raises:
       TypeError, ValueError: sizes that are not an increasing tuple of integers, or do not end at N.
+      ValueError: ``by_frequency`` without a frequency.
 
     References:
       Bussmann, Nabeshima, Karvonen, Nanda, 2025, "Learning Multi-Level Features with Matryoshka
-      Sparse Autoencoders".
+      Sparse Autoencoders"; both options are those of the best entries of SynthSAEBench, arXiv
+      2602.14687.
     """
     _checks.function("losses.matryoshka", "loss", loss)
+    _checks.flag("losses.matryoshka", "detached", detached)
+    _checks.flag("losses.matryoshka", "by_frequency", by_frequency)
     if not isinstance(sizes, tuple):
         raise TypeError(
             f"losses.matryoshka: sizes are {sizes!r}; a tuple such as (4, 8, 16) is expected."
@@ -217,17 +262,86 @@ def matryoshka(sizes: tuple[int, ...], loss: Loss = squared_error) -> Loss:
         raise ValueError(
             f"losses.matryoshka: sizes are {sizes}; increasing numbers of latents are expected."
         )
-    return Bound(_matryoshka, sizes, loss)
+    return Bound(_matryoshka, sizes, loss, detached, by_frequency)
 
 
-def _matryoshka(sizes: tuple[int, ...], loss: Loss, codes: Array, batch: Batch) -> Array:
+def _matryoshka(
+    sizes: tuple[int, ...],
+    loss: Loss,
+    detached: bool,
+    by_frequency: bool,
+    codes: Array,
+    batch: Batch,
+) -> Array:
     if sizes[-1] != codes.shape[-1]:
         raise ValueError(
             f"losses.matryoshka: the last of sizes {sizes} is not the number of latents, "
             f"{codes.shape[-1]}; all latents are expected to be in the last prefix."
         )
-    values = [loss(codes[..., :size], _prefix(batch, size)) for size in sizes]
+    if by_frequency:
+        if batch.frequency is None:
+            raise ValueError(
+                "losses.matryoshka: it is not known how often latents are active; pass "
+                "frequency_decay to the Recipe, such as .99."
+            )
+        codes, batch = _in_order(jnp.argsort(-batch.frequency), codes, batch)
+    values, done = [], 0
+    for size in sizes:
+        own, prefix = codes[..., :size], _prefix(batch, size)
+        if detached:
+            own, prefix = _fixed(done, own, prefix)
+        values.append(loss(own, prefix))
+        done = size
     return jnp.mean(jnp.stack(values))
+
+
+def _in_order(order: Array, codes: Array, batch: Batch) -> tuple[Array, Batch]:
+    """Renumber the latents: first comes ``order[0]``."""
+
+    def renumbered(array: Array | None) -> Array | None:
+        return None if array is None else array[..., order]
+
+    aux = batch.aux
+    if aux is not None:
+        active = aux.active
+        if active is not None:
+            active = SparseCodes(active.values, jnp.argsort(order)[active.indices], len(order))
+        aux = _map_aux(renumbered, aux, active)
+    return codes[..., order], batch._replace(
+        dictionary=_dictionary("matryoshka", batch)[order],
+        true_codes=renumbered(batch.true_codes), aux=aux, dead=renumbered(batch.dead),
+        frequency=renumbered(batch.frequency),
+    )  # fmt: skip
+
+
+def _fixed(count: int, codes: Array, batch: Batch) -> tuple[Array, Batch]:
+    """Make the first so many latents constants, with their atoms."""
+
+    def fixed(array: Array | None) -> Array | None:
+        if array is None:
+            return None
+        return jnp.where(jnp.arange(array.shape[-1]) < count, jax.lax.stop_gradient(array), array)
+
+    aux = batch.aux
+    if aux is not None:
+        active = aux.active
+        if active is not None:
+            old = jax.lax.stop_gradient(active.values)
+            kept = jnp.where(active.indices < count, old, active.values)
+            active = SparseCodes(kept, active.indices, active.num_atoms)
+        aux = _map_aux(fixed, aux, active)
+    dictionary = _dictionary("matryoshka", batch)
+    rows = jnp.concatenate([jax.lax.stop_gradient(dictionary[:count]), dictionary[count:]])
+    fixed_codes = fixed(codes)
+    assert fixed_codes is not None
+    return fixed_codes, batch._replace(dictionary=rows, aux=aux)
+
+
+def _map_aux(by_latent: Callable, aux: Aux, active: SparseCodes | None) -> Aux:
+    """Return what an encoder gives with another one in the place of each array (..., N)."""
+    fields = (aux.latents, aux.gates, aux.gate_latents)
+    latents, gates, gate_latents = map(by_latent, fields)
+    return Aux(latents, active, gates, gate_latents)
 
 
 def paper(codes: Array, batch: Batch) -> Array:
@@ -275,12 +389,13 @@ def _prefix(batch: Batch, size: int) -> Batch:
         if active is not None:
             kept = jnp.where(active.indices < size, active.values, 0)
             active = SparseCodes(kept, jnp.minimum(active.indices, size - 1), size)
-        aux = Aux(cut(aux.latents), active, cut(aux.gates), cut(aux.gate_latents))
+        aux = _map_aux(cut, aux, active)
     return batch._replace(
         dictionary=_dictionary("matryoshka", batch)[:size],
         true_codes=cut(batch.true_codes),
         aux=aux,
         dead=cut(batch.dead),
+        frequency=cut(batch.frequency),
     )
 
 

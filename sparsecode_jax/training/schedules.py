@@ -1,7 +1,8 @@
 """Schedules: ``(step) -> factor`` of a learning rate or penalty, whose peak stays traced.
 
-A schedule is a shape between 0 and 1, which is multiplied with the traced penalty
-(``Recipe.penalty_schedule``) or learning rate (:func:`scheduled`): one program trains many peaks.
+A schedule is a shape, which multiplies a traced number: the penalty (``Recipe.penalty_schedule``),
+the number of active codes (``Recipe.active_schedule``) or the learning rate (:func:`scheduled`). So
+one program trains many peaks.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.types import Array
 
-__all__ = ["cosine", "linear_decay", "scheduled", "warmup"]
+__all__ = ["cosine", "linear", "linear_decay", "scheduled", "warmup"]
 
 
 @cached
@@ -59,6 +60,35 @@ def _cosine(num_steps: int, num_warmup: int, last: float, step: Array) -> Array:
     done = jnp.clip((step - num_warmup) / max(num_steps - num_warmup, 1), 0, 1)
     falling = last + (1 - last) * 0.5 * (1 + jnp.cos(jnp.pi * done))
     return falling * jnp.minimum((step + 1) / max(num_warmup, 1), 1)
+
+
+@cached
+def linear(num_steps: int, *, first: float, last: float = 1.0) -> Callable[[Array], Array]:
+    """Go linearly from a factor at step 0 to another at ``num_steps``, and stay.
+
+    Args:
+      num_steps: of the change. **Static**.
+      first: at least 0. **Static**.
+      last: at least 0. **Static**.
+
+    Returns:
+      ``(step) -> factor``, ().
+
+    Example:
+      >>> from sparsecode_jax.training import schedules
+      >>> annealed = schedules.linear(100, first=3.2)  # of active codes: from 80 to 25
+      >>> [round(25 * float(annealed(step))) for step in (0, 50, 100, 200)]
+      [80, 52, 25, 25]
+    """
+    _checks.count("linear", "num_steps", num_steps)
+    first = _checks.static("linear", "first", first)
+    last = _checks.static("linear", "last", last)
+    _checks.nonnegative("linear", first=first, last=last)
+    return Bound(_linear, num_steps, first, last)
+
+
+def _linear(num_steps: int, first: float, last: float, step: Array) -> Array:
+    return first + (last - first) * jnp.minimum(step / num_steps, 1)
 
 
 @cached

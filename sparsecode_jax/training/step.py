@@ -105,6 +105,7 @@ class TrainState(NamedTuple):
       average: running sum of the parameters, if they are averaged.
       idle: steps since each latent was last active, (N,), if dead latents are counted.
       penalty: of the next step, before its schedule, (), if it is steered to an L0.
+      frequency: how often each latent has been active, a moving average, (N,), if it is counted.
     """
 
     step: Array
@@ -115,6 +116,7 @@ class TrainState(NamedTuple):
     average: Autoencoder | None = None
     idle: Array | None = None
     penalty: Array | None = None
+    frequency: Array | None = None
 
 
 class Recipe(NamedTuple):
@@ -129,6 +131,9 @@ class Recipe(NamedTuple):
       batch_size: signals per step, drawn with replacement; None means all of them.
       penalty_schedule: ``(step) -> factor`` of the penalty, see
         :mod:`~sparsecode_jax.training.schedules`.
+      active_schedule: ``(step) -> factor`` of the number of active codes, of an encoder that has it
+        among its parameters, such as ``top_k(M, N, num_active=None)``; ``schedules.linear(1000,
+        first=3)`` begins with three times as many. Encoders keep the number itself.
       average_decay: d of the exponential moving average of the parameters, which are returned; None
         returns the last ones.
       unit_atoms: whether learned atoms are kept at unit norm.
@@ -136,6 +141,8 @@ class Recipe(NamedTuple):
         not count.
       resample_every: steps after which the dead latents get a new start (not after the last step),
         with their optimizer state reset; it needs ``dead_after``.
+      frequency_decay: d of the exponential moving average of how often each latent is active, in
+        ``Batch.frequency``; None does not count.
 
     Example:
       >>> import optax, sparsecode_jax as sc
@@ -148,10 +155,12 @@ class Recipe(NamedTuple):
     optimizer: Optimizer = optax.adam
     batch_size: int | None = None
     penalty_schedule: Schedule | None = None
+    active_schedule: Schedule | None = None
     average_decay: float | None = None
     unit_atoms: bool = True
     dead_after: int | None = None
     resample_every: int | None = None
+    frequency_decay: float | None = None
 
 
 class Source(NamedTuple):
@@ -182,8 +191,8 @@ def init_state(
       params: where to start. **Traced**.
       data: of this run. **Traced**.
       recipe: **Static**.
-      num_latents: N, if dead latents will be counted (``recipe.dead_after``), else None.
-        **Static**.
+      num_latents: N, if the activity of latents will be counted (``recipe.dead_after``,
+        ``recipe.frequency_decay``), else None. **Static**.
 
     Returns:
       A :class:`TrainState`.
@@ -191,6 +200,9 @@ def init_state(
     state = recipe.optimizer(data.learning_rate).init(params)
     arrays = [x for x in (data.signals, *jax.tree.leaves(params)) if x is not None]
     dtype = jnp.result_type(*arrays)
+    frequency = None
+    if num_latents is not None and recipe.frequency_decay is not None:
+        frequency = jnp.zeros((num_latents,), dtype)
     return TrainState(
         jnp.int32(0),
         key,
@@ -200,6 +212,7 @@ def init_state(
         jax.tree.map(jnp.zeros_like, params) if recipe.average_decay is not None else None,
         None if num_latents is None else jnp.zeros((num_latents,), jnp.int32),
         None if data.target_l0 is None else jnp.asarray(data.penalty, dtype),
+        frequency,
     )
 
 
@@ -234,11 +247,16 @@ def train_step(
         penalty = penalty * jnp.asarray(recipe.penalty_schedule(state.step), penalty.dtype)
     dead = None if dead_after is None or state.idle is None else state.idle >= dead_after
 
+    counted = state.idle is not None or data.target_l0 is not None
+
     def objective(params: Autoencoder) -> tuple[Array, Array | None]:
         dictionary = data.dictionary if params.dictionary is None else params.dictionary
+        if recipe.active_schedule is not None:
+            params = _with_active(encoder, params, recipe.active_schedule(state.step))
         codes, aux = encode(encoder, params._replace(dictionary=dictionary), signals)
-        batch = losses.Batch(signals, dictionary, penalty, true_codes, params.bias, aux, dead)
-        counted = dead_after is not None or data.target_l0 is not None
+        batch = losses.Batch(
+            signals, dictionary, penalty, true_codes, params.bias, aux, dead, state.frequency
+        )
         return jnp.asarray(recipe.loss(codes, batch)), codes if counted else None
 
     with traced_layout(source.layout):
@@ -255,12 +273,16 @@ def train_step(
     if steered is not None and data.target_l0 is not None and codes is not None:
         steered = objectives.steered_penalty(base, l0(codes), data.target_l0, _GAIN)
         steered = jnp.clip(steered, data.penalty / _FARTHEST, data.penalty * _FARTHEST)
+    frequency = state.frequency
     if idle is not None and codes is not None:
         active = jnp.any(codes != 0, axis=tuple(range(codes.ndim - 1)))
         idle = jnp.where(active, 0, idle + 1)
+    if frequency is not None and codes is not None and recipe.frequency_decay is not None:
+        rate = jnp.mean(codes != 0, axis=tuple(range(codes.ndim - 1)), dtype=frequency.dtype)
+        frequency = recipe.frequency_decay * frequency + (1 - recipe.frequency_decay) * rate
     value = jnp.asarray(value, state.loss.dtype)
     return TrainState(
-        state.step + 1, state.key, params, optimizer_state, value, average, idle, steered
+        state.step + 1, state.key, params, optimizer_state, value, average, idle, steered, frequency
     )
 
 
@@ -312,13 +334,22 @@ def project_gradients() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def _with_active(encoder: Encoder, params: Autoencoder, factor: Array) -> Autoencoder:
+    """Multiply the numbers of active codes among the encoder's parameters."""
+
+    def scaled(role: Role, leaf: Array) -> Array:
+        return leaf * jnp.asarray(factor, leaf.dtype) if role is Role.NUM_ACTIVE else leaf
+
+    return params._replace(encoder=jax.tree.map(scaled, encoder.roles, params.encoder))
+
+
 def _keep_frozen(encoder: Encoder, before: Autoencoder, after: Autoencoder) -> Autoencoder:
     """Put back what is not trained, and which weight decay would move."""
     if encoder.roles is None:
         return after
 
     def kept(role: Role, old: Array, new: Array) -> Array:
-        return old if role in (Role.FROZEN, Role.TIED) else new
+        return old if role in (Role.FROZEN, Role.TIED, Role.NUM_ACTIVE) else new
 
     own = jax.tree.map(kept, encoder.roles, before.encoder, after.encoder)
     return after._replace(encoder=own)

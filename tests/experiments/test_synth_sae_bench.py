@@ -6,6 +6,7 @@ import pytest
 import sparsecode_jax as sc
 from experiments import synth_sae_bench as bench
 
+pytestmark = pytest.mark.full_effort  # with the least it takes twice as long
 WAYS = ("OMP", "OMP, leave-one-out, refit", "lasso", "lasso, refit", "lasso, leave-one-out, refit")
 
 
@@ -25,7 +26,7 @@ def rows(quick):
 
 GROUPS = ("in groups 0 5000", "in groups 0 10000")
 LEARNED = ("learned 0 5000", "learned 0 10000")
-TRAINED = ("Matryoshka 0 5000", "Matryoshka 0 10000")
+TRAINED = ("Matryoshka 0 5000", "Matryoshka 0 10000", "refined 0 5000", "refined 0 10000")
 
 
 def test_every_dictionary_is_read_in_every_way(rows):
