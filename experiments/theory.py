@@ -9,9 +9,10 @@ Arora et al., 2015, and Nguyen et al., 2019: from a start near incoherent atoms 
 approach them by a constant factor a step (.705 to .717 in the first from .3, where the leading term
 of the proofs gives .700), down to a floor of .009 and .016; with the paper's atoms, of coherence
 .77, both diverge from .1 already.
-Refinetti and Goldt, 2022: shallow non-linear autoencoders follow equations for a few overlaps, the
-better the more measurements (``experiments.shallow_autoencoders``), and learn the principal
-components one after the other; with tied weights they stay above the error of these.
+Refinetti and Goldt, 2022: shallow non-linear autoencoders follow equations for a few overlaps
+(``experiments.shallow_autoencoders``), up to .2 of an error that falls from 8 to 2.2 with 250
+measurements and .06 with 4,000, and learn the principal components one after the other; with tied
+weights they stay at 3.19, where these have 2.
 
 One pass and its rank bound, the exception at K = 1, and support recovery by Rangamani et al. are
 measured by ``experiments.amortisation_gap``, which uses the functions below.
