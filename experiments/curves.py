@@ -127,6 +127,87 @@ def greedy(
     }
 
 
+# Each signal takes atoms until a rule stops it; nobody is told K. Relative errors, and penalties of
+# an atom in the units of half a squared error, relative to half of the mean squared signal.
+STOPS = {
+    "by error": (1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5),
+    "by penalty": (1e-6, 1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2),
+}
+
+
+def stopped(
+    name: str, train_set: Problems, tests: dict[str, Problems], *, most: int = 6
+) -> dict[str, Curve]:
+    """Return curves of a pursuit of at most ``most`` atoms along the limits of each rule to stop.
+
+    "by error" stops a signal where its residual is at most a fraction of its norm, "by penalty"
+    where another atom would lower half of the squared error by less than the penalty. The limits
+    are chosen on the training half; the work is that of the most atoms that any of its signals
+    takes, for all of them.
+    """
+    factory = GREEDY[name][0]
+    counts = range(1, most + 1)
+    work = [accounts.pursuit(factory(k), k) for k in counts]
+    path_of = functools.partial(_greedy_path, solver=factory(most), num_steps=most)
+    paths = {prefix: path_of(problems) for prefix, problems in tests.items()}
+    halves, scores = path_of(train_set)
+    curves = {}
+    for rule, limits in STOPS.items():
+        taken = [_taken(rule, limit, np.asarray(halves)) for limit in limits]
+        ends = [int(np.clip(np.max(each), 1, most)) for each in taken]
+        on_train = [float(_stopped_score(scores, jnp.asarray(each))[0]) for each in taken]
+        cost = np.asarray([work[end - 1].measured for end in ends])
+        chosen = efficient(cost, np.asarray(on_train))
+        for prefix, (rest, path) in paths.items():
+            found = np.stack([
+                _stopped_score(path, jnp.asarray(_taken(rule, limits[i], np.asarray(rest))))
+                for i in chosen
+            ])  # fmt: skip
+            used = [work[ends[i] - 1] for i in chosen]
+            curves[f"{prefix}{name}_{rule.replace(' ', '_')}"] = curve(
+                [ends[i] for i in chosen], used, found
+            )
+    return curves
+
+
+@functools.partial(jax.jit, static_argnames=("solver", "num_steps"))
+def _greedy_path(problems: Problems, *, solver: sc.Solver, num_steps: int) -> Any:
+    """Return half of the squared error after 0, 1, ... atoms, (D, atoms + 1, S), and the codes."""
+
+    def one(signals: Any, codes: Any, dictionary: Any) -> Any:
+        problem = sc.Lasso(signals, dictionary, jnp.float32(0), jnp.float32(1))
+        _, path = sc.solvers.trajectory(
+            solver, problem, num_steps=num_steps, record=lambda estimate: estimate
+        )
+        path = jnp.concatenate([jnp.zeros_like(path[:1]), path])
+        halves = 0.5 * jnp.sum((signals - path @ dictionary) ** 2, axis=-1)
+        return halves, (codes, path)
+
+    return jax.vmap(one)(*map(jnp.asarray, problems))
+
+
+def _taken(rule: str, limit: float, halves: np.ndarray) -> np.ndarray:
+    """Return how many atoms each signal takes, (D, S), from halves (D, atoms + 1, S)."""
+    if rule == "by error":
+        done = halves <= limit**2 * halves[:, :1]
+    else:
+        gains = halves[:, :-1] - halves[:, 1:]
+        done = gains < limit * np.mean(halves[:, :1], axis=-1, keepdims=True)
+    most = halves.shape[1] - 1
+    return np.where(done.any(axis=1), done.argmax(axis=1), most)
+
+
+@jax.jit
+def _stopped_score(path: Any, taken: jax.Array) -> jax.Array:
+    """Return the MCC of each data set's codes after so many atoms, (D,)."""
+
+    def one(codes: Any, path: Any, taken: Any) -> Any:
+        found = jnp.take_along_axis(path, taken[None, :, None], axis=0)[0]
+        return sc.metrics.mcc(codes, found)
+
+    return jax.vmap(one)(path[0], path[1], taken)
+
+
 def select(chosen: np.ndarray, options: list, work: list[Flops], mcc: np.ndarray) -> Curve:
     """Pack the chosen operating points of (..., runs) scores."""
     return curve(

@@ -31,6 +31,7 @@ from experiments.curves import (
     greedy,
     select,
     solver_steps,
+    stopped,
     trajectories,
 )
 from experiments.settings import RUNS
@@ -162,6 +163,8 @@ def known_dictionary(config: Any, stages: sc.io.Run, wide: Callable[[], Any]) ->
         print(f"known dictionary, {name} ...", flush=True)
         tests = {"": test_set, "fresh_": fresh_test}
         curves |= greedy(name, train_set, tests, most=config.most_atoms)
+        if name in ("ols", "omp"):
+            curves |= stopped(name, train_set, tests, most=config.most_atoms)
 
     # SAE + true inference-time optimisation: FISTA with restart from the codes of the SAE.
     print("known dictionary, SAE + FISTA ...", flush=True)

@@ -215,7 +215,10 @@ def _notes(total: float) -> str:
         "of the upper tables have the known dictionary; the number of active codes, K = 3, is told "
         "to the TopK SAE alone (settings of later SAEs were chosen on other data, knowing it). "
         "st.: solver or training steps, or atoms of pursuits and exhaustive search. λ: lasso "
-        "penalty. Atoms, penalties and steps are chosen on the training half; "
+        "penalty. Stopped by error, by penalty: each signal takes atoms until its residual is "
+        "small, or another one would explain too little; all are charged for the most that one "
+        "takes. "
+        "Atoms, penalties, limits and steps are chosen on the training half; "
         "fresh data sets reuse those choices. SAE + FISTA also chooses how long to train the SAE: "
         "for 1,024 signals, not at all; 'trained' starts from the SAE at its best. Pursuits "
         "and exhaustive search have no published formula: their measured count stands in both "
@@ -239,6 +242,10 @@ LABELS = {
     "sparsa": "SpaRSA",
     "ols": "orthogonal least squares",
     "omp": "orthogonal matching pursuit",
+    "ols_by_error": "orthogonal LS, stopped by error",
+    "ols_by_penalty": "orthogonal LS, stopped by penalty",
+    "omp_by_error": "orthogonal MP, stopped by error",
+    "omp_by_penalty": "orthogonal MP, stopped by penalty",
     "subspace_pursuit": "subspace pursuit (3 steps)",
     "exhaustive": "exhaustive search",
     "topk_sae": "TopK SAE",
@@ -253,6 +260,10 @@ LABELS = {
     "fresh_sparsa": "fresh data: SpaRSA",
     "fresh_ols": "fresh data: orthogonal LS",
     "fresh_omp": "fresh data: orthogonal MP",
+    "fresh_ols_by_error": "fresh data: OLS, by error",
+    "fresh_ols_by_penalty": "fresh data: OLS, by penalty",
+    "fresh_omp_by_error": "fresh data: OMP, by error",
+    "fresh_omp_by_penalty": "fresh data: OMP, by penalty",
     "fresh_subspace_pursuit": "fresh data: subspace pursuit",
     "fresh_exhaustive": "fresh data: exhaustive search",
     "sae_dictionary": "SAE, dictionary MCC",

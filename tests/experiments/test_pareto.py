@@ -16,6 +16,7 @@ from experiments import (
     accounts,
     common,
     contenders,
+    curves,
     frontier,
     natural_images,
     paper,
@@ -91,6 +92,34 @@ def test_efficient_operating_points():
     train = np.asarray([[0.5, 0.6, 0.7], [0.4, 0.8, 0.75]])
     # cheapest: the better of the two; then 0.8 at work 2; nothing dearer beats it
     assert efficient(work, train).tolist() == [0, 4]
+
+
+def test_each_signal_takes_the_atoms_that_the_rule_asks_for():
+    """On orthonormal atoms a pursuit takes the codes from the largest to the smallest."""
+    draw = np.random.default_rng(0)
+    sizes = np.tile([1, 2, 3, 4], 16)
+    codes = np.zeros((64, 8), np.float32)
+    for row, size in zip(codes, sizes, strict=True):
+        row[draw.choice(8, size, replace=False)] = draw.uniform(0.5, 2, size)
+    problems = curves.Problems(codes[None], codes[None], np.eye(8, dtype=np.float32)[None])
+    found = curves.stopped("omp", problems, {"": problems, "few_": problems}, most=5)
+    assert found.keys() == {
+        f"{prefix}omp_by_{rule}" for prefix in ("", "few_") for rule in ("error", "penalty")
+    }
+    for rule in ("error", "penalty"):
+        got = found[f"omp_by_{rule}"]
+        assert got.steps[-1] == 4  # and not 5, although that is allowed
+        assert got.mcc[-1] == pytest.approx(1, abs=1e-5)
+        assert np.all(np.diff(got.mcc[:, 0]) > 0) and np.all(np.diff(got.measured) > 0)
+    halves, (_, path) = curves._greedy_path(
+        problems, solver=sc.solvers.orthogonal_matching_pursuit(5), num_steps=5
+    )
+    np.testing.assert_array_equal(curves._taken("by error", 1e-3, np.asarray(halves))[0], sizes)
+    scale = 0.5 * np.mean(np.sum(codes**2, axis=1))
+    taken = curves._taken("by penalty", 0.2, np.asarray(halves))[0]
+    np.testing.assert_array_equal(taken, np.sum(0.5 * codes**2 >= 0.2 * scale, axis=1))
+    kept = np.take_along_axis(np.asarray(path)[0], taken[None, :, None], axis=0)[0]
+    np.testing.assert_allclose(kept, np.where(0.5 * codes**2 >= 0.2 * scale, codes, 0), atol=1e-6)
 
 
 def test_penalty_of_each_point_is_not_chosen_on_the_test_half(quick, monkeypatch, tmp_path):
