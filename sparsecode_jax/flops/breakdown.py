@@ -5,11 +5,16 @@ them: ``jvp(Net)/Dense_0`` is forward, ``transpose(jvp(Net))/Dense_0`` backward,
 ``jax.checkpoint`` computes anew stands under ``rematted_computation``.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import numpy as np
+
 _WRAPPED = re.compile(r"(jvp|transpose|vmap|pmap|shard_map)\((.*)\)")
+Sizes = Sequence[tuple[tuple[str, ...], int]]
 _RECOMPUTED = "rematted_computation"
 ITSELF = "(itself)"
 
@@ -71,11 +76,41 @@ def _node(leaves: Any, total: int, depth: int | None) -> dict[str, Any]:
     return node
 
 
-def lines_of(node: dict[str, Any], indent: int = 0) -> list[list[str]]:
-    """Return name, operations and share of every part, indented by its depth."""
+def lines_of(
+    node: dict[str, Any], sizes: Sizes | None, scope: tuple[str, ...] | None, indent: int = 0
+) -> list[list[str]]:
+    """Return name, parameters, operations and share of every part, indented by its depth.
+
+    ``scope`` is that of the node, None where its parts are phases; ``sizes`` is None where
+    parameters are not asked for.
+    """
     rows: list[list[str]] = []
     for name, part in node["parts"].items():
+        inner = () if scope is None else (*scope, name)
+        size = [] if sizes is None else [_held(sizes, inner)]
         share = f"{100 * part['share']:.1f} %"
-        rows.append(["  " * indent + name, f"{part['operations']:,}", share])
-        rows += lines_of(part, indent + 1)
+        rows.append(["  " * indent + name, *size, f"{part['operations']:,}", share])
+        rows += lines_of(part, sizes, inner, indent + 1)
     return rows
+
+
+def sizes_of(params: Any) -> Sizes:
+    """Return the path and the number of entries of every leaf of a pytree."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return [
+        (tuple(_split(jax.tree_util.keystr(path, simple=True, separator="/"))), np.size(leaf))
+        for path, leaf in leaves
+    ]
+
+
+def _held(sizes: Sizes, scope: tuple[str, ...]) -> str:
+    """Return how many parameters are a scope's, or nothing where none are.
+
+    A method that calls another one of its module repeats the module's name.
+    """
+    scope = tuple(name for name, _ in itertools.groupby(scope))
+    for names in (scope, scope[1:]):
+        found = [size for path, size in sizes if path[: len(names)] == names]
+        if found and scope:
+            return f"{sum(found):,}"
+    return ""

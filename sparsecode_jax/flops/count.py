@@ -292,19 +292,40 @@ class FlopCount:
         """
         return breakdown.tree_of(self.rows(convention), depth)
 
-    def tree(self, convention: Convention = "arithmetic", *, depth: int | None = 3) -> str:
+    def tree(
+        self,
+        convention: Convention = "arithmetic",
+        *,
+        depth: int | None = 3,
+        params: Any = None,
+    ) -> str:
         """Return ``as_dict`` as printable text; ``str`` has it too, to this depth.
 
         Args:
             convention: as in ``total``. **Static**.
             depth: levels to show; None for all. **Static**.
+            params: a pytree of arrays or shapes, such as ``variables["params"]`` of a flax module:
+                beside its operations each scope gets the number of its parameters, which are those
+                whose path in the pytree begins with the scope's, or with the scope's less its
+                outermost name, that of the model. **Static**.
 
         Raises:
             FlopCountError: as ``total``.
+
+        Example:
+            >>> @jax.named_scope("out")
+            ... def out(w, x):
+            ...     return x @ w
+            >>> params = {"out": jax.ShapeDtypeStruct((3, 2), "float32")}
+            >>> x = jax.ShapeDtypeStruct((5, 3), "float32")
+            >>> count = eval_flops(lambda p, x: out(p["out"], x), params, x)
+            >>> print(count.tree(params=params))
+            scope  parameters  operations    share
+            out             6          60  100.0 %
         """
         from .report import tree
 
-        return "\n".join(tree(self, convention, depth))
+        return "\n".join(tree(self, convention, depth, params))
 
     @staticmethod
     def zeros_like(count: "FlopCount") -> "FlopCount":

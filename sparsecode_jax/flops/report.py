@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from . import conventions as cls
-from .breakdown import lines_of
+from .breakdown import lines_of, sizes_of, tree_of
 from .errors import FlopCountError
 
 
@@ -43,10 +43,13 @@ def report(count: Any) -> str:
     return "\n".join(lines)
 
 
-def tree(count: Any, convention: Any, depth: int | None) -> list[str]:
-    """Return the lines of a count's tree by named scope."""
-    head = ["scope", "operations", "share"]
-    return _align([head, *lines_of(count.as_dict(convention, depth=depth))])
+def tree(count: Any, convention: Any, depth: int | None, params: Any = None) -> list[str]:
+    """Return the lines of a count's tree by named scope, with each one's parameters if given."""
+    rows = count.rows(convention)
+    sizes = None if params is None else sizes_of(params)
+    phases = len({row["phase"] for row in rows}) > 1
+    head = ["scope", *([] if sizes is None else ["parameters"]), "operations", "share"]
+    return _align([head, *lines_of(tree_of(rows, depth), sizes, () if not phases else None)])
 
 
 def _class_rows(count: Any, work: str = "executed") -> list[list[str]]:

@@ -120,6 +120,56 @@ def test_modules_of_flax_name_themselves():
     assert {k: v["operations"] for k, v in parts.items()} == {"layers_0": 64, "layers_2": 16}
 
 
+def test_scopes_have_their_parameters_beside_their_operations():
+    """The same numbers of parameters as flax's own summary has, and products that are right."""
+    nn = pytest.importorskip("flax.linen")
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.SelfAttention(num_heads=2)(nn.LayerNorm()(x))
+            return nn.Dense(3)(x)
+
+    x = jnp.ones((5, 7, 4))
+    variables = jax.eval_shape(Block().init, jax.random.key(0), x)
+    count = eval_flops(Block().apply, variables, x)
+    lines = count.tree("matmul", params=variables["params"], depth=2).splitlines()
+    cells = {line.split()[0]: line.split()[1:] for line in lines}
+    assert cells["scope"] == ["parameters", "operations", "share"]
+    attention = 4 * (4 * 4 + 4)
+    assert cells["Block"][0] == f"{attention + 2 * 4 + 4 * 3 + 3}"
+    assert cells["SelfAttention_0"][0] == f"{attention}"
+    assert cells["Dense_0"][:2] == ["15", f"{2 * 5 * 7 * 4 * 3}"]
+    whole = count.tree("matmul", params=variables["params"], depth=None).splitlines()
+    assert [line.split()[1] for line in whole if line.split()[0] == "query"] == ["20"]
+
+    def loss(params):
+        return jnp.sum(Block().apply({"params": params}, x) ** 2)
+
+    params = variables["params"]
+    tree = eval_flops(jax.grad(loss), params).tree("matmul", params=params).splitlines()
+    by_phase = [line.split()[1] for line in tree if line.split()[0] == "Dense_0"]
+    assert by_phase == ["15", "15"]  # forward and backward
+    assert [line.split()[1] for line in tree if line.startswith("forward")] != ["15"]
+    assert "parameters" not in count.tree("matmul")
+    assert all(len(line.split()) == 4 for line in count.tree("matmul", params={}).splitlines()[1:])
+
+
+def test_parameters_are_found_by_whole_names():
+    @jax.named_scope("first")
+    def first(w, x):
+        return x @ w
+
+    @jax.named_scope("first_2")
+    def second(w, x):
+        return x @ w
+
+    params = {"first": jnp.ones((8, 2)), "first_2": {"kernel": jnp.ones((2, 4))}}
+    count = eval_flops(lambda p, x: second(p["first_2"]["kernel"], first(p["first"], x)), params, X)
+    sizes = {line.split()[0]: line.split()[1] for line in count.tree(params=params).splitlines()}
+    assert sizes == {"scope": "parameters", "first": "16", "first_2": "8"}
+
+
 class Module:
     """Stands for flax.nnx.Module: holds modules, and does not name itself."""
 
