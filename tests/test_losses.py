@@ -178,9 +178,18 @@ def test_detached_prefixes_teach_each_latent_by_the_first_that_has_it(encoder):
 
         return slopes(loss)
 
+    def errors(size):
+        def loss(codes, batch):
+            part = SIGNALS - codes[:, :size] @ DICTIONARY[:size] - BIAS
+            return 0.5 * jnp.mean(jnp.sum(part**2, -1))
+
+        return slopes(loss)
+
     value, (by_params, by_atoms) = slopes(losses.matryoshka(sizes, losses.lasso, detached=True))
-    plain, _ = slopes(losses.matryoshka(sizes, losses.lasso))
-    np.testing.assert_allclose(value, plain, rtol=1e-6)
+    codes = encoder.apply(params, SIGNALS)  # the penalty is of each latent once
+    error = sum(errors(size)[0] for size in sizes) / 3
+    each = PENALTY * jnp.mean(jnp.sum(jnp.abs(codes), -1)) / 3
+    np.testing.assert_allclose(value, error + each, rtol=1e-5)
     for begin, end in zip((0, *sizes), sizes, strict=False):
         _, (own, atoms) = alone(end)
         for got, expected in ((by_params.weight, own.weight), (by_atoms, atoms)):
