@@ -142,8 +142,9 @@ def stopped(
 
     "by error" stops a signal where its residual is at most a fraction of its norm, "by penalty"
     where another atom would lower half of the squared error by less than the penalty. The limits
-    are chosen on the training half; the work is that of the most atoms that any of its signals
-    takes, for all of them.
+    are chosen on the training half, in its units; the work is that of the most atoms that any of
+    its signals takes, and of the one more that shows how little it explains, for all of them. Other
+    signals get no more than that.
     """
     factory = GREEDY[name][0]
     counts = range(1, most + 1)
@@ -151,16 +152,21 @@ def stopped(
     path_of = functools.partial(_greedy_path, solver=factory(most), num_steps=most)
     paths = {prefix: path_of(problems) for prefix, problems in tests.items()}
     halves, scores = path_of(train_set)
+    scale = float(np.mean(halves[:, 0]))
     curves = {}
     for rule, limits in STOPS.items():
-        taken = [_taken(rule, limit, np.asarray(halves)) for limit in limits]
-        ends = [int(np.clip(np.max(each), 1, most)) for each in taken]
+        extra = rule == "by penalty"
+        taken = [_taken(rule, limit, np.asarray(halves), scale) for limit in limits]
+        ends = [int(np.clip(np.max(each) + extra, 1, most)) for each in taken]
         on_train = [float(_stopped_score(scores, jnp.asarray(each))[0]) for each in taken]
         cost = np.asarray([work[end - 1].measured for end in ends])
         chosen = efficient(cost, np.asarray(on_train))
         for prefix, (rest, path) in paths.items():
             found = np.stack([
-                _stopped_score(path, jnp.asarray(_taken(rule, limits[i], np.asarray(rest))))
+                _stopped_score(
+                    path,
+                    jnp.asarray(_taken(rule, limits[i], np.asarray(rest)[:, : ends[i] + 1], scale)),
+                )
                 for i in chosen
             ])  # fmt: skip
             used = [work[ends[i] - 1] for i in chosen]
@@ -186,13 +192,16 @@ def _greedy_path(problems: Problems, *, solver: sc.Solver, num_steps: int) -> An
     return jax.vmap(one)(*map(jnp.asarray, problems))
 
 
-def _taken(rule: str, limit: float, halves: np.ndarray) -> np.ndarray:
-    """Return how many atoms each signal takes, (D, S), from halves (D, atoms + 1, S)."""
+def _taken(rule: str, limit: float, halves: np.ndarray, scale: float) -> np.ndarray:
+    """Return how many atoms each signal takes, (D, S), from halves (D, atoms + 1, S).
+
+    The scale is half of the mean squared signal that penalties are relative to.
+    """
     if rule == "by error":
         done = halves <= limit**2 * halves[:, :1]
     else:
         gains = halves[:, :-1] - halves[:, 1:]
-        done = gains < limit * np.mean(halves[:, :1], axis=-1, keepdims=True)
+        done = gains < limit * scale
     most = halves.shape[1] - 1
     return np.where(done.any(axis=1), done.argmax(axis=1), most)
 

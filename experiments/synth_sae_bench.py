@@ -16,7 +16,8 @@ scored; dead latents count as F1 0, as in the published table.
 Command: ``python -m experiments.synth_sae_bench`` (hours on 2 cores, most of them training;
 finished parts and checkpoints are kept until the table is written; ``--quick`` a minute at 1,000
 features). Of ``--samples 250000 500000`` the second budget goes on where the first ended; groups
-read the first 250,000, before all atoms together read all.
+read the first 250,000, before all atoms together read all, and "refined" begins anew, since its
+schedules span the run (no table has it yet).
 Expected: docs/results/synth_sae_bench.txt has ``--methods learned TopK --samples 250000 500000``
 (an hour): F1 with the true atoms .76 by OMP, .93 by the lasso, .95 refined; with learned atoms .57
 by OMP, .68 by the lasso, after both budgets; with the autoencoder's at most .06 and .12.

@@ -416,3 +416,22 @@ def test_an_encoder_or_solver_trains_inside_a_flax_module(encoder):
 def test_errors_of_the_factories(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_center_around_refined_codes_is_subtracted_once(tie):
+    """The signals less the center have what is left of the bias; both orders are one encoder."""
+    signals, dictionary, _ = sparse_problem()
+    bias, center = (np.linspace(*ends, M).astype(np.float32) for ends in ((-1, 1), (0.5, -0.2)))
+    inner = encoders.linear(M, N)
+    outside = encoders.centered(encoders.refined(inner), M, tie=tie)
+    inside = encoders.refined(encoders.centered(inner, M, tie=tie))
+    params = outside.init(jax.random.key(0))
+    weights = params.encoder.encoder
+    params = params._replace(center=jnp.asarray(center))
+    other = encoders.CenteredParams(params.center, weights)
+    other = inside.init(jax.random.key(0))._replace(encoder=other)
+    got = outside.apply(outside.tie(params, dictionary, bias), signals)
+    expected = inside.apply(inside.tie(other, dictionary, bias), signals)
+    assert np.any(got)
+    np.testing.assert_allclose(got, expected, atol=1e-6)

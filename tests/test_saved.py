@@ -77,6 +77,7 @@ def test_a_decoder_that_does_not_fit_the_encoder_is_refused(tmp_path, change):
         ({"average_decay": 1.5}, "average_decay is 1.5"),
         ({"frequency_decay": 1.0}, "frequency_decay is 1.0"),
         ({"active_schedule": schedules.linear(3, first=2.0)}, "no number of active codes among"),
+        ({"penalty_schedule": lambda step: jnp.ones(2)}, "penalty_schedule gives"),
         ({"loss": losses.matryoshka((4, N), by_frequency=True)}, "pass frequency_decay"),
         ({"dead_after": 0}, "dead_after is 0"),
         ({"signals": iter([])}, "the stream of signals is empty"),

@@ -51,7 +51,7 @@ def refined(encoder: Encoder, *, num_steps: int = 1, step_size: float = 0.25) ->
       TypeError: the encoder is no linear map and an activation.
 
     **Cost**: that of the encoder, M arithmetic operations, and 4MN + M + 2N and the activation more
-    per signal per step.
+    per signal per step; with a static K of each signal 2MN + 2KM + M + 2N.
 
     References:
       Gregor and LeCun, 2010, for steps that an encoder takes with learned weights. The best

@@ -216,6 +216,7 @@ def batch_top_k_threshold(
       ones given.
 
     Raises:
+      TypeError: parameters of another encoder.
       ValueError: shapes that disagree.
     """
     name = "batch_top_k_threshold"
@@ -228,7 +229,7 @@ def batch_top_k_threshold(
     if not hasattr(params, "weight"):
         raise TypeError(
             f"{name}: parameters of type {type(params).__name__}; those of batch_top_k(...), or of "
-            "centered(batch_top_k(...)), are expected: a refined encoder has a threshold a step."
+            "centered(batch_top_k(...)), are expected, which have one threshold."
         )
     _checks.signals_shape(name, signals)
     _checks.same_measurements(name, signals, params.weight)

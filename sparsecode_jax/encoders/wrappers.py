@@ -188,7 +188,8 @@ def _inner_activation(
 def _put(
     encoder: Encoder, tie: bool, params: CenteredParams, dictionary: Array, bias: Array | None
 ) -> CenteredParams:
+    center = params.center if bias is None or not tie else bias
     inner = params.encoder
-    if encoder.tie is not None:
-        inner = encoder.tie(inner, dictionary, bias)
-    return CenteredParams(params.center if bias is None or not tie else bias, inner)
+    if encoder.tie is not None:  # what is left of the bias for signals less the center
+        inner = encoder.tie(inner, dictionary, None if bias is None else bias - center)
+    return CenteredParams(center, inner)

@@ -87,7 +87,7 @@ def lines_of(
     rows: list[list[str]] = []
     for name, part in node["parts"].items():
         inner = () if scope is None else (*scope, name)
-        size = [] if sizes is None else [_held(sizes, inner)]
+        size = [] if sizes is None else [_held(sizes, inner, part, len(node["parts"]) == 1)]
         share = f"{100 * part['share']:.1f} %"
         rows.append(["  " * indent + name, *size, f"{part['operations']:,}", share])
         rows += lines_of(part, sizes, inner, indent + 1)
@@ -103,14 +103,17 @@ def sizes_of(params: Any) -> Sizes:
     ]
 
 
-def _held(sizes: Sizes, scope: tuple[str, ...]) -> str:
+def _held(sizes: Sizes, scope: tuple[str, ...], part: dict[str, Any], alone: bool) -> str:
     """Return how many parameters are a scope's, or nothing where none are.
 
-    A method that calls another one of its module repeats the module's name.
+    A method that calls another one of its module repeats the module's name. An outermost scope is
+    the model if the parameters of a scope inside it are found, or if it is the only one.
     """
     scope = tuple(name for name, _ in itertools.groupby(scope))
-    for names in (scope, scope[1:]):
-        found = [size for path, size in sizes if path[: len(names)] == names]
-        if found and scope:
+    names = {path[0] for path, _ in sizes if path}
+    model = len(scope) == 1 and (alone or any(name in names for name in part["parts"]))
+    for prefix in (scope, scope[1:]):
+        found = [size for path, size in sizes if path[: len(prefix)] == prefix]
+        if found and (prefix or model):
             return f"{sum(found):,}"
     return ""

@@ -307,7 +307,7 @@ class FlopCount:
             params: a pytree of arrays or shapes, such as ``variables["params"]`` of a flax module:
                 beside its operations each scope gets the number of its parameters, which are those
                 whose path in the pytree begins with the scope's, or with the scope's less its
-                outermost name, that of the model. **Static**.
+                outermost name, that of the model. A scope without any stays empty. **Static**.
 
         Raises:
             FlopCountError: as ``total``.

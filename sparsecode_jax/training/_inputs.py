@@ -432,15 +432,21 @@ def check_recipe(recipe: Any, params: Autoencoder, encoder: Encoder) -> None:
         if getattr(recipe, label) is not None:
             _checks.count("fit", label, getattr(recipe, label))
     _checks.function("fit", "the loss", recipe.loss)
-    if recipe.penalty_schedule is not None:
-        _checks.function("fit", "penalty_schedule", recipe.penalty_schedule)
-    if recipe.active_schedule is not None:
-        _checks.function("fit", "active_schedule", recipe.active_schedule)
-        if Role.NUM_ACTIVE not in jax.tree.leaves(encoder.roles):
+    for label in ("penalty_schedule", "active_schedule"):
+        if (schedule := getattr(recipe, label)) is None:
+            continue
+        _checks.function("fit", label, schedule)
+        found = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+        if getattr(found, "shape", None) != ():
             raise ValueError(
-                "fit: active_schedule with an encoder that has no number of active codes among its "
-                "parameters; one is expected, such as top_k(M, N, num_active=None)."
+                f"fit: {label} gives {found} for a step; one number, a factor, is expected."
             )
+    counts = Role.NUM_ACTIVE in jax.tree.leaves(encoder.roles)
+    if recipe.active_schedule is not None and not counts:
+        raise ValueError(
+            "fit: active_schedule with an encoder that has no number of active codes among its "
+            "parameters (Role.NUM_ACTIVE); one is expected, such as top_k(M, N, num_active=None)."
+        )
     _checks.flag("fit", "unit_atoms", recipe.unit_atoms)
     for label, decay in (
         ("average_decay", recipe.average_decay), ("frequency_decay", recipe.frequency_decay)

@@ -239,7 +239,8 @@ def matryoshka(
         their place; pass ``frequency_decay`` to the ``Recipe``. **Static**.
 
     Returns:
-      A loss that costs ``loss`` on every prefix; detached, on each latent once.
+      A loss that costs ``loss`` on every prefix; detached, on the new latents of each, and what
+      these decode once more. Where an encoder gives K codes of each signal, every prefix decodes K.
 
     Raises:
       TypeError, ValueError: sizes that are not an increasing tuple of integers, or do not end at N.

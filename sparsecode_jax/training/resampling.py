@@ -15,6 +15,7 @@ from sparsecode_jax.training.step import (
     Source,
     TrainData,
     TrainState,
+    annealed,
     encode,
     project,
 )
@@ -45,7 +46,8 @@ def resample(
     signals, _ = draw_batch(state.key, state.step, data, recipe.batch_size, source.sampler)
     dictionary = data.dictionary if params.dictionary is None else params.dictionary
     assert dictionary is not None
-    codes, _ = encode(encoder, params._replace(dictionary=dictionary), signals)
+    now = annealed(encoder, params._replace(dictionary=dictionary), recipe, state.step)
+    codes, _ = encode(encoder, now, signals)
     centered = signals if params.bias is None else signals - as_row(params.bias, signals)
     error = jnp.sum(jnp.square(centered - codes @ dictionary), axis=-1)
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)

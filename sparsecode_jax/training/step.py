@@ -103,7 +103,7 @@ class TrainState(NamedTuple):
       optimizer: its state.
       loss: of the last step, before its update, (); infinite before the first.
       average: running sum of the parameters, if they are averaged.
-      idle: steps since each latent was last active, (N,), if dead latents are counted.
+      idle: steps since each latent was last active, (N,), if activity is counted.
       penalty: of the next step, before its schedule, (), if it is steered to an L0.
       frequency: how often each latent has been active, a moving average, (N,), if it is counted.
     """
@@ -131,9 +131,6 @@ class Recipe(NamedTuple):
       batch_size: signals per step, drawn with replacement; None means all of them.
       penalty_schedule: ``(step) -> factor`` of the penalty, see
         :mod:`~sparsecode_jax.training.schedules`.
-      active_schedule: ``(step) -> factor`` of the number of active codes, of an encoder that has it
-        among its parameters, such as ``top_k(M, N, num_active=None)``; ``schedules.linear(1000,
-        first=3)`` begins with three times as many. Encoders keep the number itself.
       average_decay: d of the exponential moving average of the parameters, which are returned; None
         returns the last ones.
       unit_atoms: whether learned atoms are kept at unit norm.
@@ -143,6 +140,10 @@ class Recipe(NamedTuple):
         with their optimizer state reset; it needs ``dead_after``.
       frequency_decay: d of the exponential moving average of how often each latent is active, in
         ``Batch.frequency``; None does not count.
+      active_schedule: ``(step) -> factor`` of the number of active codes, of an encoder that has it
+        among its parameters (``Role.NUM_ACTIVE``), such as ``top_k(M, N, num_active=None)``;
+        ``schedules.linear(1000, first=3)`` begins with three times as many. Encoders keep the
+        number itself.
 
     Example:
       >>> import optax, sparsecode_jax as sc
@@ -155,12 +156,12 @@ class Recipe(NamedTuple):
     optimizer: Optimizer = optax.adam
     batch_size: int | None = None
     penalty_schedule: Schedule | None = None
-    active_schedule: Schedule | None = None
     average_decay: float | None = None
     unit_atoms: bool = True
     dead_after: int | None = None
     resample_every: int | None = None
     frequency_decay: float | None = None
+    active_schedule: Schedule | None = None
 
 
 class Source(NamedTuple):
@@ -196,12 +197,20 @@ def init_state(
 
     Returns:
       A :class:`TrainState`.
+
+    Raises:
+      ValueError: a ``recipe.frequency_decay`` without ``num_latents``.
     """
     state = recipe.optimizer(data.learning_rate).init(params)
     arrays = [x for x in (data.signals, *jax.tree.leaves(params)) if x is not None]
     dtype = jnp.result_type(*arrays)
     frequency = None
-    if num_latents is not None and recipe.frequency_decay is not None:
+    if recipe.frequency_decay is not None:
+        if num_latents is None:
+            raise ValueError(
+                "init_state: the recipe has a frequency_decay and num_latents is None; pass "
+                "num_latents, the number of latents whose activity is counted."
+            )
         frequency = jnp.zeros((num_latents,), dtype)
     return TrainState(
         jnp.int32(0),
@@ -251,8 +260,7 @@ def train_step(
 
     def objective(params: Autoencoder) -> tuple[Array, Array | None]:
         dictionary = data.dictionary if params.dictionary is None else params.dictionary
-        if recipe.active_schedule is not None:
-            params = _with_active(encoder, params, recipe.active_schedule(state.step))
+        params = annealed(encoder, params, recipe, state.step)
         codes, aux = encode(encoder, params._replace(dictionary=dictionary), signals)
         batch = losses.Batch(
             signals, dictionary, penalty, true_codes, params.bias, aux, dead, state.frequency
@@ -334,8 +342,11 @@ def project_gradients() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _with_active(encoder: Encoder, params: Autoencoder, factor: Array) -> Autoencoder:
-    """Multiply the numbers of active codes among the encoder's parameters."""
+def annealed(encoder: Encoder, params: Autoencoder, recipe: Recipe, step: Array) -> Autoencoder:
+    """Multiply the numbers of active codes among the encoder's parameters by their schedule."""
+    if recipe.active_schedule is None:
+        return params
+    factor = recipe.active_schedule(step)
 
     def scaled(role: Role, leaf: Array) -> Array:
         return leaf * jnp.asarray(factor, leaf.dtype) if role is Role.NUM_ACTIVE else leaf
