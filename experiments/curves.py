@@ -127,12 +127,31 @@ def greedy(
     }
 
 
-# Each signal takes atoms until a rule stops it; nobody is told K. Relative errors, and penalties of
-# an atom in the units of half a squared error, relative to half of the mean squared signal.
+class Stop(NamedTuple):
+    """A rule by which each signal takes atoms until it stops; nobody is told K.
+
+    Attributes:
+      done: ``(limit, halves, scale) -> (D, atoms, S)``, whether a signal stops after 0, 1, ...
+        atoms, from half of its squared errors (D, atoms + 1, S) and of the mean squared signal.
+      limits: to choose from.
+      num_more: atoms that are needed beyond those that are taken, to see that it stops.
+    """
+
+    done: Callable[[float, np.ndarray, float], np.ndarray]
+    limits: tuple[float, ...]
+    num_more: int
+
+
 STOPS = {
-    "by error": (1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5),
-    "by penalty": (1e-6, 1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2),
-}
+    "error": Stop(  # relative to the signal's norm
+        lambda limit, halves, scale: halves <= limit**2 * halves[:, :1],
+        (1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5), 0,
+    ),
+    "penalty": Stop(  # of an atom, relative to the mean signal
+        lambda limit, halves, scale: halves[:, :-1] - halves[:, 1:] < limit * scale,
+        (1e-6, 1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2), 1,
+    ),
+}  # fmt: skip
 
 
 def stopped(
@@ -140,8 +159,8 @@ def stopped(
 ) -> dict[str, Curve]:
     """Return curves of a pursuit of at most ``most`` atoms along the limits of each rule to stop.
 
-    "by error" stops a signal where its residual is at most a fraction of its norm, "by penalty"
-    where another atom would lower half of the squared error by less than the penalty. The limits
+    By error a signal stops where its residual is at most a fraction of its norm, by penalty where
+    another atom would lower half of the squared error by less than the penalty. The limits
     are chosen on the training half, in its units; the work is that of the most atoms that any of
     its signals takes, and of the one more that shows how little it explains, for all of them. Other
     signals get no more than that.
@@ -154,25 +173,20 @@ def stopped(
     halves, scores = path_of(train_set)
     scale = float(np.mean(halves[:, 0]))
     curves = {}
-    for rule, limits in STOPS.items():
-        extra = rule == "by penalty"
-        taken = [_taken(rule, limit, np.asarray(halves), scale) for limit in limits]
-        ends = [int(np.clip(np.max(each) + extra, 1, most)) for each in taken]
+    for rule, stop in STOPS.items():
+        taken = [_taken(stop, limit, np.asarray(halves), scale) for limit in stop.limits]
+        ends = [int(np.clip(np.max(each) + stop.num_more, 1, most)) for each in taken]
         on_train = [float(_stopped_score(scores, jnp.asarray(each))[0]) for each in taken]
         cost = np.asarray([work[end - 1].measured for end in ends])
         chosen = efficient(cost, np.asarray(on_train))
         for prefix, (rest, path) in paths.items():
-            found = np.stack([
-                _stopped_score(
-                    path,
-                    jnp.asarray(_taken(rule, limits[i], np.asarray(rest)[:, : ends[i] + 1], scale)),
-                )
-                for i in chosen
-            ])  # fmt: skip
+            few = [np.asarray(rest)[:, : ends[i] + 1] for i in chosen]
+            each = [
+                _taken(stop, stop.limits[i], one, scale) for i, one in zip(chosen, few, strict=True)
+            ]
+            found = np.stack([_stopped_score(path, jnp.asarray(one)) for one in each])
             used = [work[ends[i] - 1] for i in chosen]
-            curves[f"{prefix}{name}_{rule.replace(' ', '_')}"] = curve(
-                [ends[i] for i in chosen], used, found
-            )
+            curves[f"{prefix}{name}_by_{rule}"] = curve([ends[i] for i in chosen], used, found)
     return curves
 
 
@@ -192,18 +206,10 @@ def _greedy_path(problems: Problems, *, solver: sc.Solver, num_steps: int) -> An
     return jax.vmap(one)(*map(jnp.asarray, problems))
 
 
-def _taken(rule: str, limit: float, halves: np.ndarray, scale: float) -> np.ndarray:
-    """Return how many atoms each signal takes, (D, S), from halves (D, atoms + 1, S).
-
-    The scale is half of the mean squared signal that penalties are relative to.
-    """
-    if rule == "by error":
-        done = halves <= limit**2 * halves[:, :1]
-    else:
-        gains = halves[:, :-1] - halves[:, 1:]
-        done = gains < limit * scale
-    most = halves.shape[1] - 1
-    return np.where(done.any(axis=1), done.argmax(axis=1), most)
+def _taken(stop: Stop, limit: float, halves: np.ndarray, scale: float) -> np.ndarray:
+    """Return how many atoms each signal takes, (D, S)."""
+    done = stop.done(limit, halves, scale)
+    return np.where(done.any(axis=1), done.argmax(axis=1), halves.shape[1] - 1)
 
 
 @jax.jit

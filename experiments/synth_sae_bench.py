@@ -165,7 +165,8 @@ def train(
     method: str, config: Config, model: sc.synthetic.FeatureModel, seed: int, budget: int, run: Run
 ) -> Trained:
     """Learn a dictionary from so many samples, going on from where a smaller budget ended."""
-    learn = {"learned": _learned, "in groups": _in_groups}.get(method, _autoencoder)
+    ways = {"learned": _learned, "in groups": _in_groups, "refined": _stepping}
+    learn = ways.get(method, _autoencoder)
 
     def signals(count: int = budget) -> Iterator[jax.Array]:
         return (batch.signals for batch in samples(config, model, DRAWS, count, seed))
@@ -287,49 +288,68 @@ def _autoencoder(
     method: str, config: Config, signals: Stream, seed: int, budget: int, run: Run,
     kept: pathlib.Path, label: str,
 ) -> Trained:  # fmt: skip
-    """Train an autoencoder as SAELens does by default: tied start, Adam, no schedule.
-
-    But "refined" has schedules of its rate and number of active latents over the whole run.
-    """
+    """Train an autoencoder as SAELens does by default: tied start, Adam, no schedule."""
     size = config.num_measurements, config.width
-    losses, schedules = training.losses, training.schedules
     family = encoders.top_k if method == "TopK" else encoders.batch_top_k
-    encoder = family(*size, num_active=config.num_active)
-    recipe = training.Recipe(loss=losses.squared_error)
+    loss: Any = training.losses.squared_error
     if method == "Matryoshka":
-        recipe = training.Recipe(loss=losses.matryoshka(config.prefixes))
-    atoms = sc.dictionaries.random(
-        jax.random.key(100 + seed), num_atoms=config.width, num_measurements=size[0]
+        loss = training.losses.matryoshka(config.prefixes)
+    atoms = _start(config, seed)
+    params = LinearParams(atoms, jnp.zeros(config.width))
+    encoder, recipe = family(*size, num_active=config.num_active), training.Recipe(loss=loss)
+    fit = _fit(config, encoder, params, recipe, atoms, signals, seed, kept, label)
+    return _trained(fit, fit.params.encoder)
+
+
+def _stepping(
+    method: str, config: Config, signals: Stream, seed: int, budget: int, run: Run,
+    kept: pathlib.Path, label: str,
+) -> Trained:  # fmt: skip
+    """Train as the benchmark's best entries do: schedules of rate and K span the whole run."""
+    losses, schedules = training.losses, training.schedules
+    steps = -(-budget // config.batch_size)
+    rate = schedules.linear_decay(
+        steps, num_warmup=max(1, min(config.num_warmup, steps // 10)), num_decay=max(1, steps // 3)
     )
-    own: Any = LinearParams(atoms, jnp.zeros(config.width))
-    step_size = 0.0
-    if method == "refined":
-        steps, step_size = -(-budget // config.batch_size), config.step_size
-        encoder = encoders.refined(family(*size, num_active=None), step_size=step_size)
-        own = encoders.TopKParams(own.weight, own.bias, jnp.float32(config.num_active))
-        own = encoders.RefinedParams(atoms, jnp.zeros(size[0]), own)
-        rate = schedules.linear_decay(
-            steps, num_warmup=max(1, min(config.num_warmup, steps // 10)),
-            num_decay=max(1, steps // 3),
-        )  # fmt: skip
-        recipe = training.Recipe(
-            loss=losses.matryoshka(
-                config.refined_prefixes, losses.tilted(config.tilt), detached=True,
-                by_frequency=True,
-            ),
-            optimizer=schedules.scheduled(optax.adam, rate), frequency_decay=0.99,
-            active_schedule=schedules.linear(steps, first=config.annealed_from / config.num_active),
-        )  # fmt: skip
-    start = training.Model(encoder=own, dictionary=atoms, bias=jnp.zeros(size[0]))
-    fit = training.fit(
+    recipe = training.Recipe(
+        loss=losses.matryoshka(
+            config.refined_prefixes, losses.tilted(config.tilt), detached=True, by_frequency=True
+        ),
+        optimizer=schedules.scheduled(optax.adam, rate), frequency_decay=0.99,
+        active_schedule=schedules.linear(steps, first=config.annealed_from / config.num_active),
+    )  # fmt: skip
+    inner = encoders.batch_top_k(config.num_measurements, config.width, num_active=None)
+    encoder = encoders.refined(inner, step_size=config.step_size)
+    atoms = _start(config, seed)
+    own = encoders.TopKParams(atoms, jnp.zeros(config.width), jnp.float32(config.num_active))
+    params = encoders.RefinedParams(atoms, jnp.zeros(config.num_measurements), own)
+    fit = _fit(config, encoder, params, recipe, atoms, signals, seed, kept, label)
+    return _trained(fit, fit.params.encoder.encoder, config.step_size)
+
+
+def _start(config: Config, seed: int) -> jax.Array:
+    """Draw the atoms that an autoencoder begins with, in its encoder and its decoder."""
+    return sc.dictionaries.random(
+        jax.random.key(100 + seed), num_atoms=config.width, num_measurements=config.num_measurements
+    )
+
+
+def _fit(
+    config: Config, encoder: sc.Encoder, params: Any, recipe: training.Recipe, atoms: jax.Array,
+    signals: Stream, seed: int, kept: pathlib.Path, label: str,
+) -> training.Fit:  # fmt: skip
+    bias = jnp.zeros(config.num_measurements)
+    start = training.Model(encoder=params, dictionary=atoms, bias=bias)
+    return training.fit(
         jax.random.key(seed), encoder, signals(), recipe=recipe, model=start,
         learning_rate=config.learning_rate, checkpoint=kept, progress=label,
     )  # fmt: skip
-    params = fit.params
-    inner = params.encoder.encoder if step_size else params.encoder
+
+
+def _trained(fit: training.Fit, own: Any, step_size: float = 0.0) -> Trained:
     return Trained(
-        np.asarray(params.dictionary), np.asarray(params.bias), np.asarray(inner.weight),
-        np.asarray(inner.bias), float(fit.flops or 0), step_size,
+        np.asarray(fit.params.dictionary), np.asarray(fit.params.bias), np.asarray(own.weight),
+        np.asarray(own.bias), float(fit.flops or 0), step_size,
     )  # fmt: skip
 
 

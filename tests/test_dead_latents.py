@@ -192,3 +192,19 @@ def test_what_belongs_to_a_latent_is_declared_not_named():
     undeclared = encoder._replace(roles=None)
     with pytest.raises(ValueError, match="roles say where the direction of each latent is"):
         fit(encoder=undeclared, params0=start, **options)
+
+
+def test_dead_latents_are_replaced_at_the_number_of_active_codes_of_their_step():
+    """Three times one active code is three, in the steps and where dead latents start anew."""
+    encoder = encoders.top_k(M, N, num_active=None)
+    params = dead_start(encoder)
+    options = {"encoder": encoder, "loss": losses.squared_error, "dead_after": 2, "num_steps": 9,
+               "resample_every": 4}  # fmt: skip
+
+    def of(count):
+        return params._replace(encoder=params.encoder._replace(num_active=jnp.float32(count)))
+
+    scaled = fit(params0=of(1), active_schedule=lambda step: jnp.float32(3), **options)
+    plain = fit(params0=of(3), **options)
+    assert np.any(np.asarray(plain.state.idle)[:5] < 9)  # some were replaced
+    np.testing.assert_array_equal(scaled.params.dictionary, plain.params.dictionary)

@@ -167,9 +167,14 @@ def _aux(rule: _Rule, num_active: int | None, params: Any, signals: Array) -> tu
     latents = affine(rule.name, params, signals)
     if num_active is None or rule.by_batch:
         return _activation(rule, num_active, params, latents)
+    indices = _places(rule, num_active, latents)
+    values = take(params, signals, jax.lax.stop_gradient(latents), indices)
+    return _chosen(rule, latents, indices, values)
+
+
+def _places(rule: _Rule, num_active: int, latents: Array) -> Array:
     fixed = jax.lax.stop_gradient(latents)
-    indices = largest(jnp.abs(fixed) if rule.signed else fixed, num_active)
-    return _chosen(rule, latents, indices, take(params, signals, fixed, indices))
+    return largest(jnp.abs(fixed) if rule.signed else fixed, num_active)
 
 
 def _chosen(rule: _Rule, latents: Array, indices: Array, values: Array) -> tuple[Array, Aux]:
@@ -181,8 +186,7 @@ def _activation(
     rule: _Rule, num_active: int | None, params: Any, latents: Array
 ) -> tuple[Array, Aux]:
     if num_active is not None and not rule.by_batch:
-        fixed = jax.lax.stop_gradient(latents)
-        indices = largest(jnp.abs(fixed) if rule.signed else fixed, num_active)
+        indices = _places(rule, num_active, latents)
         return _chosen(rule, latents, indices, jnp.take_along_axis(latents, indices, axis=-1))
     candidates = latents if rule.signed else jax.nn.relu(latents)
     count = jax.lax.stop_gradient(params.num_active) if num_active is None else num_active

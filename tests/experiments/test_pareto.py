@@ -115,12 +115,12 @@ def test_each_signal_takes_the_atoms_that_the_rule_asks_for():
         problems, solver=sc.solvers.orthogonal_matching_pursuit(5), num_steps=5
     )
     scale = 0.5 * np.mean(np.sum(codes**2, axis=1))
-    counts = curves._taken("by error", 1e-3, np.asarray(halves), scale)[0]
+    counts = curves._taken(curves.STOPS["error"], 1e-3, np.asarray(halves), scale)[0]
     np.testing.assert_array_equal(counts, sizes)
     few = curves.Problems(*(field[:, ::4] if field.shape[1] == 64 else field for field in problems))
     test = curves.stopped("omp", few, {"": problems}, most=5)["omp_by_error"]
     assert test.steps[-1] == 1 and test.mcc[-1] < 0.9  # others get no more than was charged
-    taken = curves._taken("by penalty", 0.2, np.asarray(halves), scale)[0]
+    taken = curves._taken(curves.STOPS["penalty"], 0.2, np.asarray(halves), scale)[0]
     np.testing.assert_array_equal(taken, np.sum(0.5 * codes**2 >= 0.2 * scale, axis=1))
     kept = np.take_along_axis(np.asarray(path)[0], taken[None, :, None], axis=0)[0]
     np.testing.assert_allclose(kept, np.where(0.5 * codes**2 >= 0.2 * scale, codes, 0), atol=1e-6)
