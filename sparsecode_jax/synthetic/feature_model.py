@@ -390,7 +390,8 @@ def _probability(loads: Array | None, levels: Array, common: Array | None) -> Ar
     if loads is None:
         return jax.scipy.special.ndtr(-levels)
     assert common is not None
-    return jax.scipy.special.ndtr(common @ loads.T - levels)
+    shared = jnp.matmul(common, loads.T, precision=jax.lax.Precision.HIGHEST)
+    return jax.scipy.special.ndtr(shared - levels)
 
 
 def _chance(key: Key, probability: Array) -> Array:
