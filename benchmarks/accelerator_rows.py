@@ -28,6 +28,7 @@ SEED = 201  # an instance on which nothing was tuned
 PENALTY, RATE = 0.01, 1e-3  # of the training rows
 SLACK = 1.03  # a gap certified in float32 may be so much larger in float64
 NEAR_TIE = 1e-5  # of the signal's norm: float32 cannot tell scores so close apart
+LEAST_SAME = 0.9  # of the signals have the same support in torch, or one of both is wrong
 RIDGE = 1e-5  # of the least squares in learn_dictionary
 
 
@@ -215,7 +216,10 @@ def pursuit_work(scale: Scale, name: str) -> Work:
         if theirs is None:
             return ""
         same = np.all((np.asarray(ours) != 0) == (theirs.cpu().numpy() != 0), axis=1)
-        return f"same support as torch: {same.mean():.2%}"
+        said = f"same support as torch: {same.mean():.2%}"
+        if same.mean() < LEAST_SAME:
+            raise ArithmeticError(f"{said}, at least {LEAST_SAME:.0%} is expected.")
+        return said
 
     peer = functools.partial(
         torch_peers.pursuit, problem=problem, best_error=name == "orthogonal_least_squares"

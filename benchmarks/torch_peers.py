@@ -82,7 +82,7 @@ def _captured(torch: Any, step: Callable[[], Any]) -> Callable[[], Any]:
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         out = step()
 
-    def replay() -> Any:
+    def replay(_held: Any = step) -> Any:  # the graph reads the memory of what the step holds
         graph.replay()
         return out
 

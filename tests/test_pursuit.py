@@ -158,6 +158,20 @@ def test_recovers_exact_supports(factory):
 
 
 @pytest.mark.parametrize("factory", FACTORIES)
+def test_no_atom_is_taken_twice_for_a_small_code(factory):
+    """In float32 more was left of a chosen atom than the last of 32 true codes."""
+    rng = np.random.default_rng(0)
+    dictionary = rng.normal(size=(1024, 256))
+    dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
+    true = np.zeros((256, 1024))
+    for row in true:
+        row[rng.choice(1024, 32, replace=False)] = np.abs(rng.normal(size=32))
+    signals, dictionary = np.float32(true @ dictionary), np.float32(dictionary)
+    codes = encode(signals, dictionary, factory(32, prox=soft_threshold), 32)
+    np.testing.assert_array_equal(np.count_nonzero(codes, axis=1), 32)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
 def test_zero_signals_duplicate_atoms_and_more_steps_than_atoms(factory):
     atoms = np.eye(3, dtype=np.float32)[[0, 0, 1]]
     signals = np.asarray([[0, 0, 0], [2, 1, 0], [0, 0, 1]], dtype=np.float32)

@@ -130,10 +130,12 @@ def _step(
     row = correlate(new, problem.dictionary) if state.gram is None else new
     coefficient = jnp.where(found, _at(state.correlations, atom) / length, 0)
     here = as_row(jnp.arange(num_active) == state.taken, state.support)
+    # Rounding leaves something of a chosen atom, which would be taken again for a small code.
+    itself = as_row(jnp.arange(state.squares.shape[0]), state.norms) == atom[..., None]
     column = along + length[..., None] * here.astype(length.dtype)
     return state._replace(
         correlations=state.correlations - coefficient[..., None] * row,
-        norms=state.norms - row * row,
+        norms=jnp.where(itself & found[..., None], 0, state.norms - row * row),
         basis=_put(state.basis, new, state.taken, axis=-2),
         triangle=_put(state.triangle, column, state.taken, axis=-1),
         coefficients=jnp.where(here, coefficient[..., None], state.coefficients),
