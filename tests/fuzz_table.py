@@ -136,6 +136,12 @@ def on_lasso(fn, names=("signals", "dictionary", "penalty", "step_size")):
     return run
 
 
+def converged_codes(**kwargs):
+    """Return the codes of the signals that are said to have converged, NaN for the others."""
+    codes, info = solvers.solve_to_tolerance(**kwargs)
+    return jnp.where(info.converged[..., None], codes, jnp.nan)
+
+
 def codes_of(encoder, signals=SIGNALS):
     return encoder.apply(encoder.init(KEY), signals)
 
@@ -470,8 +476,8 @@ CALLS = {
         signature=solvers.trajectory,
     ),
     "solvers.solve_to_tolerance": call(
-        on_lasso(lambda **kw: solvers.solve_to_tolerance(**kw)[0]),
-        {**LASSO, "solver": solvers.sparsa(), "tolerance": 1e-4, "max_steps": 200,
+        on_lasso(converged_codes),
+        {**LASSO, "solver": solvers.sparsa(), "tolerance": 8e-6, "max_steps": 255,
          "check_every": 5, "codes0": CODES, "chunk_size": 3},
         signature=solvers.solve_to_tolerance, rows=("signals", "codes0"),
     ),
