@@ -44,6 +44,36 @@ def test_large_vmapped_products_are_right(dtype, rows):
     assert wrong.mean() == 0
 
 
+CACHED = """
+import collections, jax
+events = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: events.update([event.split("/")[-1]]))
+import sparsecode_jax as sc
+signals = jax.numpy.ones((6, 4)).at[0].set(0.5)
+atoms = sc.dictionaries.random(jax.random.key(0), num_atoms=8, num_measurements=4)
+sc.sparse_encode(signals, atoms, 0.1, tolerance=1e-3)
+sc.sparse_encode(signals, atoms, num_active=2)
+encoder = sc.encoders.top_k(4, 8, num_active=2)
+recipe = sc.training.Recipe(sc.training.losses.matryoshka((4, 8)))
+sc.training.fit(jax.random.key(1), encoder, signals, num_atoms=8, num_steps=2, recipe=recipe)
+print(events["cache_hits"], events["cache_misses"])
+"""
+
+
+def test_another_process_finds_every_program_in_the_cache_on_disk(tmp_path):
+    """As docs/solvers.md says: what is compiled does not depend on the process."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    env |= {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    command = [sys.executable, "-c", CACHED]
+    said = [subprocess.run(command, env=env, capture_output=True, text=True) for _ in range(2)]
+    first, second = ([int(n) for n in one.stdout.split()] for one in said)
+    assert first[1] > 10, said[0].stderr
+    assert second == [sum(first), 0]
+
+
 def test_pins_exclude_that_version_and_say_why():
     text = (ROOT / "pyproject.toml").read_text()
     dependencies = project()["dependencies"]
