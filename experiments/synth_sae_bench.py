@@ -17,12 +17,13 @@ Command: ``python -m experiments.synth_sae_bench`` (hours on 2 cores, most of th
 finished parts and checkpoints are kept until the table is written; ``--quick`` a minute at 1,000
 features). Of ``--samples 250000 500000`` the second budget goes on where the first ended; groups
 read the first 250,000, before all atoms together read all, and "refined" begins anew, since its
-schedules span the run (no table has it yet).
+schedules span the run.
 Expected: docs/results/synth_sae_bench.txt has ``--methods learned TopK --samples 250000 500000``
 (an hour): F1 with the true atoms .76 by OMP, .93 by the lasso, .95 refined; with learned atoms .57
 by OMP, .68 by the lasso, after both budgets; with the autoencoder's at most .06 and .12.
 docs/results/synth_sae_bench_groups.txt has ``--methods "in groups"`` with ``--samples 250000 524288
-1048576`` (an hour): .79, .82, .84 by the lasso.
+1048576`` (an hour): .79, .82, .84 by the lasso. docs/results/synth_sae_bench_autoencoders.txt has
+``--methods BatchTopK Matryoshka refined --samples 1048576`` (an hour): .18, .17, .04 by the lasso.
 """
 
 from __future__ import annotations
