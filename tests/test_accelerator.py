@@ -145,6 +145,17 @@ def test_a_lasso_check_that_misses_its_gap_fails(monkeypatch):
     assert not good and "0.00%" in said
 
 
+def test_a_peer_with_other_supports_fails_the_row():
+    class Theirs(np.ndarray):
+        cpu = numpy = lambda self: self
+
+    judge = accelerator_rows.pursuit_work(SMALL, "orthogonal_matching_pursuit").judge
+    ours = np.eye(10, 12, dtype=np.float32)
+    assert judge(ours, ours.view(Theirs)) == "same support as torch: 100.00%"
+    with pytest.raises(ArithmeticError, match="torch: 80.00%, at least 90% is expected"):
+        judge(ours, np.where(np.arange(10)[:, None] < 2, 0, ours).view(Theirs))
+
+
 def test_the_program_that_is_timed_is_sparse_encode():
     scale = accelerator_rows.QUICK.b  # compiled above
     problem = accelerator_rows.problem_of(scale)

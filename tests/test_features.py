@@ -1,6 +1,7 @@
 """Feature models: what is drawn has the law, against a slow draw of every feature in NumPy."""
 
 import dataclasses
+import functools
 import itertools
 import pickle
 
@@ -617,3 +618,15 @@ def test_places_of_flags_are_those_of_nonzero(num_columns):
         for row, found, count in zip(flags, np.asarray(places), counts, strict=True):
             expected = np.flatnonzero(row)[:room]
             np.testing.assert_array_equal(found[: min(int(count), room)], expected)
+
+
+def test_features_are_drawn_at_full_precision():
+    """On a GPU a product is rounded otherwise, and probabilities with it."""
+    model = synthetic.synth_sae_bench(
+        jax.random.key(0), num_features=600, num_measurements=32, num_roots=6
+    )
+    draw = functools.partial(synthetic.sample_features, num_samples=4, max_active=60)
+    text = str(jax.make_jaxpr(draw)(jax.random.key(1), model))
+    products = text.count("dot_general[")
+    assert products > 0
+    assert text.count("Precision.HIGHEST, Precision.HIGHEST") == products
