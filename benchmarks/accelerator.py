@@ -21,6 +21,7 @@ import os
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import argparse
+import functools
 import gc
 import importlib.metadata
 import json
@@ -31,7 +32,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ def said_by(*command: str) -> str:
 
 def machine(torch_version: str) -> dict[str, Any]:
     """Describe the device and the versions: rows of another machine are not kept."""
-    device = jax.devices()[0]
+    device, config = jax.devices()[0], cast(Any, jax.config)
     query = "--query-gpu=driver_version"
     on_gpu = device.platform == "gpu"
     driver = said_by("nvidia-smi", query, "--format=csv,noheader") if on_gpu else ""
@@ -70,7 +71,7 @@ def machine(torch_version: str) -> dict[str, Any]:
         "runtime": device.client.platform_version.replace("\n", ", "),
         "torch": torch_version, "numpy": np.__version__, "python": platform.python_version(),
         "sparsecode_jax": sc.__version__,
-        "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "jax_default_matmul_precision": str(config.jax_default_matmul_precision),
     }  # fmt: skip
 
 
@@ -93,9 +94,9 @@ def limits(on_gpu: bool, quick: bool) -> dict[str, float]:
     square = jnp.ones((size, size), jnp.float32)
     found = {}
     for name, precision in (("float32", "highest"), ("TF32", "default")):
-        product = jax.jit(lambda a, p=precision: jnp.matmul(a, a, precision=p))
+        product = jax.jit(functools.partial(jnp.matmul, precision=precision))
         if on_gpu or name == "float32":  # a CPU has no TF32
-            found[name] = 2 * size**3 / fastest(lambda f=product: f(square))
+            found[name] = 2 * size**3 / fastest(functools.partial(product, square, square))
     long = jnp.ones(2**20 if quick else 2**28 if on_gpu else 2**25, jnp.float32)
     moved = jax.jit(lambda x: x + 1)  # a plain copy could be left out
     found["bytes"] = 2 * long.nbytes / fastest(lambda: moved(long))
@@ -179,7 +180,7 @@ def measure(work: Work, ways: dict, wait: Callable, clock: Clock, most: int) -> 
         if clock.left() < 0 and len(seconds["ours"]) >= min(FEWEST_ROUNDS, most):
             break
     record |= {"seconds": seconds, "repeats": repeats}
-    count = work.count()
+    count = work.flops()
     return record | {"flops": int(count.total()), "bytes": int(count.bytes_moved()[0])}
 
 
@@ -188,7 +189,12 @@ def summary(record: dict[str, Any], products: str, limit: dict[str, float]) -> d
     seconds = {label: np.asarray(each) for label, each in record["seconds"].items()}
     median = {label: float(np.median(each)) for label, each in seconds.items()}
     spread = {label: np.percentile(each, [25, 75]).tolist() for label, each in seconds.items()}
-    found = {"median": median, "quartiles": spread, "products": products, "limits": limit}
+    found: dict[str, Any] = {
+        "median": median,
+        "quartiles": spread,
+        "products": products,
+        "limits": limit,
+    }
     if "torch" in seconds:
         ratios = seconds["ours"] / seconds["torch"]
         found |= {

@@ -62,13 +62,13 @@ class Work(NamedTuple):
 
     Attributes:
       run: does our work once and returns arrays, without waiting.
-      count: our FLOPs of one run, counted outside of the timing.
+      flops: our FLOPs of one run, counted outside of the timing.
       peer: ``(tools) -> run``, the same work in torch.
       judge: ``(our arrays, torch's or None) -> text``, how good the results are.
     """
 
     run: Callable[[], Any]
-    count: Callable[[], FlopCount]
+    flops: Callable[[], FlopCount]
     peer: Callable[[torch_peers.Tools], Callable[[], Any]]
     judge: Callable[[Any, Any], str]
 
@@ -170,7 +170,8 @@ def reference_supports(
         np.ones((len(signals), len(atoms))),
         np.zeros((len(signals), len(atoms)), bool),
     )
-    margin, basis, rows = np.full(len(signals), np.inf), [], np.arange(len(signals))
+    margin, rows = np.full(len(signals), np.inf), np.arange(len(signals))
+    basis: list[np.ndarray] = []
     for _ in range(problem.num_active):
         scores = np.abs(residual @ atoms.T)
         if best_error:

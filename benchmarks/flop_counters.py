@@ -117,7 +117,7 @@ def ours(program: Program) -> str:
 def xla(program: Program) -> str:
     """Return XLA's cost analysis of the compiled program."""
     analysis = jax.jit(program.fn).lower(*program.args).compile().cost_analysis()
-    return f"{analysis.get('flops', 0):,.0f}"
+    return f"{(analysis or {}).get('flops', 0):,.0f}"
 
 
 def roofline(program: Program) -> str:
@@ -231,14 +231,14 @@ def main(out: pathlib.Path) -> None:
         (p.name, " / ".join(f"{v:,}" for v in p.truth.values()), *(tool(p) for tool in tools))
         for p in listed
     ]
-    header = (f"M={M}, N={N}: truth is matmul / arithmetic (/ all)", "truth", "ours",
-              "XLA cost_analysis", "roofline", "flax tabulate", "torch")  # fmt: skip
+    header = [f"M={M}, N={N}: truth is matmul / arithmetic (/ all)", "truth", "ours",
+              "XLA cost_analysis", "roofline", "flax tabulate", "torch"]  # fmt: skip
     lines = [format_table(header, rows), ""]
     rows = []
     for program in (listed[0], listed[1], listed[2]):
         ratio, same = overhead(program.fn, program.args)
         rows.append((program.name, f"{ratio:.3f}", "yes" if same else "no"))
-    header = ("run time, counted / plain (median of 15)", "ratio", "identical StableHLO")
+    header = ["run time, counted / plain (median of 15)", "ratio", "identical StableHLO"]
     lines.append(format_table(header, rows))
     text = "\n".join(lines) + "\n"
     out.mkdir(parents=True, exist_ok=True)

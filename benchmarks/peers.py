@@ -42,7 +42,7 @@ def spams_lasso(problem: Problem, *, threads: int, gram: bool) -> tuple[Callable
 
     def run() -> Any:
         given = {"D": atoms}
-        if gram:
+        if square is not None:
             given = {"Q": square, "q": np.asfortranarray(problem.dictionary @ signals)}
         return spams.lasso(
             signals, **given, lambda1=problem.penalty, mode=2, pos=True, numThreads=threads

@@ -246,9 +246,15 @@ def learner_programs(sizes: Sizes) -> Iterator[Program]:
         )
         yield Program(f"learner's round, {name}", turn, (x, d, array(1)), sizes)
     update = updates.block_coordinate()
-    state = online._State(d, jax.eval_shape(update.init, d), array(2, sizes.n))
-    step = functools.partial(online._step, solver=sc.solvers.fista(), update=update, num_steps=100)
-    numbers = array(sizes.m), array(), array()  # bias, scale, penalty
+    state = online._State(d, jax.eval_shape(update.init, d), array(2, sizes.n), array())
+    step = functools.partial(
+        online._step,
+        solver=sc.solvers.fista(),
+        update=update,
+        num_steps=100,
+        num_refitted=None,
+    )
+    numbers = array(sizes.m), array(), array()  # bias, scale, the L0 aimed at
     yield Program("online learner's step", step, (keys(), state, x, *numbers), sizes)
 
 

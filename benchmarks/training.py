@@ -165,13 +165,13 @@ def sweep(num_steps: int, rounds: int) -> dict[str, dict]:
         eager = torch_step(signals, 16, None, batch)
         eager()
         rows: dict[str, list[float]] = {"torch, eager, one": []}
-        fits: dict[str, Callable[[], Any]] = {}
+        fits: dict[str, functools.partial] = {}
         for models in (1, 256):
             keys = jax.random.split(jax.random.key(0), models)
             short = num_steps if batch is not None or models == 1 else max(num_steps // 8, 10)
             fits[f"sparsecode_jax, {models}"] = functools.partial(
                 sc.training.fit, keys, encoder, signals, num_atoms=16, num_steps=short,
-                loss=losses.lasso, batch_size=batch, progress=None,
+                recipe=Recipe(loss=losses.lasso, batch_size=batch), progress=None,
             )  # fmt: skip
             rows[f"sparsecode_jax, {models}"] = []
         torch.set_num_threads(1)  # faster than two at these sizes

@@ -2,11 +2,16 @@
 
 import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
+import jax
+import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 ROOT = pathlib.Path(__file__).parents[1]
 WITHOUT = """
@@ -33,6 +38,17 @@ def test_without_the_compiler_it_says_what_to_install():
     assert "libtpu, which holds the compiler for TPUs, is not installed" in done.stderr
     assert 'pip install -c constraints.txt ".[tpu]"' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_every_program_of_the_table_can_be_traced():
+    with mock.patch.dict(os.environ):  # which it sets where it is imported
+        tpu = importlib.import_module("benchmarks.tpu")
+    mesh = Mesh(np.asarray(jax.devices()[:1]), ("chip",))
+    listed = tpu.programs(tpu.TINY, mesh)
+    assert len({program.name for program in listed}) == len(listed) > 60
+    for program in listed:
+        shapes = jax.tree.leaves(jax.eval_shape(program.fn, *program.args))
+        assert shapes, program.name
 
 
 @pytest.mark.skipif(
