@@ -41,6 +41,7 @@ import numpy as np
 import sparsecode_jax as sc
 from benchmarks import torch_peers
 from benchmarks.accelerator_rows import FULL, QUICK, Row, Work, rows
+from benchmarks.problems import processor
 from experiments.common import format_table
 from sparsecode_jax.io._atomic import write_bytes
 
@@ -73,13 +74,6 @@ def machine(torch_version: str) -> dict[str, Any]:
         "sparsecode_jax": sc.__version__,
         "jax_default_matmul_precision": str(config.jax_default_matmul_precision),
     }  # fmt: skip
-
-
-def processor() -> str:
-    path = pathlib.Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    named = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
 
 
 def fastest(run: Callable[[], Any], times: int = 7) -> float:

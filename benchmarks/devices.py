@@ -30,7 +30,6 @@ NAMES = {
 def measure(quick: bool) -> dict[str, float]:
     """Time each program on all devices of this interpreter, in seconds."""
     import jax
-    import jax.numpy as jnp
     from jax.sharding import NamedSharding, PartitionSpec
 
     import sparsecode_jax as sc
@@ -45,7 +44,7 @@ def measure(quick: bool) -> dict[str, float]:
             seed, 3, num_samples=batch, num_measurements=8, num_atoms=16
         )
         codes = sc.sparse_encode(problem.signals, problem.dictionary, 0.02, num_steps=100)
-        return jnp.mean(codes)
+        return sc.metrics.mcc(problem.codes, codes)
 
     signals = sc.synthetic.sample_problem(
         jax.random.key(1), 3, num_samples=1024, num_measurements=8, num_atoms=16
@@ -103,13 +102,15 @@ def main(arguments: list[str] | None = None) -> None:
         return
     import jax
 
+    from benchmarks.problems import processor
+
     rounds = []
     for number in range(1 if options.quick else options.rounds):
         rounds.append((child(1, options.quick), child(2, options.quick)))
         print(f"round {number + 1}: {rounds[-1]}", flush=True)
     lines = [
-        f"Two host devices beside one, {os.cpu_count()} cores, jax {jax.__version__}, Python "
-        f"{sys.version.split()[0]}; python -m benchmarks.devices",
+        f"Two host devices beside one, {os.cpu_count()} cores of {processor()}, jax "
+        f"{jax.__version__}, Python {sys.version.split()[0]}; python -m benchmarks.devices",
         f"Median of {len(rounds)} interleaved rounds; below 1 two devices are faster.",
         "",
         f"{'one, s':>8} {'two, s':>8} {'two / one':>10}",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pathlib
+import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,6 +31,14 @@ class Problem(NamedTuple):
     penalty: float
     tolerance: float
     num_active: int
+
+
+def processor() -> str:
+    """Return the name of this machine's processor."""
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    named = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
 def once(run: Run, part: str, fn: Callable[[], Any]) -> Any:

@@ -27,7 +27,7 @@ import numpy as np
 
 import sparsecode_jax as sc
 from benchmarks import peers  # sets the environment that SPAMS needs, before NumPy loads
-from benchmarks.problems import Problem, Scale, draw, once, worst_gap
+from benchmarks.problems import Problem, Scale, draw, once, processor, worst_gap
 from experiments.common import format_table
 from sparsecode_jax.flops import value_and_flops
 from sparsecode_jax.io import Run
@@ -167,11 +167,8 @@ def machine() -> dict[str, Any]:
         started = time.perf_counter()
         product(square).block_until_ready()
         times.append(time.perf_counter() - started)
-    cpu = pathlib.Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
     return {
-        "cpu": model or platform.processor(), "cores": os.cpu_count(),
+        "cpu": processor(), "cores": os.cpu_count(),
         "float32 GEMM": f"{2 * size**3 / min(times) / 1e9:.0f} GFLOP/s (2048 x 2048, jax)",
         "python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__,
     }  # fmt: skip

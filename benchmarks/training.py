@@ -38,14 +38,17 @@ M, N, B, K = 768, 6144, 1024, 32
 PENALTY, RATE = 0.01, 1e-3
 
 
-def ours(signals: np.ndarray, encoder: sc.Encoder, loss: Callable) -> Callable[[], None]:
-    """Return a step of our training, its state donated."""
+def ours(
+    signals: np.ndarray, encoder: sc.Encoder, loss: Callable, dead_after: int | None = None
+) -> Callable[[], None]:
+    """Return a step of our training, its state donated, counting dead latents if asked to."""
     n, m = N, signals.shape[1]
     dictionary = sc.dictionaries.random(jax.random.key(1), num_atoms=n, num_measurements=m)
     params = Autoencoder(encoder.init(jax.random.key(0)), dictionary)
     data = TrainData(jnp.asarray(signals), None, None, jnp.float32(PENALTY), jnp.float32(RATE))
-    state = init_state(jax.random.key(2), params, data)
-    recipe = Recipe(loss=loss)
+    latents = None if dead_after is None else n
+    state = init_state(jax.random.key(2), params, data, num_latents=latents)
+    recipe = Recipe(loss=loss, dead_after=dead_after)
     one = functools.partial(train_step, encoder=encoder, recipe=recipe)
     step = jax.jit(one, donate_argnums=0)
     held = [step(state, data)]
@@ -148,6 +151,9 @@ def steps(rounds: int) -> dict[str, dict]:
             "torch, eager": functools.partial(torch_step, signals, N, active),
             "one matrix product": gemm,
         }
+        if active:
+            again = losses.aux_k(num_aux=M // 2)
+            makers["sparsecode_jax, aux_k"] = functools.partial(ours, signals, encoder, again, 100)
         if importlib.util.find_spec("sae_lens"):
             makers["SAELens"] = functools.partial(saelens_step, signals, active)
         print(f"{kind} step", flush=True)
@@ -229,7 +235,8 @@ def table(results: dict) -> str:
     parts.append(
         "\nA ReLU step is five products like the one timed, a TopK step one and sparse work. Times "
         "are medians over rounds;\nratios are medians of ratios within a round. SAELens also clips "
-        "gradients and counts activity."
+        "gradients and counts\nactivity. With aux_k our step counts dead latents, too, and has "
+        f"the auxiliary loss of {M // 2} of them."
     )
     return "\n".join(parts) + "\n"
 

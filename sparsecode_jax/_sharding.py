@@ -25,6 +25,7 @@ __all__ = [
     "Layout",
     "automatic",
     "by_signal",
+    "explicit_layout",
     "layout_of",
     "layout_of_axes",
     "layout_of_codes",
@@ -182,6 +183,16 @@ def layout_of_codes(codes: Any) -> Layout | None:
         return Layout(place[0], place[1][:-1], names_of(place[1][-1]))
     if isinstance(codes, jax.core.Tracer):
         return _around.get()
+    return None
+
+
+def explicit_layout(rows: Any, matrix: Any) -> Layout | None:
+    """Return how rows (..., K) lie on explicit axes; None if neither they nor the matrix do."""
+    for array in (rows, matrix):
+        place = placement(array)
+        if place is not None and AxisType.Explicit in place[0].axis_types:
+            leading = place[1][:-1] if array is rows else (None,) * (rows.ndim - 1)
+            return Layout(place[0], leading)
     return None
 
 

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsecode_jax import _checks
-from sparsecode_jax._sharding import to_host, varying_like
+from sparsecode_jax._sharding import (
+    by_signal,
+    explicit_layout,
+    over_devices,
+    to_host,
+    varying_like,
+)
 from sparsecode_jax.types import Array, ArrayLike
 
 __all__ = ["SparseCodes", "combine_rows", "dense", "dot_rows"]
@@ -203,7 +211,7 @@ def combine_rows(values: Array, indices: Array, matrix: Array) -> Array:
 
     **Cost**: 2KM arithmetic operations per signal.
     """
-    return _combine_rows(*_alike(values, indices, matrix))
+    return _on_devices(_combine_rows, values, indices, matrix)
 
 
 def dot_rows(signals: Array, indices: Array, matrix: Array) -> Array:
@@ -211,12 +219,28 @@ def dot_rows(signals: Array, indices: Array, matrix: Array) -> Array:
 
     **Cost**: 2KM arithmetic operations per signal.
     """
-    return _dot_rows(*_alike(signals, indices, matrix))
+    return _on_devices(_dot_rows, signals, indices, matrix)
 
 
-def _alike(*arrays: Array) -> tuple[Array, ...]:
-    """Let all vary over the devices that one does, so that their gradients are summed there."""
-    return tuple(varying_like(array, *arrays) for array in arrays)
+def _on_devices(fn: Callable, values: Array, indices: Array, matrix: Array) -> Array:
+    """Run a product of rows where the signals lie; each device takes the whole matrix.
+
+    The types of arrays on explicit axes must agree, and a gather's cannot be told from its parts.
+    """
+
+    def alike(*arrays: Array) -> Array:
+        """Let all vary over the devices that one does, so that their gradients are summed there."""
+        return fn(*(varying_like(array, *arrays) for array in arrays))
+
+    layout = explicit_layout(indices, matrix)
+    if layout is None:
+        return alike(values, indices, matrix)
+    specs = by_signal(layout), by_signal(layout), PartitionSpec()
+    arrays = (
+        jax.sharding.reshard(x, NamedSharding(layout.mesh, spec))
+        for x, spec in zip((values, indices, matrix), specs, strict=True)
+    )
+    return over_devices(alike, layout, specs, specs[0])(*arrays)
 
 
 @jax.custom_vjp

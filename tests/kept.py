@@ -8,14 +8,17 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 import signal
 import sys
 
 import jax
+import jax.experimental.multihost_utils
 import numpy as np
 import pytest
 
 import sparsecode_jax as sc
+from sparsecode_jax import _sweep
 from sparsecode_jax._sharding import to_host
 from sparsecode_jax.io import _spread, runs
 
@@ -98,7 +101,31 @@ def online(signals, checkpoint, stop=None):
     return {"dictionary": found.dictionary, "objectives": found.objectives}
 
 
-TASKS = {"fit": fit, "each": each, "learn": learn, "online": online}
+def score(seed, scale):
+    problem = sc.synthetic.sample_problem(seed, 3, num_samples=16, num_measurements=8, num_atoms=12)
+    codes = sc.sparse_encode(problem.signals, problem.dictionary, 0.1 * scale, num_steps=5)
+    return {"mean": jax.numpy.mean(codes)}
+
+
+def sweep(signals, checkpoint, stop=None):
+    """A sweep whose seeds lie on devices of their own, four points at a time."""
+    keys = jax.random.split(jax.random.key(KEY), 8)
+    keys = jax.random.wrap_key_data(global_array(np.asarray(jax.random.key_data(keys))))
+    chunks = [0]
+
+    def heard(x):
+        chunks[0] += 1
+        if stop is not None and chunks[0] > stop / 5:
+            raise Stop(f"at {chunks[0]}")
+        return to_host(x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_sweep, "to_host", heard)
+        axes = {"seed": keys, "scale": np.linspace(1, 2, 2)}
+        return sc.sweep_chunked(score, chunk_size=4, checkpoint=checkpoint, progress=None, **axes)
+
+
+TASKS = {"fit": fit, "each": each, "learn": learn, "online": online, "sweep": sweep}
 
 
 def interrupted(signals, *names):
@@ -108,7 +135,7 @@ def interrupted(signals, *names):
         try:
             TASKS[name](signals, name, 10)
         except Stop as error:
-            said[name] = error.__notes__
+            said[name] = getattr(error, "__notes__", [])  # a sweep keeps all it has anyway
     return said
 
 
@@ -176,6 +203,24 @@ def refused(signals):
             os.write(lock, b"process 7 on another")
         with heard("busy"):
             fit(signals, "held")
+    split = global_array(signals)
+    atoms = global_array(np.eye(16, dtype=np.float32))
+    recipe = sc.training.Recipe(batch_size=15)
+    omp = sc.solvers.orthogonal_matching_pursuit(3)
+    with heard("a batch that does not divide"):
+        sc.training.fit(
+            jax.random.key(0), sc.encoders.linear(16, 24), split, num_atoms=24, num_steps=1,
+            recipe=recipe, progress=None,
+        )  # fmt: skip
+    with heard("one axis for two"):
+        sc.sparse_encode(split, atoms, 0.1, num_steps=2)
+    with heard("atoms that are split"):
+        sc.solvers.solve(omp, sc.Lasso(signals, atoms, 0.1, 0.1), num_steps=3)
+    if index == 0:
+        shutil.copy("fit", "moved")
+    jax.experimental.multihost_utils.sync_global_devices("moved")
+    with heard("without its arrays"):
+        fit(signals, "moved")
     pathlib.Path("damaged").write_bytes(b"nothing")
     with heard("damaged"):
         fit(signals, "damaged")
@@ -200,7 +245,7 @@ def refused(signals):
 
 def all_of(signals):
     """Interrupt runs, try what is refused, and end by a kill inside a write."""
-    save("notes", interrupted(signals, "fit", "each", "learn"))
+    save("notes", interrupted(signals, "fit", "each", "learn", "sweep"))
     save("refused", refused(signals))
     killed(signals, "fit-killed", 1, 1)
 

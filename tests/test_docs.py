@@ -59,7 +59,7 @@ def test_tutorials_name_what_there_is():
 def test_every_block_is_found_and_asserts_something():
     names = [page for page, _, _ in BLOCKS]
     assert names.count("embedding.md") == 10
-    assert names.count("devices.md") == 3
+    assert names.count("devices.md") == 4
     for page, line, code in BLOCKS:
         assert re.search(r"^ *assert ", code, flags=re.MULTILINE), f"{page}:{line}"
         assert len(code.strip().splitlines()) <= 42, f"{page}:{line}"

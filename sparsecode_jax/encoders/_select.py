@@ -6,20 +6,22 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsecode_jax._sharding import (
     Layout,
     by_signal,
+    explicit_layout,
     layout_of_codes,
+    names_of,
     over_devices,
     varying_like,
 )
-from sparsecode_jax._sparse import SparseCodes, dot_rows
+from sparsecode_jax._sparse import dot_rows
 from sparsecode_jax.encoders.linear import LinearParams
 from sparsecode_jax.types import Array
 
-__all__ = ["largest", "scatter", "take"]
+__all__ = ["largest", "latents_at", "scatter", "take"]
 
 
 def largest(values: Array, num_kept: int) -> Array:
@@ -55,16 +57,55 @@ def _largest(values: Array, num_kept: int, layout: Layout) -> Array:
     return over_devices(local, whole, (split,), rows, check=False)(values)
 
 
-def scatter(codes: SparseCodes) -> Array:
-    """Return codes (..., N) of which each signal's indices are all different."""
-    num_atoms = codes.num_atoms
+def latents_at(latents: Array, indices: Array) -> Array:
+    """Return the latents (..., N) at the indices (..., K) of their own signals, (..., K).
 
+    Of atoms that are split each device gives what it holds, and these are summed.
+    """
+    layout = layout_of_codes(latents)
+    if layout is None or not layout.others:
+        return jnp.take_along_axis(latents, indices, axis=-1)
+    atoms = layout.others
+
+    def local(latents: Array, indices: Array) -> Array:
+        places = indices - jax.lax.axis_index(atoms) * latents.shape[-1]
+        here = (places >= 0) & (places < latents.shape[-1])
+        values = jnp.take_along_axis(latents, jnp.where(here, places, 0), axis=-1)
+        return jax.lax.psum(jnp.where(here, values, 0), atoms)
+
+    rows = by_signal(layout)
+    split = PartitionSpec(*layout.rows, atoms)
+    return over_devices(local, layout._replace(others=()), (split, rows), rows)(latents, indices)
+
+
+def scatter(values: Array, indices: Array, latents: Array) -> Array:
+    """Return codes (..., N) with values (..., K) at indices (..., K), all different for a signal.
+
+    They lie as the latents (..., N) do: of atoms that are split each device writes its own.
+    """
+    layout = layout_of_codes(latents)
+    num_atoms = latents.shape[-1]
+    if layout is None or not layout.others:
+        return _written(values, indices, num_atoms)
+    atoms, split = layout.others, PartitionSpec(*layout.rows, layout.others)
+
+    def local(values: Array, indices: Array) -> Array:
+        width = num_atoms // jax.lax.axis_size(atoms)
+        places = indices - jax.lax.axis_index(atoms) * width
+        here = (places >= 0) & (places < width)
+        return _written(values, jnp.where(here, places, width), width)  # width is dropped
+
+    rows = by_signal(layout)
+    return over_devices(local, layout._replace(others=()), (rows, rows), split)(values, indices)
+
+
+def _written(values: Array, indices: Array, num_atoms: int) -> Array:
     def row(values: Array, indices: Array) -> Array:
         return jnp.zeros(num_atoms, values.dtype).at[indices].set(values)
 
     # Mapped over rows, so that the compiler sees that no row touches another one's codes.
-    flat = (x.reshape(-1, x.shape[-1]) for x in (codes.values, codes.indices))
-    return jax.vmap(row)(*flat).reshape(codes.shape)
+    flat = (x.reshape(-1, x.shape[-1]) for x in (values, indices))
+    return jax.vmap(row)(*flat).reshape(*values.shape[:-1], num_atoms)
 
 
 def take(params: LinearParams, signals: Array, latents: Array, indices: Array) -> Array:
@@ -77,11 +118,11 @@ def take(params: LinearParams, signals: Array, latents: Array, indices: Array) -
 
 @jax.custom_vjp
 def _take(params: LinearParams, signals: Array, latents: Array, indices: Array) -> Array:
-    return jnp.take_along_axis(latents, indices, axis=-1)
+    return latents_at(latents, indices)
 
 
 def _take_forward(params, signals, latents, indices):  # noqa: ANN001, ANN202
-    return jnp.take_along_axis(latents, indices, axis=-1), (params, signals, latents, indices)
+    return latents_at(latents, indices), (params, signals, latents, indices)
 
 
 def _take_backward(saved, cotangent):  # noqa: ANN001, ANN202
@@ -90,8 +131,27 @@ def _take_backward(saved, cotangent):  # noqa: ANN001, ANN202
     weight, to_signals = pull(cotangent)
     bias = None
     if params.bias is not None:
-        bias = jnp.zeros_like(params.bias).at[indices].add(cotangent, mode="promise_in_bounds")
+        bias = _added(jnp.zeros_like(params.bias), indices, cotangent)
     return LinearParams(weight, bias), to_signals, jnp.zeros_like(latents), None
+
+
+def _added(start: Array, indices: Array, values: Array) -> Array:
+    """Add values to the entries (N,) at their indices, summed over devices on explicit axes."""
+    layout = explicit_layout(indices, indices)
+
+    def local(start: Array, indices: Array, values: Array) -> Array:
+        return start.at[indices].add(values, mode="promise_in_bounds")
+
+    if layout is None:
+        return local(start, indices, values)
+
+    def summed(start: Array, *signals: Array) -> Array:
+        mine = local(varying_like(start, *signals), *signals)
+        return jax.lax.psum(mine, [axis for entry in layout.rows for axis in names_of(entry)])
+
+    rows, whole = by_signal(layout), PartitionSpec()
+    total = over_devices(summed, layout, (whole, rows, rows), whole)
+    return total(jax.sharding.reshard(start, NamedSharding(layout.mesh, whole)), indices, values)
 
 
 _take.defvjp(_take_forward, _take_backward)

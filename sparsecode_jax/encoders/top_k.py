@@ -14,7 +14,7 @@ from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._order import is_kept, kth_largest
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._sparse import SparseCodes
-from sparsecode_jax.encoders._select import largest, scatter, take
+from sparsecode_jax.encoders._select import largest, latents_at, scatter, take
 from sparsecode_jax.encoders.jump_relu import JumpReluParams
 from sparsecode_jax.encoders.linear import LinearParams, affine, linear_init, linear_roles
 from sparsecode_jax.encoders.wrappers import CenteredParams
@@ -179,7 +179,7 @@ def _places(rule: _Rule, num_active: int, latents: Array) -> Array:
 
 def _chosen(rule: _Rule, latents: Array, indices: Array, values: Array) -> tuple[Array, Aux]:
     active = SparseCodes(values if rule.signed else jax.nn.relu(values), indices, latents.shape[-1])
-    return scatter(active), Aux(latents=latents, active=active)
+    return scatter(active.values, indices, latents), Aux(latents=latents, active=active)
 
 
 def _activation(
@@ -187,7 +187,7 @@ def _activation(
 ) -> tuple[Array, Aux]:
     if num_active is not None and not rule.by_batch:
         indices = _places(rule, num_active, latents)
-        return _chosen(rule, latents, indices, jnp.take_along_axis(latents, indices, axis=-1))
+        return _chosen(rule, latents, indices, latents_at(latents, indices))
     candidates = latents if rule.signed else jax.nn.relu(latents)
     count = jax.lax.stop_gradient(params.num_active) if num_active is None else num_active
     axes = tuple(range(latents.ndim)) if rule.by_batch else -1

@@ -88,7 +88,7 @@ def read(
     """
     orbax, as_path = require("load_checkpoint")
     if not (folder_of(path) / name).exists():
-        raise ValueError(f"its arrays are missing: {folder_of(path) / name}")
+        raise ValueError(f"its arrays, which move with it, are missing: {folder_of(path) / name}")
     how = {
         label: orbax.RestoreArgs(restore_type=np.ndarray)
         if sharding is None

@@ -18,7 +18,7 @@ from sparsecode_jax import _checks, encoders, types
 from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._sparse import SparseCodes, dense
-from sparsecode_jax.encoders._select import largest, scatter
+from sparsecode_jax.encoders._select import largest, latents_at, scatter
 from sparsecode_jax.io._atomic import replacing
 from sparsecode_jax.io._sae_formats import CONFIG, FORMAT, WEIGHTS, checked, fitting, read_folder
 from sparsecode_jax.io._tensor_files import write_safetensors
@@ -286,9 +286,9 @@ def _of_form(form: _Form, tensors: Mapping[str, Array], signals: Array) -> Array
         latents = _rounded(latents * as_row(_norm(tensors["W_dec"]), latents), dtype)
     signed = form.architecture == "abstopk"
     indices = largest(jnp.abs(latents) if signed else latents, form.num_active)
-    values = jnp.take_along_axis(latents, indices, axis=-1)
+    values = latents_at(latents, indices)
     values = values if signed else jax.nn.relu(values)
-    return scatter(SparseCodes(values, indices, latents.shape[-1]))
+    return scatter(values, indices, latents)
 
 
 def _pursued(options: _Pursuit, dictionary: Array, signals: Array) -> Array:

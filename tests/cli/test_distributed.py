@@ -135,6 +135,13 @@ def test_without_a_cluster_it_is_refused(monkeypatch):
     assert line.startswith("sparsecode-jax flops: no cluster was found (") and done.stdout == ""
 
 
+def test_operations_are_counted_and_said_by_the_first():
+    words = ("flops", "learn", "--num-atoms", 4, "--num-signals", 100, "--num-measurements", 8)
+    codes, out, errors = launched(2, *words, "--distributed")
+    assert codes == [0, 0], errors
+    assert out[0] and out[1] == ""
+
+
 @pytest.mark.slow
 def test_four_processes_learn_what_one_learns():
     options = (*LEARN, "--no-figure", "--quiet")
@@ -149,4 +156,4 @@ def test_a_process_that_does_not_come_is_named_by_numbers():
     codes, _, errors = launched(3, program=("-c", JOIN), started=2)
     assert all(codes), errors
     for i, error in enumerate(errors):  # or it hears of the end of the first
-        assert f"learn: process {i} of 3 did not meet the others at" in error or i
+        assert f"learn: process {i} of 3 did not meet the others at" in error, (i, error)

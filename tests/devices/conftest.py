@@ -1,6 +1,7 @@
 """Tests that need eight devices; tests/test_devices.py runs them where there are so many."""
 
 import os
+import re
 
 import jax
 import numpy as np
@@ -40,6 +41,14 @@ def assert_close(ours, theirs, rtol):
             continue
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * max(np.abs(y).max(), 1e-30))
+
+
+def gathers(text):
+    """Return the shapes of the arrays that a compiled program gathers."""
+    shapes = re.findall(r"= (.*?) all-gather(?:-start)?\(", text)
+    return {
+        tuple(map(int, dims.split(","))) for s in shapes for dims in re.findall(r"\[(.*?)\]", s)
+    }
 
 
 @pytest.fixture(scope="session")

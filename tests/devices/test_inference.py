@@ -169,60 +169,6 @@ def test_a_second_call_compiles_nothing(data, compilations):
     assert compilations.count == before
 
 
-ATOMS = {"ista": solvers.ista(), "fista": solvers.fista(), "sparsa": solvers.sparsa()}
-
-
-@KIND
-@pytest.mark.parametrize("name", ATOMS)
-def test_atoms_are_split_by_a_spec_of_the_dictionary(data, kind, name):
-    mesh = mesh_of(kind, signals=4, atoms=2)
-    run = lambda x, d: sc.sparse_encode(x, d, PENALTY, num_steps=10, solver=ATOMS[name])  # noqa: E731
-    codes = run(put(data.signals, mesh, "signals"), put(data.dictionary, mesh, "atoms"))
-    assert spec_of(codes) == ("signals", "atoms")
-    assert_close(codes, run(data.signals, data.dictionary), 1e-5)
-
-
-@KIND
-def test_split_atoms_to_a_tolerance(data, kind):
-    where = put(data.dictionary, mesh_of(kind, atoms=8), "atoms")
-    run = lambda d: solvers.solve_to_tolerance(  # noqa: E731
-        solvers.sparsa(), lasso(data.signals, d), tolerance=1e-4, max_steps=500, check_every=5
-    )
-    (codes, info), (expected, _) = run(where), run(data.dictionary)
-    assert np.all(info.converged)
-    values = [
-        sc.objectives.lasso(data.signals, data.dictionary, np.asarray(z), PENALTY)
-        for z in (codes, expected)
-    ]
-    np.testing.assert_allclose(*values, rtol=1e-3)  # both are within the tolerance of the optimum
-
-
-@pytest.mark.parametrize("name", ATOMS)
-def test_one_signal_and_split_atoms(data, name):
-    where = put(data.dictionary, mesh_of("automatic", signals=4, atoms=2), "atoms")
-    run = lambda d: solvers.solve(ATOMS[name], lasso(data.signals[0], d), num_steps=3)  # noqa: E731
-    assert_close(run(where), run(data.dictionary), 1e-5)
-
-
-@pytest.mark.parametrize("name", ATOMS)
-def test_split_atoms_take_memory_on_each_device_for_its_own(name):
-    mesh = mesh_of("automatic", atoms=8)
-    rng = np.random.default_rng(0)
-    signals = jnp.asarray(rng.normal(size=(64, 32)), jnp.float32)
-    dictionary = jnp.asarray(rng.normal(size=(4096, 32)), jnp.float32)
-    bytes_needed = {}
-    for devices, where in ((1, dictionary), (8, put(dictionary, mesh, "atoms"))):
-        problem = Lasso(signals, where, jnp.float32(0.05), jnp.float32(0.01))
-        program = _core._solve.lower(
-            ATOMS[name], problem, None, 5, layout_of("test", signals, where)
-        )
-        compiled = program.compile()
-        memory = compiled.memory_analysis()
-        bytes_needed[devices] = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-        assert "all-gather" not in compiled.as_text()
-    assert bytes_needed[8] < bytes_needed[1] / 5
-
-
 @KIND
 def test_bad_layouts_are_refused_in_one_sentence(data, kind):
     mesh = mesh_of(kind, signals=4, atoms=2)
