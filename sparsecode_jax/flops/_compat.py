@@ -231,6 +231,13 @@ def scope_of(eqn: Eqn) -> str:
     return str(eqn.source_info.name_stack)
 
 
+def scopes_of(eqns: Sequence[Eqn]) -> list[str]:
+    """Return the named scope of each equation; many share one object, which is read once."""
+    stacks = [eqn.source_info.name_stack for eqn in eqns]
+    scopes = {id(stack): str(stack) for stack in {id(stack): stack for stack in stacks}.values()}
+    return [scopes[id(stack)] for stack in stacks]
+
+
 def source_of(eqn: Eqn) -> str:
     """Return ``file.py:line (function)`` of an equation, without the directory."""
     summary = source_info_util.summarize(eqn.source_info)

@@ -2,9 +2,10 @@
 
 ``Analyzer.region`` walks a jaxpr once. Control flow whose repetitions are static multiplies; a
 while loop or a conditional opens blocks, in the order in which ``instrument`` returns their
-counters.
+counters. Operations of the same primitive, operands, results and parameters are analyzed once.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -57,6 +58,8 @@ class Analyzer:
         self.around: list[Any] = []
         self._regions: dict[Any, tuple[Any, Region]] = {}
         self._programs: dict[int, tuple[Any, Any]] = {}
+        self._is_simple: dict[Any, bool] = {}
+        self._alike: dict[Any, Region] = {}
 
     def region(self, jaxpr: Any) -> Region:
         """Return costs and blocks of one execution of a jaxpr (open or closed)."""
@@ -65,17 +68,44 @@ class Analyzer:
         if memo not in self._regions:
             total = Region()
             live = _compat.eliminate_dead_code(jaxpr)
-            for eqn in live.eqns:
-                self.around.append(eqn)
-                inner = traffic.with_bytes(self.equation(eqn), eqn)
-                self.around.pop()
-                total.include(inner, scope=_compat.scope_of(eqn), inlined=True)
+            times: Counter[tuple[Region, str]] = Counter()
+            for eqn, scope in zip(live.eqns, _compat.scopes_of(live.eqns), strict=True):
+                times[self.equation(eqn), scope] += 1
+            for (inner, scope), number in times.items():
+                total.include(inner, number, scope, inlined=True)
             total.own = cache(partial(traffic.fused_bytes, live))
             self._regions[memo] = (jaxpr, total)  # holding the jaxpr keeps its id unique
         return self._regions[memo][1]
 
     def equation(self, eqn: Any) -> Region:
-        """Return costs and blocks of one equation, scopes relative to it."""
+        """Return costs, bytes and blocks of one equation, scopes relative to it.
+
+        Equations that are alike share one region; none that contains programs is like another one.
+        """
+        likeness = self._likeness(eqn)
+        if likeness in self._alike:
+            return self._alike[likeness]
+        self.around.append(eqn)
+        region = traffic.with_bytes(self._costs(eqn), eqn)
+        self.around.pop()
+        if likeness is not None:
+            self._alike[likeness] = region
+        return region
+
+    def _likeness(self, eqn: Any) -> Any:
+        """Return what decides the costs of a free equation, or of one of a rule of this package."""
+        primitive = eqn.primitive
+        if primitive not in self._is_simple:
+            name = _compat.name_of(eqn)
+            free = name in rules.FREE and name not in self.handlers
+            known = name in rules.RULES or free
+            self._is_simple[primitive] = known and rules.registered(primitive) is None
+        if not self._is_simple[primitive]:
+            return None
+        operands = [x for var in eqn.invars for x in (var.aval, type(var))]  # literals do not move
+        return (primitive, *operands, *[v.aval for v in eqn.outvars], *eqn.params.items())
+
+    def _costs(self, eqn: Any) -> Region:
         self.met.add(eqn.primitive.name)
         if (program := self.inlined(eqn)) is not None:
             region = Region()

@@ -136,7 +136,7 @@ def whole(amount: Any, name: str) -> Any:
     return int(amount)
 
 
-@dataclass
+@dataclass(eq=False)
 class Region:
     """A piece of program under analysis: static costs, static loops, and the blocks inside it.
 

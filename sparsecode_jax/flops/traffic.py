@@ -85,11 +85,23 @@ class _Value:
 
 
 class _Flow:
-    """Follow values through the equations of one region, and note what crosses its border."""
+    """Follow values through the equations of one region, and note what crosses its border.
+
+    A plain operation uses its operands whole, and its results are new: none of the others below.
+    """
 
     def __init__(self) -> None:
         self.read: dict[_Value, int] = {}
         self.written: dict[_Value, int] = {}
+        self._is_plain: dict[Any, bool] = {}
+
+    def is_plain(self, eqn: Any) -> bool:
+        """Tell whether an operation is a plain one."""
+        if eqn.primitive not in self._is_plain:
+            name = _compat.name_of(eqn)
+            special = name == "flops_tally" or name in _VIEWS or name in _SLICES or _updated(name)
+            self._is_plain[eqn.primitive] = not (special or _is_call(eqn) or _has_regions(eqn))
+        return self._is_plain[eqn.primitive]
 
     def take(self, value: _Value | None, amount: int | None = None) -> None:
         """Use bytes of a value (all by default)."""
@@ -107,22 +119,34 @@ class _Flow:
             self.written[value] = value.size if value.base is None else value.changed
 
     def run(self, jaxpr: Any, args: Sequence[_Value | None]) -> list[_Value | None]:
-        """Follow values through a jaxpr; a literal is None."""
+        """Follow values through a jaxpr; a literal is None.
+
+        Most results of plain operations stay inside: they become values when they are looked for.
+        """
         env: dict[Any, _Value | None] = {
             var: _Value(num_bytes(var.aval), inside=False) for var in jaxpr.constvars
         }
         env.update(zip(jaxpr.invars, args, strict=True))
 
         def find(atom: Any) -> _Value | None:
-            return None if isinstance(atom, _compat.Literal) else env[atom]
+            if isinstance(atom, _compat.Literal):
+                return None
+            if atom not in env:
+                env[atom] = _Value(num_bytes(atom.aval), inside=True)
+            return env[atom]
 
         for eqn in jaxpr.eqns:
-            outs = self.equation(eqn, [find(atom) for atom in eqn.invars])
-            env.update(zip(eqn.outvars, outs, strict=True))
+            if self.is_plain(eqn):
+                for atom in eqn.invars:
+                    if not isinstance(atom, _compat.Literal) and atom in env:
+                        self.take(env[atom])
+            else:
+                outs = self.equation(eqn, [find(atom) for atom in eqn.invars])
+                env.update(zip(eqn.outvars, outs, strict=True))
         return [find(atom) for atom in jaxpr.outvars]
 
     def equation(self, eqn: Any, values: list[_Value | None]) -> Sequence[_Value | None]:
-        """Follow values through one equation."""
+        """Follow values through one equation that is not plain."""
         name = _compat.name_of(eqn)
         if name == "flops_tally":
             return values[1:]
