@@ -105,9 +105,12 @@ def params_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
                 yield item
 
 
-@weakref_lru_cache
 def eliminate_dead_code(jaxpr: Jaxpr) -> Jaxpr:
-    """Drop equations that no output needs, keeping every input and output."""
+    """Drop equations that no output needs, keeping every input and output.
+
+    JAX remembers the result, which from 0.12 on is ``jaxpr`` itself if nothing is dropped. A weak
+    cache of our own would then hold its key, and the arrays that it closes over, forever.
+    """
     return pe.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), True)[0]
 
 

@@ -1,13 +1,16 @@
 """What the analysis of a program costs, and what it leaves behind."""
 
+import gc
+import weakref
 from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
-from sparsecode_jax.flops import eval_flops, rules, traffic
+from sparsecode_jax.flops import eval_flops, rules, traffic, value_and_flops
 
 
 def test_operations_that_are_alike_are_analyzed_once(monkeypatch):
@@ -64,3 +67,28 @@ def test_values_between_plain_operations_are_not_followed(monkeypatch):
 
     assert eval_flops(fun, jnp.ones(8)).bytes_moved()[0] == 2 * 32
     assert len(made) == 2  # what comes in, what goes out
+
+
+COUNTED = {
+    "eval_flops": lambda fun, x: eval_flops(fun, x),
+    "value_and_flops": lambda fun, x: value_and_flops(fun)(x)[1],
+    "jit(value_and_flops)": lambda fun, x: jax.jit(value_and_flops(fun))(x)[1],
+    "value_and_flops(jit)": lambda fun, x: value_and_flops(jax.jit(fun))(x)[1],
+}
+
+
+@pytest.mark.parametrize("counted", COUNTED.values(), ids=COUNTED)
+def test_counting_keeps_nothing_alive(counted):
+    def run():
+        array = jnp.arange(1.0, 5.0)
+
+        def fun(x):
+            y = lax.while_loop(lambda y: y[0] < 9.0, lambda y: y + array, x)
+            return lax.cond(y[1] > 0, jnp.sin, lambda y: 2.0 * y * array, y)
+
+        return counted(fun, jnp.ones(4)), weakref.ref(fun), weakref.ref(array)
+
+    count, *held = run()
+    gc.collect()
+    assert [ref() for ref in held] == [None, None]
+    assert len(count.table) == 4  # which is all that is left
