@@ -36,6 +36,10 @@ def value_and_flops(
     the last bit, as they do between ``fun`` and ``jit(fun)``; so they may where XLA compiles a
     short loop otherwise because its number of iterations is now an output.
 
+    Outside ``jit`` each call also costs time on the host: for 100 operations on 8 x 8 matrices 2.5
+    to 3 times that of ``fun``, and 60 times that of ``jax.jit(value_and_flops(fun))``. What is
+    called more than once should be the latter.
+
     Args:
         fun: a function of arrays (or pytrees of them) that ``jax.jit`` can trace. Of an argument
             that contains other leaves, as modules do (functions, names), the arrays are traced and
