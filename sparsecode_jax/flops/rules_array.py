@@ -30,16 +30,18 @@ def contraction(products: int, outputs: int, avals: Avals) -> dict[str, int]:
     Args:
         products: total scalar products. **Static**.
         outputs: outputs that receive at least one product. **Static**.
-        avals: abstract values of the output and of what is multiplied, for their dtypes.
+        avals: abstract values of the output and of both factors, for their dtypes. **Static**.
 
     Returns:
         Operations by class; the three together make twice ``products`` for real numbers. Products
-        of integers have a class of their own, those of booleans are logic.
+        of integers have a class of their own, whatever dtype they are summed in; those of
+        booleans are logic, unless they are summed in floats.
     """
+    if all(jnp.issubdtype(aval.dtype, jnp.integer) for aval in avals[1:]):
+        return {cls.INTEGER: 2 * products}
     aval = next((aval for aval in avals if is_inexact(aval)), None)
     if aval is None:
-        integers = all(jnp.issubdtype(aval.dtype, jnp.integer) for aval in avals[1:])
-        return {cls.INTEGER: 2 * products} if integers else {}
+        return {}
     return {
         cls.DOT_MUL: products * mul_cost(aval),
         cls.DOT_ADD: (products - outputs) * add_cost(aval),

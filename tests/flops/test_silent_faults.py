@@ -186,10 +186,13 @@ def test_counts_survive_pickling():
 # Integer products
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int4", "uint8", "int32"])
-def test_products_of_integers_are_a_class_of_their_own(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "summed"),
+    [*((dtype, "int32") for dtype in ("int8", "int4", "uint8", "int32")), ("int8", "float32")],
+)
+def test_products_of_integers_are_a_class_of_their_own(dtype, summed):
     def fun(x, w):
-        return lax.dot(x, w, preferred_element_type=jnp.int32)
+        return lax.dot(x, w, preferred_element_type=summed)
 
     x, w = (jax.ShapeDtypeStruct(s, dtype) for s in ((3, 4), (4, 5)))
     count = eval_flops(fun, x, w)
@@ -207,10 +210,18 @@ def test_floating_point_programs_have_no_note_on_integers():
     assert "integers" not in str(count) and count.total("ops") == count.total() == 16
 
 
-def test_convolutions_of_integers():
-    fun = lambda x, w: lax.conv(x, w, (1, 1), "VALID", preferred_element_type=jnp.int32)  # noqa: E731
+@pytest.mark.parametrize("summed", ["int32", "float32"])
+def test_convolutions_of_integers(summed):
+    fun = lambda x, w: lax.conv(x, w, (1, 1), "VALID", preferred_element_type=summed)  # noqa: E731
     x, w = (jax.ShapeDtypeStruct(s, jnp.int8) for s in ((2, 3, 8, 8), (5, 3, 3, 3)))
     assert eval_flops(fun, x, w).by("class", "ops") == {"integer": 2 * 2 * 5 * 36 * 27}
+
+
+def test_products_of_booleans_are_of_what_they_are_summed_in():
+    x = jax.ShapeDtypeStruct((4, 4), jnp.bool_)
+    assert eval_flops(jnp.matmul, x, x).by("class", "ops") == {}
+    summed = eval_flops(lambda x: lax.dot(x, x, preferred_element_type=jnp.float32), x)
+    assert summed.total() == 2 * 4**3
 
 
 # The dtype of a product
