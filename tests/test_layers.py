@@ -152,6 +152,33 @@ def test_flops_is_a_package_of_its_own():
                     assert tops <= {"jax", "numpy", *sys.stdlib_module_names}, path.name
 
 
+#: Who may use what JAX does not promise to keep, and what for.
+PRIVATE = {
+    "sparsecode_jax/flops/_compat.py": "jaxprs are rewritten; tests/flops/test_compat.py",
+    "sparsecode_jax/_processes.py": "the coordination service has no public client",
+}
+
+
+def private_names(path):
+    """Return what a file reads of JAX that has an underscore or is of jax.interpreters."""
+    tree, aliases = list(ast.walk(ast.parse(path.read_text()))), {"jax": "jax"}
+    found = {name for name, _ in imports(path)}
+    for node in tree:
+        if isinstance(node, ast.Import):
+            aliases |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            aliases |= {x.asname or x.name: f"{node.module}.{x.name}" for x in node.names}
+    for node in tree:
+        if isinstance(node, ast.Attribute):
+            head, _, rest = ast.unparse(node).partition(".")
+            found.add(f"{aliases.get(head, '')}.{rest}")
+    return {name for name in found if re.match(r"jax\.(interpreters\b|(\w+\.)*_[a-z])", name)}
+
+
+def test_private_names_of_jax_are_read_in_two_modules():
+    assert {name_of(path) for path in FILES if private_names(path)} == set(PRIVATE)
+
+
 def test_what_the_front_of_io_shows_of_a_later_layer_makes_no_circle():
     """The package io imports io.saes, and nothing that io.saes imports may import the package."""
     reached, new = set(), ours(PACKAGE / "io" / "saes.py") - {"io"}
