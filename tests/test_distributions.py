@@ -29,23 +29,22 @@ def wheels(tmp_path_factory):
     """Build both as ``pip install`` does, without a network; return the folders they unpack to."""
     if importlib.util.find_spec("hatchling") is None:
         pytest.skip('install ".[test]", which has hatchling')
-    unpacked = {}
-    for name, folder in FOLDERS.items():
-        place = tmp_path_factory.mktemp(name)
-        command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
-        done = subprocess.run(
-            [*command, "--no-index", "-w", str(place / "wheel"), str(folder)],
-            capture_output=True,
-            text=True,
-            cwd=place,
-        )
-        assert done.returncode == 0, done.stderr
-        (wheel,) = (place / "wheel").glob("*.whl")
-        assert wheel.name.startswith(f"{name}-{sparsecode_jax.__version__}-")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(place / "site")
-        unpacked[name] = place / "site"
-    return unpacked
+    return {name: built(name, FOLDERS[name], tmp_path_factory.mktemp(name)) for name in FOLDERS}
+
+
+def built(name, source, place):
+    """Make the wheel of a folder or of an sdist, and unpack it."""
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    call([*command, "--no-index", "-w", str(place / "wheel"), str(source)], place)
+    (wheel,) = (place / "wheel").glob(f"{name}-{sparsecode_jax.__version__}-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(place / "site")
+    return place / "site"
+
+
+def call(command, folder):
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
 
 
 def run(program, *sites):
@@ -98,6 +97,17 @@ def test_it_is_the_same_source(wheels):
         assert (wheels["jaxflops"] / "jaxflops" / path.name).read_bytes() == path.read_bytes()
     extra = {path.name for path in (wheels["jaxflops"] / "jaxflops").iterdir()}
     assert extra - {path.name for path in source.glob("*.py")} == {"LICENSE", "py.typed"}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_an_sdist_builds_the_same_wheel(name, wheels, tmp_path):
+    call([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path], FOLDERS[name])
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    sites = wheels[name], built(name, sdist, tmp_path)
+    files = [{f.relative_to(s): f.read_bytes() for f in s.rglob("*") if f.is_file()} for s in sites]
+    for one in files:  # RECORD lists them, in any order
+        one.update({f: sorted(text.splitlines()) for f, text in one.items() if f.name == "RECORD"})
+    assert files[0] == files[1]
 
 
 def test_it_depends_on_jax_and_numpy_alone_as_the_library_does():
