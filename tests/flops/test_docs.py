@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import flop_repros
-from sparsecode_jax.flops import CLASSES, FlopCount, eval_flops, rules
+from sparsecode_jax.flops import CLASSES, PEAK_FLOPS, FlopCount, eval_flops, rules
 
 PAGE = (Path(__file__).parents[2] / "docs" / "flops.md").read_text(encoding="utf-8")
 
@@ -18,12 +18,28 @@ def test_python_blocks_run(monkeypatch):
     names: dict = {}
     for block in blocks:
         exec(compile(block, "docs/flops.md", "exec"), names)
-    assert set(rules._registry) == {"my_kernel", "my_softplus", "my_halving"}
+    registered = {getattr(key, "name", key) for key in rules._registry}
+    assert registered == {"my_kernel", "my_softplus", "my_halving", "banded_product"}
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_class_is_in_the_convention_table(name):
     assert re.search(rf"^\|.*`{name}`.*\|", PAGE, flags=re.MULTILINE)
+
+
+def test_the_table_of_peaks_is_that_of_the_package():
+    header, *rows = re.findall(r"^\|(?: chip| \[)(.*)\|$", PAGE, flags=re.MULTILINE)
+    dtypes = [name.strip() for name in header.split("|")[1:]]
+    table = {}
+    for row in rows:
+        chip, *peaks = (cell.strip() for cell in row.split("|"))
+        table[chip.partition("]")[0]] = {
+            dtype: 1e12 * float(peak) for dtype, peak in zip(dtypes, peaks, strict=True) if peak
+        }
+    for chip, peaks in PEAK_FLOPS.items():
+        named = {re.sub("8_.*", "8", dtype): peak for dtype, peak in peaks.items()}
+        assert table[chip] == pytest.approx(named), chip
+    assert set(table) == set(PEAK_FLOPS)
 
 
 def test_every_public_method_is_on_the_page():
