@@ -6,9 +6,9 @@ transposed and its singular vectors are the principal directions of the signals;
 orthogonal frame of at most M directions, whose MCC with the paper's atoms (.631) is not above that
 of frames at random (.687).
 Arora et al., 2015, and Nguyen et al., 2019: from a start near incoherent atoms both updates
-approach them by a constant factor a step (.705 to .717 in the first from .3, where the leading term
-of the proofs gives .700), down to a floor of .009 and .016; with the paper's atoms, of coherence
-.77, both diverge from .1 already.
+approach them by a constant factor a step (.705 and .712 in the first from .3, where the leading
+term of the proofs gives .700), down to a floor of .009 and .016; with the paper's atoms, of
+coherence .77, both diverge from .1 already.
 Refinetti and Goldt, 2022: shallow non-linear autoencoders follow equations for a few overlaps
 (``experiments.shallow_autoencoders``), up to .2 of an error that falls from 8 to 2.2 with 250
 measurements and .06 with 4,000 (.14 with tied weights), and learn the principal components one
