@@ -21,7 +21,7 @@ steps of FISTA whose dictionary, step sizes, momenta and thresholds are trained,
 projections and the rate. LISTA and the network are trained to recover pixels, each on all numbers
 of measurements at once; the network, besides, at 20 % alone.
 
-Command: ``python -m experiments.compressed_sensing`` (10 minutes on 2 cores, finished seeds are
+Command: ``python -m experiments.compressed_sensing`` (13 minutes on 2 cores, finished seeds are
 kept; ``--quick`` half a minute). Expected: docs/results/compressed_sensing.txt and its figures.
 """
 

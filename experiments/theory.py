@@ -17,7 +17,7 @@ after the other; by the equations they come to the error of these, 2, and with t
 One pass and its rank bound, the exception at K = 1, and support recovery by Rangamani et al. are
 measured by ``experiments.amortisation_gap``, which uses the functions below.
 
-Command: ``python -m experiments.theory`` (4 minutes; ``--quick`` 15 seconds). Expected:
+Command: ``python -m experiments.theory`` (2 minutes; ``--quick`` 15 seconds). Expected:
 docs/results/theory.txt.
 """
 
