@@ -71,20 +71,14 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> bool:
 
 
 def _agreement(name: str, hidden: tuple[int, ...], logged: list[int], scores: np.ndarray) -> list:
-    exact = (100, 1_000, 19_990) if not hidden else (10, 100)
-    rows = []
-    for step in exact:
-        if step in logged:
-            ours = float(scores[logged.index(step)].mean())
-            theirs = paper.published_at(SETTING, name, step)
-            rows.append((f"{name}, correlation", step, ours, theirs, 0.0005))
-    last = 19_990
-    if hidden and last in logged:
-        theirs = paper.published_at(SETTING, name, last)
-        spread = paper.published_at(SETTING, name, last, "mcc_test_std")
-        ours = float(scores[logged.index(last)].mean())
-        rows.append((f"{name}, correlation, 2 sd", last, ours, theirs, 2 * spread))
-    return rows
+    steps = (10, 100, 19_990) if hidden else (100, 1_000, 19_990)
+    return [
+        paper.compared(
+            SETTING, name, step, "correlation", scores[logged.index(step)],
+            None if hidden and step == 19_990 else 0.0005,
+        )
+        for step in steps if step in logged
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -35,6 +35,22 @@ def published_at(experiment: str, method: str, step: int, column: str = "mcc_tes
     return float(curves[column][index])
 
 
+def compared(
+    experiment: str, method: str, step: int, label: str, scores: Any, tolerance: float | None,
+    column: str = "mcc_test",
+) -> tuple[str, int, float, float, float]:  # fmt: skip
+    """Return a row of the agreement table: the mean over runs beside the published one.
+
+    After tens of thousands of steps rounding has taken encoders into other minima: without a
+    tolerance two standard deviations of the published runs are allowed.
+    """
+    if tolerance is None:
+        label = f"{label}, 2 sd"
+        tolerance = 2 * published_at(experiment, method, step, f"{column}_std")
+    theirs = published_at(experiment, method, step, column)
+    return f"{method}, {label}", step, float(np.mean(scores)), theirs, tolerance
+
+
 def sae_step(M: int, N: int, n: int, *, learned: bool) -> int:  # noqa: N803
     """Return the published FLOPs of one SAE training step."""
     I = int(learned)  # noqa: E741, N806
