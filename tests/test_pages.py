@@ -1,0 +1,138 @@
+"""The numbers that pages quote are those of the tables in docs/results."""
+
+import decimal
+import pathlib
+import re
+import textwrap
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+README, REVIEWERS = "README.md", "docs/reviewers.md"
+PUBLISHED, MEASURED = (
+    f"FLOPs by the {account} account to reach an MCC on the test half"
+    for account in ("published", "measured")
+)
+# Of a page and a table: words of the page with the number in braces, the column, and what tells the
+# row: cells, names of columns, lines above the table. Where several rows fit, all have the number.
+QUOTES = {
+    (README, "pareto"): [
+        ("published MCC of {.9667} for", "best MCC", "ITO (Adam on log-codes)"),
+        ("for {822} times fewer FLOPs", "saving", "FISTA", PUBLISHED),
+        ("minimization gives {.975}.", "MCC at the end", "learned by turns, FISTA + restart"),
+    ],
+    (REVIEWERS, "penalty_pareto"): [
+        ("best at .5 (latent MCC {.843} ±", "latent MCC", "sparse coding", "0.5"),
+    ],
+    (REVIEWERS, "amortisation_gap"): [
+        ("256 has {.9918} on those", "1,024 signals: train", "MLP, 1 hidden 256"),
+        ("and {.9502} on others", "test", "MLP, 1 hidden 256"),
+        ("latent MCC of {.880}, where", "MCC, test half", "one layer"),
+        ("steps of FISTA have {.9925}", "MCC, test half", "FISTA 1024"),
+    ],
+    (REVIEWERS, "interpretability_statistics"): [("Welch p = {.041},", "published", "p, Welch")],
+    (REVIEWERS, "theory"): [
+        ("distance by {.705} and", "step 1", "arora", "256", "0.3"),
+        ("and {.712} in the first step", "step 1", "nguyen", "256", "0.3"),
+        ("with the 16 atoms is {.631},", "dictionary MCC", "8", "0.1"),
+    ],
+    (REVIEWERS, "decomposition"): [
+        (
+            "the ReLU SAE's gap of {.328} ±", "gap", "ReLU SAE",
+            "The gap from an SAE to the true dictionary with FISTA",
+        ),
+        ("TopK {.699} ±", "own encoder", "TopK SAE"),
+        ("alternating minimization {.963} ±", "FISTA", "learned by turns"),
+    ],
+    (REVIEWERS, "pareto"): [
+        ("dictionary unknown {.642} ±", "MCC at the end", "MLP, 256 hidden"),
+        ("by its encoder, {.591} ±", "MCC at the end", "SAE + ITO"),
+        ("costs {4.4e9} FLOPs", "MCC 0.9667", "LISTA"),
+        ("24 steps of FISTA {1.55e7}.", "MCC 0.9667", "FISTA", MEASURED),
+    ],
+    (REVIEWERS, "language_model"): [
+        ("encoder has R² {.728} on", "R2", "TopK", "encoder"),
+        ("(3 times) and {.839} and", "R2", "learned", "OMP 52, leave-one-out, refit"),
+    ],
+    (REVIEWERS, "language_model_penalized"): [
+        ("training): JumpReLU {.632} and", "R2", "JumpReLU", "encoder"),
+        ("gated {.645} and", "R2", "gated", "encoder"),
+    ],
+    (REVIEWERS, "structured_latents"): [
+        ("structures: Zipf {.738} ±", "learned + lasso", "Zipf (the authors')"),
+    ],
+    (REVIEWERS, "synth_sae_bench"): [
+        ("F1 {.93} by the lasso", "F1", "true atoms", "lasso"),
+        ("at once {.68}),", "F1", "learned", "250,000", "lasso"),
+        ("{.12} with those of a TopK", "F1", "TopK", "500,000", "lasso"),
+    ],
+    (REVIEWERS, "synth_sae_bench_groups"): [
+        ("{.84} with atoms learned from 1M", "F1", "in groups", "1,048,576", "lasso"),
+        ("groups ({.78} from 250,000", "F1", "in groups", "250,000", "lasso"),
+    ],
+    (REVIEWERS, "sample_complexity"): [("are recovered ({.98}),", "MCC in", "10,000")],
+    (REVIEWERS, "top_k"): [
+        ("latent MCC ({.839} of", "penalty 0.5", "Latent MCC", "(a) k largest", "3"),
+    ],
+    (REVIEWERS, "flop_audit"): [("of sparse coding {45} times", "ratio", "sparse coding, step")],
+}  # fmt: skip
+CASES = [(*where, *quote) for where, quotes in QUOTES.items() for quote in quotes]
+
+
+def cells(text, column, labels):
+    """Return the column's cells in the rows that have all labels, of all tables of a text."""
+    found, lines = [], text.splitlines()
+    for number, line in enumerate(lines):
+        if not re.fullmatch(r"-+( +-+)+", line):
+            continue
+        spans = [match.span() for match in re.finditer("-+", line)]
+
+        def split(row, spans=spans):
+            return [row[first:last].strip() for first, last in spans]
+
+        names, above = split(lines[number - 1]), lines[: number - 1][::-1]
+        above = above[: above.index("")] if "" in above else above
+        for row in lines[number + 1 :]:
+            if not row:
+                break
+            if column in names and {*labels} <= {*split(row), *names, *above}:
+                found.append(split(row)[names.index(column)])
+    return found
+
+
+def says(cell, quote):
+    """Tell whether the number that a cell begins with rounds to a quoted one."""
+    quoted = decimal.Decimal(quote)
+    match = re.match(r"[-+]?[\d,]*\.?\d+(e[-+]?\d+)?", cell)
+    half = decimal.Decimal((0, (5,), quoted.as_tuple().exponent - 1))
+    return bool(match) and abs(decimal.Decimal(match[0].replace(",", "")) - quoted) <= half
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{case[0]}: {case[2]}" for case in CASES])
+def test_a_quoted_number_is_that_of_the_table(case):
+    page, table, words, column, *labels = case
+    quote = re.search(r"\{(.+)\}", words)[1]
+    assert words.replace(f"{{{quote}}}", quote) in " ".join((ROOT / page).read_text().split())
+    found = cells((ROOT / "docs" / "results" / f"{table}.txt").read_text(), column, labels)
+    assert found and all(says(cell, quote) for cell in found), (table, column, found)
+
+
+def test_cells_are_found_by_column_and_labels_and_compared_to_the_digits_of_the_quote():
+    text = """
+        first
+        name         x  y
+        -------  -----  -
+        one two  1,234
+
+        b        x
+        -------  -
+        one two  5
+    """
+    text = textwrap.dedent(text)
+    assert cells(text, "x", ["one two"]) == ["1,234", "5"]
+    assert cells(text, "x", ["one two", "first"]) == cells(text, "x", ["name", "one two"])
+    assert cells(text, "x", ["one two", "b"]) == ["5"] and cells(text, "y", ["one two"]) == [""]
+    assert not cells(text, "x", ["one"]) and not cells(text, "z", ["one two"])
+    assert says("0.7847±0.1", ".78") and not says("0.7847", ".79") and not says("-", "0")
+    assert says("1.55e+07 (24 st.)", "1.55e7") and not says("1.56e+07", "1.55e7")
+    assert says("1,036.3x", "1036") and not says("1,036.3x", "1036.4")
