@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -85,6 +86,22 @@ def test_figure_is_redrawn_from_results_alone(quick, monkeypatch):
     (quick / "pareto.png").unlink()
     pareto.report(quick)
     assert (quick / "pareto.png").exists()
+
+
+def test_published_mcc_stands_beside_ours():
+    """The best of both where the dictionary is known, else the last; none where none is."""
+    toy = curves.Curve(*np.ones((3, 2), int), np.array([[0.5], [0.25]]), np.full(2, np.nan))
+    known = dict.fromkeys(("sae", "fista"), toy)
+    unknown = dict.fromkeys(("sae", "sae_dictionary", "turns"), toy)
+    text = pareto.tables({"known": known, "unknown": unknown})
+    for words in (
+        r"\nSAE .* 0\.5000 +0\.7097 +1, deterministic\n",
+        r"\nFISTA .* 0\.5000 +1, deterministic\n",
+        r"\nSAE +0\.2500 ± nan +0\.5657 +0\.5000 ",
+        r"\nSAE, dictionary MCC +0\.2500 ± nan +0\.7453 +0\.5000 ",
+        r"\nlearned by turns, FISTA \+ restart +0\.2500 ± nan +0\.5000 ",
+    ):
+        assert re.search(words, text), words
 
 
 def test_efficient_operating_points():
