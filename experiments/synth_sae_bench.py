@@ -14,10 +14,10 @@ same numbers. Width 4,096, L0 25. Thresholds and penalties are chosen on samples
 scored; dead latents count as F1 0, as in the published table.
 
 Command: ``python -m experiments.synth_sae_bench`` (hours on 2 cores, most of them training;
-finished parts and checkpoints are kept until the table is written; ``--quick`` a minute at 1,000
-features). Of ``--samples 250000 500000`` the second budget goes on where the first ended; groups
-read the first 250,000, before all atoms together read all, and "refined" begins anew, since its
-schedules span the run.
+finished parts and checkpoints are kept until the table is written; ``--quick`` 50 CPU seconds at
+1,000 features). Of ``--samples 250000 500000`` the second budget goes on where the first ended;
+groups read the first 250,000, before all atoms together read all, and "refined" begins anew, since
+its schedules span the run.
 Expected: docs/results/synth_sae_bench.txt has ``--methods learned TopK --samples 250000 500000``
 (an hour): F1 with the true atoms .76 by OMP, .93 by the lasso, .95 refined; with learned atoms .57
 by OMP, .68 by the lasso, after both budgets; with the autoencoder's at most .06 and .12.
@@ -99,7 +99,7 @@ class Config:
 
 QUICK = Config(
     num_features=1000, num_measurements=64, num_roots=10, width=128, num_active=5, num_proposed=10,
-    max_active=80, batch_size=256, num_samples=(5_000, 10_000), num_choice=256, num_scored=512,
+    max_active=80, batch_size=256, num_samples=(5_000,), num_choice=256, num_scored=256,
     prefixes=(32, 128), learning_rate=3e-3, num_refitted=16, groups_active=(3, 2),
     groups_samples=10_000, groups_batch=512, refined_prefixes=(32, 128), annealed_from=10.0,
     methods=("in groups", "learned", "Matryoshka", "refined"),
