@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -185,7 +186,7 @@ class Output:
         journal = self.folder / _JOURNAL
         if not journal.exists():
             return
-        said = json.loads(journal.read_text())
+        said = _read_journal(journal)
         staged = {suffix: self.folder / name for suffix, name in said["ready"].items()}
         left = {suffix: file for suffix, file in staged.items() if file.exists()}
         if ".json" in left:  # files without a manifest are of a run cut short
@@ -194,8 +195,9 @@ class Output:
                 self._place(suffix).unlink(missing_ok=True)
         for suffix in sorted(left, key=lambda suffix: suffix == ".json"):
             _move(left[suffix], self._place(suffix))
-        for name in said["parts"]:
-            delete(self.folder / name)
+        for file in self.folder.glob("*"):
+            if file.name in said["parts"]:
+                delete(file)
         journal.unlink()
         with contextlib.suppress(OSError):  # another run has parts in it
             self.folder.rmdir()
@@ -253,6 +255,41 @@ class Output:
         if found is None:
             return f"{files[0].name}, which is of no run that can go on"
         return f"parts of a different run ({', '.join(difference(found, self._run.identity))})"
+
+
+def _read_journal(path: pathlib.Path) -> dict[str, Any]:
+    """Read what ``publish`` wrote, or raise BadInputError if it cannot have written that."""
+    try:
+        said = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        said = None
+    if not _is_journal(said):
+        raise BadInputError(
+            f"{path} is damaged; names of files of one run in that folder are expected in it. "
+            "Delete that file: the same command then goes on from what is beside it."
+        )
+    return said
+
+
+def _is_journal(said: Any) -> bool:
+    """Say whether a JSON value is of the form that ``publish`` writes."""
+    if not isinstance(said, dict) or said.keys() != {"ready", "drop", "parts"}:
+        return False
+    ready, drop, parts = said["ready"], said["drop"], said["parts"]
+    if [type(ready), type(drop), type(parts)] != [dict, list, list]:
+        return False
+    mark = str(ready.get(".json")).partition("-")[0]
+    return (
+        re.fullmatch("[0-9a-f]{10}", mark) is not None
+        and all(suffix in _SUFFIXES for suffix in [*ready, *drop])
+        and ready == {suffix: f"{mark}-result{suffix}" for suffix in ready}
+        and all(isinstance(name, str) and _is_plain(name) for name in parts)
+    )
+
+
+def _is_plain(name: str) -> bool:
+    """Say whether a name is of something in a folder, and not the journal."""
+    return os.path.basename(name) == name and name not in ("", ".", "..", _JOURNAL)
 
 
 def _move(source: pathlib.Path, place: pathlib.Path) -> None:

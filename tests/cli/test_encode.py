@@ -1,5 +1,6 @@
 """``encode``: its results equal the library's, runs go on, and files are read in batches."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -12,7 +13,7 @@ import pytest
 import scipy.sparse
 
 import sparsecode_jax as sc
-from sparsecode_jax.cli import encode
+from sparsecode_jax.cli import encode, outputs
 from sparsecode_jax.cli.inputs import Statistics, open_signals
 
 from .shell import PENALTY, M, N, S, run, run_encode
@@ -179,6 +180,64 @@ def test_a_stop_between_two_files_is_finished_by_the_same_command(files, monkeyp
     assert run_encode("--penalty", 0.3) == 2  # whoever comes next finishes it
     assert "codes.npz, codes.json there already" in capsys.readouterr().err
     assert contents("codes.*")["codes.npz"] == contents("whole.*")["whole.npz"]
+
+
+OWN = {".npz": "0123456789-result.npz", ".json": "0123456789-result.json"}
+JOURNALS = {
+    "cut": "{",
+    "no object": "[]",
+    "empty": "{}",
+    "deep": "[" * 100_000,
+    "nothing ready": {"ready": {}},
+    "no manifest": {"ready": {".npz": "0123456789-result.npz"}},
+    "another name": {"ready": {**OWN, ".npz": "0123456789-00000000.npz"}},
+    "another run": {"ready": {**OWN, ".npz": "abcdefabcd-result.npz"}},
+    "no checksum": {"ready": {".json": "../../../me-result.json"}},
+    "another suffix": {"ready": {**OWN, ".txt": "0123456789-result.txt"}},
+    "drops another": {"drop": ["/../precious.txt"]},
+    "drops a list": {"drop": [[".npz"]]},
+    "drops by an object": {"drop": {".npz": 1}},
+    "outside": {"parts": ["../precious.txt"]},
+    "absolute": {"parts": ["/precious.txt"]},
+    "the folder": {"parts": ["."]},
+    "the folder above": {"parts": [".."]},
+    "no name": {"parts": [""]},
+    "the journal": {"parts": ["publish.json"]},
+    "a number": {"parts": [3]},
+    "names in an object": {"parts": {"a": 1}},
+    "more": {"more": []},
+}
+
+
+def everything():
+    return {path: path.read_bytes() for path in pathlib.Path().rglob("*") if path.is_file()}
+
+
+def test_a_damaged_journal_is_refused_and_moves_and_deletes_nothing(files, monkeypatch, capsys):
+    assert run_encode("--output", "whole") == 0
+    pathlib.Path("precious.txt").write_text("mine")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "_move", stop)
+        assert run_encode() == 130
+    journal = pathlib.Path("codes.partial/publish.json")
+    for damage, said in JOURNALS.items():
+        whole = {"ready": OWN, "drop": [], "parts": []}
+        journal.write_text(said if isinstance(said, str) else json.dumps({**whole, **said}))
+        capsys.readouterr()
+        before = everything()
+        for words in ((), ("--overwrite",), ("--penalty", 0.2)):
+            assert run_encode(*words) == 2, damage
+            err = capsys.readouterr().err
+            assert "codes.partial/publish.json is damaged" in err and err.count("\n") == 1, damage
+        assert everything() == before, damage
+    journal.unlink()  # as the message says
+    assert run_encode() == 0
+    assert contents("codes.*")["codes.npz"] == contents("whole.*")["whole.npz"]
+    assert not pathlib.Path("codes.partial").exists()
 
 
 def test_a_killed_process_loses_nothing(files):
