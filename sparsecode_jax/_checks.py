@@ -97,7 +97,7 @@ def floating(name: str, *arrays: Any) -> tuple[jax.Array, ...]:
 def finite(name: str, **arrays: Any) -> None:
     """Raise if a concrete array holds a NaN or an infinity."""
     for label, array in arrays.items():
-        if concrete(array) and not _all_finite(array):
+        if concrete(array) and not all_finite(array):
             bad = ~np.isfinite(to_host(array).astype(np.float64))
             where = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(
@@ -106,7 +106,8 @@ def finite(name: str, **arrays: Any) -> None:
             )
 
 
-def _all_finite(array: Any) -> bool:
+def all_finite(array: Any) -> bool:
+    """Say whether a concrete array holds no NaN and no infinity."""
     if _in_reach(array) and np.size(array) <= _FEW:
         return bool(np.isfinite(np.asarray(array)).all())
     with jax.ensure_compile_time_eval():  # a concrete array may be closed over while tracing

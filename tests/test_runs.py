@@ -1,11 +1,13 @@
 """Runs on disk: one writer, an identity in every part, and nothing lost however they end."""
 
+import io
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -164,6 +166,56 @@ def test_a_checkpoint_of_another_search_is_refused(tmp_path, differs, change):
     ):
         sc.dictionary_learning.learn_dictionary(**{**given, **change})
     assert (tmp_path / "c").read_bytes() == before
+
+
+def spoil(path, name):
+    """Put a NaN into an array of a checkpoint."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry: archive.read(entry) for entry in archive.namelist()}
+    names = [leaf[0] for leaf in json.loads(entries["checkpoint.json"])["leaves"]]
+    entry = f"{names.index(name)}.npy"
+    array = np.lib.format.read_array(io.BytesIO(entries[entry]))
+    array[(-1,) * array.ndim] = np.nan
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array)
+    with zipfile.ZipFile(path, "w") as archive:
+        for other, data in (entries | {entry: buffer.getvalue()}).items():
+            archive.writestr(other, data)
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("fit", "0/params/encoder/weight"),
+        ("learn_dictionary", "4/dictionary"),
+        ("learn_dictionary_online", "0/dictionary"),
+    ],
+)
+def test_a_checkpoint_with_nan_is_refused(tmp_path, task, name):
+    signals = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    key, options = jax.random.key(0), {"checkpoint": tmp_path / "c", "progress": None}
+
+    def run():
+        if task == "fit":
+            encoder = sc.encoders.linear(4, 6)
+            sc.training.fit(key, encoder, signals, num_atoms=6, num_steps=4, **options)
+        elif task == "learn_dictionary":
+            sc.dictionary_learning.learn_dictionary(
+                key, signals, num_atoms=6, num_rounds=3, num_restarts=2, num_hops=1, **options
+            )
+        else:
+            sc.dictionary_learning.learn_dictionary_online(
+                key, [signals, signals], num_atoms=6, num_steps=3, **options
+            )
+
+    run()
+    run()
+    spoil(tmp_path / "c", name)
+    with pytest.raises(ValueError, match=rf"^{task}: .*c holds 1 non-finite numbers"):
+        run()
+    if task == "learn_dictionary":
+        spoil(tmp_path / "c", "4/value")
+        run()  # a search of which all copies have diverged ends as it would have
 
 
 def test_a_search_tells_what_it_has_and_may_be_stopped(tmp_path):

@@ -383,6 +383,10 @@ def test_other_kinds_that_are_refused(folder):
     whole = {"b_enc": np.zeros(N, np.int32)}
     write_safetensors(path / "sae_weights.safetensors", tensors | whole)
     refused(path, "b_enc holds int32 numbers")
+    for wrong in (np.nan, -np.inf, 1e300):
+        spoiled = {"b_enc": np.full(N, wrong)}
+        write_safetensors(path / "sae_weights.safetensors", tensors | spoiled)
+        refused(path, "b_enc is not finite in float32; finite numbers are expected")
 
 
 def test_old_training_checkpoints_hold_the_logarithm_of_the_threshold(folder):

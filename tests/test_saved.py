@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from sparsecode_jax import encoders, training
+from sparsecode_jax import encoders, io, training
 from sparsecode_jax.training import losses, schedules
 
 from .contracts import M, N
@@ -45,6 +45,48 @@ def test_saved_half_precision_comes_back_as_it_was(tmp_path):
     training.save(tmp_path / "model", params)
     chex.assert_trees_all_equal(training.load(tmp_path / "model", LINEAR), params)
     assert training.load(tmp_path / "model", LINEAR).encoder.weight.dtype == jnp.bfloat16
+
+
+def test_whole_numbers_of_active_codes_come_back(tmp_path):
+    encoder = encoders.top_k(M, N, num_active=None)
+    params = encoder.init(KEY)._replace(num_active=jnp.int32(3))
+    training.save(tmp_path / "model", training.Autoencoder(params, DICTIONARY))
+    assert training.load(tmp_path / "model", encoder).encoder.num_active == 3
+
+
+@pytest.mark.parametrize("name", ["encoder.weight", "encoder.bias", "dictionary", "bias"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: np.where(x == x.flat[-1], np.nan, x), "numbers that are not finite"),
+        (lambda x: np.where(x == x.flat[-1], -np.inf, x), "numbers that are not finite"),
+        (lambda x: np.full(x.shape, 1e300), "numbers that are not finite"),  # in float32
+        (lambda x: x.astype("int8"), "int8 values"),
+        (lambda x: x.astype(bool), "bool values"),
+        (lambda x: x.astype("complex64"), "complex64 values"),
+        (lambda x: x.astype(str), "<U32 values"),
+    ],
+    ids=["nan", "infinite", "too large", "int8", "bool", "complex64", "text"],
+)
+def test_weights_that_are_not_finite_real_floats_are_refused(tmp_path, change, said, name):
+    training.save(tmp_path / "model", fit(bias="mean").params)
+    arrays, _ = io.load_results(tmp_path / "model")
+    io.save_results(tmp_path / "model", {**arrays, name: change(arrays[name])}, {})
+    message = rf"^load: .*model holds {said} in {name}; finite real floats are expected\. .*"
+    with pytest.raises(ValueError, match=message) as caught:
+        training.load(tmp_path / "model", LINEAR)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", ">f4"])
+def test_weights_of_other_floats_are_read(tmp_path, dtype):
+    training.save(tmp_path / "model", fit().params)
+    arrays, _ = io.load_results(tmp_path / "model")
+    arrays["encoder.weight"] = arrays["encoder.weight"].astype(dtype)
+    io.save_results(tmp_path / "model", arrays, {})
+    weight = training.load(tmp_path / "model", LINEAR).encoder.weight
+    np.testing.assert_array_equal(weight, arrays["encoder.weight"])
+    assert weight.dtype == {"float16": "float16"}.get(dtype, "float32")
 
 
 @pytest.mark.parametrize(

@@ -328,6 +328,8 @@ def _search(
             like = (*numbers, first, _expected(best, plan.layout, 0), restarts, hops)
             before, place, done, ahead, best, restarts, hops = kept.load(like)
             place, done = int(place), int(done)
+            if np.isfinite(to_host(best.value)):  # of copies that diverged it is not
+                _checks.finite(_NAME, **{f"{checkpoint}": best.dictionary})
         bar = tqdm(
             total=total, initial=sum(lengths[:place]) + done, desc=progress, unit="round",
             disable=progress is None,

@@ -194,7 +194,10 @@ def _cast(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if array.dtype not in _DTYPES.values():
         raise ValueError(f"{name} holds {array.dtype} numbers; floats are expected")
     with np.errstate(over="ignore"):
-        return array.astype(dtype)
+        array = array.astype(dtype)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} is not finite in {dtype}; finite numbers are expected")
+    return array
 
 
 def read_folder(folder: str | os.PathLike) -> tuple[Config, Tensors]:

@@ -14,7 +14,7 @@ import numpy as np
 from sparsecode_jax import _checks
 from sparsecode_jax.io.results import load_results, save_results
 from sparsecode_jax.training.step import Autoencoder
-from sparsecode_jax.types import Encoder
+from sparsecode_jax.types import Array, Encoder, Role
 
 __all__ = ["load", "save"]
 
@@ -56,7 +56,7 @@ def load(path: str | os.PathLike, encoder: Encoder) -> Autoencoder:
 
     Raises:
       FileNotFoundError: no such files.
-      ValueError: the parameters are of another encoder, or of other sizes.
+      ValueError: the parameters are of another encoder, of other sizes, or not finite real floats.
     """
     _checks.encoder("load", encoder)
     arrays, manifest = load_results(path)
@@ -71,12 +71,32 @@ def load(path: str | os.PathLike, encoder: Encoder) -> Autoencoder:
         )
     _check_decoder(path, arrays, encoder, own, runs)
 
+    roles = _named(Autoencoder(encoder.roles, None))
+
     def array(name: str) -> Any:
+        if name not in arrays:
+            return None
         dtype = jnp.bfloat16 if name in manifest.get(_SHORT, ()) else None
-        return jnp.asarray(arrays[name], dtype) if name in arrays else None
+        counts = roles.get(name) is Role.NUM_ACTIVE  # which may be a whole number
+        return _weights(path, name, arrays[name], dtype, "fiu" if counts else "f")
 
     params = jax.tree.unflatten(jax.tree.structure(own), [array(name) for name in expected])
     return Autoencoder(params, array("dictionary"), array("bias"))
+
+
+def _weights(path: Any, name: str, held: np.ndarray, dtype: Any, kinds: str) -> Array:
+    """Return an array of a model, or raise unless its numbers are of a kind, and finite in JAX."""
+    what = f"{held.dtype} values"
+    if held.dtype.kind in kinds:
+        (held,) = _checks.real("load", held)
+        array = _checks.on_device(held, dtype)
+        if _checks.all_finite(array):
+            return array
+        what = "numbers that are not finite"
+    raise ValueError(
+        f"load: {path} holds {what} in {name}; finite real floats are expected. Save the model "
+        "again from parameters that were trained."
+    )
 
 
 def _check_decoder(
