@@ -323,14 +323,16 @@ def test_missing_results_are_named(tmp_path, missing):
         load_results(tmp_path / "r")
 
 
-def bomb(name, claim=None):
-    """Return an archive of one entry that inflates from a few kilobytes to 300 MB."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file, file.open(name, "w") as entry:
-        header = {"descr": "<f8", "fortran_order": False, "shape": claim or (37_500_000,)}
-        np.lib.format.write_array_header_1_0(entry, header)
-        for _ in range(1 if claim else 300):
-            entry.write(bytes(10**6))
+def bomb(*names, claim=None):
+    """Return an archive of entries that inflate from a few kilobytes to 300 MB together."""
+    buffer, size = io.BytesIO(), 300 // len(names)
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in names:
+            header = {"descr": "<f8", "fortran_order": False, "shape": claim or (125_000 * size,)}
+            with file.open(name, "w") as entry:
+                np.lib.format.write_array_header_1_0(entry, header)
+                for _ in range(1 if claim else size):
+                    entry.write(bytes(10**6))
     return buffer.getvalue()
 
 
@@ -343,6 +345,7 @@ def bomb(name, claim=None):
         (None, "[" * 10_000, "cannot be read"),
         (b"PK text", "{}", "cannot be read"),
         (bomb("a.npy"), "{}", "a.npy inflates from"),
+        (bomb("a.npy", "b.npy", "c.npy"), "{}", "its entries inflate from"),
         (bomb("a.npy", claim=(10**12,)), "{}", "a.npy does not have the size that it claims"),
         (bomb("a.npy", claim=(-125_000,)), "{}", "a.npy does not have the size that it claims"),
         ("pickle", "{}", "a.npy holds Python objects"),

@@ -13,13 +13,14 @@ _LARGE, _RATIO = 2**28, 200  # bytes that inflate to this and by more than so ma
 
 
 def check_archive(path: str | os.PathLike) -> None:
-    """Raise unless every array of an .npz is as large as its entry, which inflates within reason.
+    """Raise unless every array of an .npz is as large as its entry, and all inflate within reason.
 
     Raises:
       ValueError: an entry is no array of plain numbers or texts, claims another size than it has,
-        or is a small file that inflates to a very large one.
+        or is a small file that inflates to a very large one, as may all of them together.
     """
     with zipfile.ZipFile(path) as archive:
+        held, total = os.path.getsize(path), sum(info.file_size for info in archive.infolist())
         for info in archive.infolist():
             if info.file_size > max(_LARGE, _RATIO * info.compress_size):
                 raise ValueError(
@@ -36,3 +37,5 @@ def check_archive(path: str | os.PathLike) -> None:
                     raise ValueError(f"{info.filename} holds Python objects in its dtype")
                 if min(shape, default=0) < 0 or size != info.file_size - entry.tell():
                     raise ValueError(f"{info.filename} does not have the size that it claims")
+        if total > max(_LARGE, _RATIO * held):
+            raise ValueError(f"its entries inflate from {held:,} to {total:,} bytes together")
