@@ -40,7 +40,7 @@ KINDS = {
     " correlations x point new_codes values weight penalties dictionary0 first second p_values",
     "number": "penalty penalty0 threshold noise step_size tolerance momentum",
     "static": "ratio level epsilon max_coherence learning_rate forgetting log_codes0 threshold0"
-    " bandwidth scale last difference deviation target",
+    " bandwidth scale last difference deviation target tilt prior",
     "count": "num_samples num_measurements num_atoms num_steps num_draws num_squarings max_steps"
     " check_every chunk_size record_every num_rounds inner_steps group_size num_layers num_active"
     " num_warmup num_decay num_aux width num_blocks num_restarts num_hops num_settling num_epochs"
@@ -48,6 +48,8 @@ KINDS = {
     "key": "key",
     "function": "prox metric magnitudes record restart statistic",
     "program": "solver encoder update module",
+    "flag": "use_bias replacing",
+    "bias": "bias",
 }
 KIND = {name: kind for kind, names in KINDS.items() for name in names.split()}
 
@@ -79,7 +81,7 @@ class Call(NamedTuple):
     optional: frozenset[str] = frozenset()
 
     def kind(self, name: str) -> str:
-        return self.kinds.get(name) or KIND.get(name, "other")
+        return self.kinds.get(name) or KIND[name]
 
 
 def _draw():
@@ -170,7 +172,7 @@ def update_line(build, **args):
     return running(build, args, run)
 
 
-def loss_of(loss, codes=CODES):
+def loss_of(loss, codes=NEAR):
     return loss(jnp.asarray(codes), losses.Batch(SIGNALS, jnp.asarray(DICTIONARY), PENALTY, CODES))
 
 
@@ -397,7 +399,7 @@ CALLS = {
         synthetic.sample_features,
         {"key": KEY, "model": synthetic.FeatureModel(DICTIONARY, np.full(N, 0.2, np.float32)),
          "num_samples": S, "max_active": 4},
-        kinds={"max_active": "count"}, drawn=True,
+        kinds={"max_active": "count", "model": "program"}, drawn=True,
     ),
     "synthetic.FeatureModel": call(
         lambda **parts: synthetic.sample_features(
@@ -418,14 +420,15 @@ CALLS = {
         synthetic.compensate,
         {"probabilities": np.float32([0.3, 0.3, 0.2, 0.05, 0.05, 0.1]),
          "hierarchy": synthetic.tree([-1, -1, -1, 0, 1, 2])},
-        kinds={"probabilities": "array"},
+        kinds={"probabilities": "array", "hierarchy": "program"},
     ),
     "synthetic.synth_sae_bench": call(
         synthetic.synth_sae_bench,
         {"key": KEY, "version": 2, "num_features": 8, "num_measurements": 4, "num_roots": 0,
          "num_factors": 2, "num_orthogonalizing_steps": 1},
         kinds=dict.fromkeys(
-            ("num_features", "num_roots", "num_factors", "num_orthogonalizing_steps"), "count"
+            ("version", "num_features", "num_roots", "num_factors", "num_orthogonalizing_steps"),
+            "count",
         ),
         via=("balanced_trees",), drawn=True,
     ),
@@ -773,9 +776,11 @@ CALLS = {
         kinds={"budget": "other", "convention": "word"}, traced=False,
     ),
     "flops.tally": call(
-        lambda **kw: flops.count_flops(lambda x: flops.tally(x, **kw))(SIGNALS).total(),
+        lambda **kw: flops.count_flops(lambda x: flops.tally(x, **kw))(SIGNALS).total(
+            work="algorithmic"
+        ),
         {"n": 3, "per_unit": 2, "name": "lookups"},
-        kinds={"n": "other", "name": "other"}, traced=False,
+        kinds={"n": "units", "per_unit": "operations", "name": "word"}, traced=False,
     ),
 }  # fmt: skip
 

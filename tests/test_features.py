@@ -512,7 +512,7 @@ def test_the_benchmark_has_its_numbers():
         key(), version=1, num_measurements=16, num_orthogonalizing_steps=0
     )
     assert not one.tree.scaled
-    with pytest.raises(ValueError, match="version is 3; 1 or 2"):
+    with pytest.raises(ValueError, match="version is 3; at most 2 is expected"):
         synthetic.synth_sae_bench(key(), version=3)
     with pytest.raises(ValueError, match="hold 850 units, but num_units is 300"):
         benchmark_of(300, 10)

@@ -38,7 +38,8 @@ SCALES = {"1e-30": 1e-30, "1e-20": 1e-20, "1e20": 1e20, "1e30": 1e30}
 
 def _spoil(x, value):
     x = np.array(x, np.float32)
-    x[(2, 3)[: x.ndim] if x.ndim < 3 else (0,) * (x.ndim - 2) + (2, 3)] = value
+    place = (2, 3)[: x.ndim] if x.ndim < 3 else (0,) * (x.ndim - 2) + (2, 3)
+    x[tuple(min(i, n - 1) for i, n in zip(place, x.shape, strict=True))] = value
     return x
 
 
@@ -180,6 +181,14 @@ LAWS: dict[str, dict[str, dict]] = {
     "derived": {"refuse": WRONG_ARRAYS, "same": SAME_ARRAYS, "spoiled": NO_NUMBERS},
     "axes": {"refuse": {n: f for n, f in WRONG_ARRAYS.items() if n not in ("complex", "keys")}},
     "chunk": {"refuse": {n: f for n, f in COUNTS["refuse"].items() if n != "huge"}},
+    # Of flops.tally: units of work, of which there may be less than none, and operations a unit.
+    "units": {
+        **COUNTS, "refuse": {n: f for n, f in COUNTS["refuse"].items() if n != "negative"},
+    },
+    "operations": {
+        **COUNTS,
+        "refuse": {n: f for n, f in COUNTS["refuse"].items() if n not in ("huge", "true")},
+    },
     "other": {},
 }  # fmt: skip
 
@@ -386,9 +395,9 @@ def _judge_spoiled(line: Call, args: dict, name: str, mode: str, got: list) -> s
 
 
 def cases(line_name: str) -> list[tuple[str, dict[str, str]]]:
-    """Return (mode, changes) of one argument at a time."""
+    """Return (mode, changes): the call as it is, then of one argument at a time."""
     line = CALLS[line_name]
-    found = []
+    found: list[tuple[str, dict[str, str]]] = [("plain", {})]
     for name in line.args:
         for change in changes(line, name):
             found.append(("plain", {name: change}))
@@ -402,7 +411,7 @@ def pairs(line_name: str, number: int) -> list[tuple[str, dict[str, str]]]:
     line = CALLS[line_name]
     options = [(n, c) for n in line.args for c in changes(line, n)]
     found = []
-    for seed in range(number):
+    for seed in range(number if options else 0):
         rng = np.random.default_rng([seed, *line_name.encode()])
         (one, a), (two, b) = (options[i] for i in rng.integers(len(options), size=2))
         if one != two:
@@ -436,6 +445,11 @@ def test_every_public_call_has_a_line_or_a_reason():
                 continue
             full = f"{module.split('.')[-1]}.{name}".lstrip(".")
             assert full in CALLS or full in WITHOUT, f"{full}: no line in tests/fuzz_table.py"
+
+
+def test_a_call_without_arguments_is_made_as_it_is():
+    some = cases("updates.k_svd") + pairs("updates.k_svd", 20)
+    assert some == [("plain", {})] and not faults("updates.k_svd", some)
 
 
 @pytest.mark.parametrize(

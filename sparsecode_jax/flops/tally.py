@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import _compat
 from .conventions import ELEMENTWISE
@@ -34,8 +35,8 @@ def tally(x: Any, n: Any, *, per_unit: int | Mapping[str, int], name: str) -> An
         ``x``.
 
     Raises:
-        FlopCountError: if ``x`` has no arrays, ``n`` is not an integer scalar, or a class is
-            unknown.
+        FlopCountError: if ``x`` has no arrays, ``n`` is not an integer scalar or out of the range
+            of JAX's integers, a class is unknown, or the name is no text.
 
     Example:
         >>> def step(z): return tally(z, (z != 0).sum(), per_unit={"dot_mul": 2}, name="active")
@@ -45,12 +46,9 @@ def tally(x: Any, n: Any, *, per_unit: int | Mapping[str, int], name: str) -> An
     """
     units = per_unit if isinstance(per_unit, Mapping) else {ELEMENTWISE: per_unit}
     units = checked("tally: per_unit is", units)
-    number = jnp.asarray(n)
-    if number.ndim or not jnp.issubdtype(number.dtype, jnp.integer):
-        raise FlopCountError(
-            f"tally: n has shape {number.shape} and dtype {number.dtype}; expected an integer "
-            "scalar, such as jnp.count_nonzero(mask)."
-        )
+    number = _units(n)
+    if not isinstance(name, str):
+        raise FlopCountError(f"tally: name is {name!r}; expected a text, such as 'active atoms'.")
     leaves, tree = jax.tree.flatten(x)
     if not leaves:
         raise FlopCountError(
@@ -59,3 +57,21 @@ def tally(x: Any, n: Any, *, per_unit: int | Mapping[str, int], name: str) -> An
     arrays = [jnp.asarray(leaf) for leaf in leaves]
     outs = _tally_p.bind(number, *arrays, per_unit=tuple(sorted(units.items())), name=name)
     return jax.tree.unflatten(tree, outs)
+
+
+def _units(n: Any) -> Any:
+    """Return an integer scalar as JAX's, or raise."""
+    number = np.asarray(n) if isinstance(n, int) else n
+    is_array = isinstance(number, (np.ndarray, np.generic, jax.Array))
+    if not is_array or number.ndim or not jnp.issubdtype(number.dtype, jnp.integer):
+        kind = f"has shape {n.shape} and dtype {n.dtype}" if hasattr(n, "dtype") else f"is {n!r}"
+        raise FlopCountError(
+            f"tally: n {kind}; expected an integer scalar, such as jnp.count_nonzero(mask)."
+        )
+    most = jnp.iinfo(jax.dtypes.canonicalize_dtype(number.dtype)).max
+    if not isinstance(number, jax.Array) and abs(int(number)) > most:  # JAX would keep lower bits
+        raise FlopCountError(
+            f"tally: n is {n}; expected at most {most} in magnitude, which JAX's integers hold. "
+            "Enable x64, or count larger units."
+        )
+    return jnp.asarray(number)

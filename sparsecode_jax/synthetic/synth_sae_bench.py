@@ -98,8 +98,7 @@ def synth_sae_bench(
     """
     name = "synth_sae_bench"
     _checks.key(name, key)
-    if version not in (1, 2):
-        raise ValueError(f"{name}: version is {version!r}; 1 or 2 is expected.")
+    version = _checks.count(name, "version", version, maximum=2)
     _checks.count(name, "num_features", num_features)
     _checks.count(name, "num_measurements", num_measurements)
     if num_roots is None:

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import lax
 
@@ -97,6 +98,15 @@ def test_bad_tallies():
         tally(ONES, 2.5, per_unit=1, name="t")
     with pytest.raises(FlopCountError, match="expected an integer scalar"):
         tally(ONES, jnp.arange(3), per_unit=1, name="t")
+    for wrong in ("text", {"a": 1}, [[1], [2, 3]], None, True, np.bool_(True), 10**30, [3]):
+        with pytest.raises(FlopCountError, match="expected an integer scalar"):
+            tally(ONES, wrong, per_unit=1, name="t")
+    for wrong in (2**40, np.int64(2**32 + 1), np.array(-(2**32) - 1)):  # 1 in 32 bits
+        with pytest.raises(FlopCountError, match="n is .*; expected at most 2147483647"):
+            tally(ONES, wrong, per_unit=1, name="t")
+    for wrong in (3, None, ["t"]):
+        with pytest.raises(FlopCountError, match="name is .*; expected a text"):
+            tally(ONES, 2, per_unit=1, name=wrong)
     with pytest.raises(FlopCountError, match="x has no arrays"):
         tally((), 2, per_unit=1, name="t")
     with pytest.raises(FlopCountError, match="non-negative integers under names among"):
