@@ -537,7 +537,8 @@ def has_penalty(name: str, prox: Any, known: bool) -> None:
         raise ValueError(
             f"{name}: the proximal operator {prox} does not say what its penalty is; one of "
             "sparsecode_jax.prox, or a callable with value and dual_norm (see prox.ElasticNet), is "
-            "expected. Without them run solve for a number of steps."
+            "expected. If it is the l1 norm set its attribute is_l1 to True; without a penalty run "
+            "solve for a number of steps."
         )
 
 
@@ -545,8 +546,9 @@ def separable(name: str, prox: Any, is_separable: bool) -> None:
     """Raise unless a penalty is a sum over atoms."""
     if not is_separable:
         raise ValueError(
-            f"{name}: got the penalty of {prox}; nonnegative_soft_threshold, soft_threshold or an "
-            "elastic_net is expected. Use fista or sparsa, and differentiate through solve."
+            f"{name}: got the penalty of {prox}; nonnegative_soft_threshold, soft_threshold, one "
+            "whose is_l1 is True, or an elastic_net is expected. Use fista or sparsa, and "
+            "differentiate through solve."
         )
 
 

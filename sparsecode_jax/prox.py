@@ -4,7 +4,9 @@
 ``elastic_net`` and ``group_soft_threshold`` build operators of other penalties. A penalty of your
 own is any hashable callable of the same form. For a duality gap, and for solvers that watch the
 objective, it also needs the methods of :class:`ElasticNet` and :class:`GroupSoftThreshold`:
-``value``, ``ridge`` and ``dual_norm``.
+``value``, ``ridge`` and ``dual_norm``; or it says by an attribute, ``is_l1 = True``, that its
+penalty is the weighted l1 norm, as the first two do. Of a function that says nothing nothing is
+guessed.
 """
 
 from __future__ import annotations
@@ -36,6 +38,13 @@ __all__ = [
 ]
 
 
+def _of_l1(prox: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+    """Let an operator say that its penalty is the weighted l1 norm."""
+    prox.is_l1 = True  # type: ignore[attr-defined]
+    return prox
+
+
+@_of_l1
 def soft_threshold(x: Array, threshold: Array) -> Array:
     r"""Shrink towards zero: the proximal operator of the l1 norm.
 
@@ -60,6 +69,7 @@ def _soft_threshold(x: Array, threshold: Array) -> Array:
     return x - jnp.clip(x, -threshold, threshold)
 
 
+@_of_l1
 def nonnegative_soft_threshold(x: Array, threshold: Array) -> Array:
     r"""Shrink towards zero and cut below it: the proximal operator of the l1 norm on z >= 0.
 
@@ -80,9 +90,6 @@ def nonnegative_soft_threshold(x: Array, threshold: Array) -> Array:
 @functools.partial(jax.jit, inline=True)
 def _nonnegative(x: Array, threshold: Array) -> Array:
     return jnp.maximum(x - as_row(threshold, x), 0)
-
-
-_L1 = (soft_threshold, nonnegative_soft_threshold)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +132,8 @@ def elastic_net(
 
     Args:
       ratio: rho >= 0, the weight of half the squared codes per unit of penalty. **Static**.
-      prox: ``nonnegative_soft_threshold`` or ``soft_threshold``. **Static**.
+      prox: ``nonnegative_soft_threshold``, ``soft_threshold`` or another whose ``is_l1`` is True.
+        **Static**.
 
     Returns:
       ``(x, threshold) -> x``, hashable.
@@ -280,12 +288,12 @@ def in_units(prox: Callable, unit: Array) -> Callable:
 
 
 def separable(prox: Callable | None) -> bool:
-    """Say whether a penalty is the l1 norm or an elastic net: a sum over atoms."""
+    """Say whether an operator says that its penalty is the l1 norm, or is an elastic net."""
     return isinstance(prox, ElasticNet) or _is_l1(prox)
 
 
 def _is_l1(prox: Callable | None) -> bool:
-    return any(prox is one for one in _L1)  # an array is equal to nothing as a whole
+    return getattr(prox, "is_l1", False) is True
 
 
 def keeps_negatives(name: str, prox: Callable) -> bool:

@@ -1,6 +1,7 @@
 """Every proximal operator against brute force, and the laws of proximal operators."""
 
 import functools
+import pickle
 
 import chex
 import jax
@@ -17,6 +18,7 @@ from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
 
 from .contracts import PROXES, M, N, as_numpy, docstring, sparse_problem
 
+NET = prox.elastic_net(0.5, prox=soft_threshold)
 proxes = pytest.mark.parametrize("case", PROXES)
 each_sign = pytest.mark.parametrize("nonnegative", [True, False], ids=["nonnegative", "signed"])
 
@@ -326,6 +328,37 @@ def test_operators_are_built_once():
     assert prox.elastic_net(0.5) is prox.elastic_net(0.5)
     assert prox.group_soft_threshold(2) is prox.group_soft_threshold(2)
     assert len({prox.elastic_net(0.5), prox.elastic_net(0.6), prox.group_soft_threshold(2)}) == 3
+
+
+def shrink(x, threshold):
+    return soft_threshold(x, threshold)
+
+
+def says_so(x, threshold):
+    return soft_threshold(x, threshold)
+
+
+says_so.is_l1 = True
+
+
+def test_what_an_operator_says_decides_and_not_what_it_is():
+    many = jax.ShapeDtypeStruct((1024, 8), "float32")
+    x = jnp.asarray([[1.0, -2.0, 0.5, 0.0]])
+    for silent in (shrink, functools.partial(soft_threshold)):
+        assert not prox.separable(silent)
+        assert solvers.default_solver(many, prox=silent)[0] == solvers.sparsa(prox=silent)
+        with pytest.raises(ValueError, match="does not say what its penalty is.* set its .*is_l1"):
+            prox.value(silent, x, 0.1)
+        with pytest.raises(ValueError, match=r"got the penalty of .*whose is_l1 is True"):
+            prox.elastic_net(0.5, prox=silent)
+    assert prox.separable(says_so)
+    assert solvers.default_solver(many, prox=says_so)[0] == solvers.working_set(8, prox=says_so)
+    for one, other in ((says_so, soft_threshold), (prox.elastic_net(0.5, prox=says_so), NET)):
+        for fn in (prox.value, prox.dual_norm):
+            np.testing.assert_array_equal(fn(one, x, 0.1), fn(other, x, 0.1))
+    for operator in (soft_threshold, nonnegative_soft_threshold):
+        again = pickle.loads(pickle.dumps(operator))
+        assert again is operator and prox.separable(again) and operator.__name__ in repr(operator)
 
 
 def test_an_elastic_net_of_another_penalty_is_refused():
