@@ -341,8 +341,8 @@ class _Reader:
     """Reads codes of one autoencoder, in blocks of one size."""
 
     def __init__(self, name: str, sae: Sae, size: int):
-        signed = sae.config["architecture"] == "abstopk"
-        self.prox = soft_threshold if signed else nonnegative_soft_threshold
+        self.signed = sae.config["architecture"] == "abstopk"
+        self.prox = soft_threshold if self.signed else nonnegative_soft_threshold
         self.sae, self.size = sae, size
         norms = np.linalg.norm(np.asarray(sae.dictionary, np.float64), axis=1)
         alive = np.flatnonzero(norms > 0)
@@ -537,7 +537,7 @@ def _chosen(
         for block, count in reader.blocks(choice):
             rows = reader.sae.normalize(block)[:count] - reader.parts.bias
             products = dictionaries.correlate(rows, atoms)
-            products = products if reader.prox is nonnegative_soft_threshold else jnp.abs(products)
+            products = jnp.abs(products) if reader.signed else products
             largest += float(jnp.sum(jnp.max(products, axis=1)))
         scale = max(largest / len(choice), float(jnp.finfo(atoms.dtype).tiny))
         tried = [(level * scale, reader.scores(way, level * scale, choice)) for level in _LEVELS]

@@ -13,6 +13,7 @@ from sparsecode_jax import dictionaries, objectives, solvers
 from sparsecode_jax.cli.errors import BadInputError
 from sparsecode_jax.cli.parser import PURSUITS
 from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
+from sparsecode_jax.solvers._core import has_working_set
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["Method", "Scores", "choose", "encode_batch", "step_size"]
@@ -62,8 +63,8 @@ def choose(
     if name is None and num_steps is not None:
         name = "fista"
     elif name is None:
-        solver, _ = solvers.default_solver(jax.ShapeDtypeStruct(shape, jnp.float32), prox=prox)
-        name = "sparsa" if solver == solvers.sparsa(prox=prox) else "working-set"
+        by_sets = has_working_set(jax.ShapeDtypeStruct(shape, jnp.float32), prox)
+        name = "working-set" if by_sets else "sparsa"
     if name in PURSUITS:
         if num_active is None or num_active > num_atoms:
             given = "is not given" if num_active is None else f"is {num_active}"

@@ -18,8 +18,13 @@ from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax._sharding import Layout, agreed, layout_of, on_automatic_axes, to_host
 from sparsecode_jax.dictionary_learning import _stages
 from sparsecode_jax.dictionary_learning._replacement import WIDE
-from sparsecode_jax.dictionary_learning._stages import Data, Plan, Searched
-from sparsecode_jax.dictionary_learning.alternating import Method, run_round, solver_and_steps
+from sparsecode_jax.dictionary_learning._stages import Data, Found, Plan, Searched
+from sparsecode_jax.dictionary_learning.alternating import (
+    Ahead,
+    Method,
+    run_round,
+    solver_and_steps,
+)
 from sparsecode_jax.dictionary_learning.updates import (
     DictionaryUpdate,
     method_of_optimal_directions,
@@ -323,9 +328,9 @@ def _search(
             first = jax.eval_shape(
                 lambda data: _stages.begin(plan, stages[0], data, 0, None)[0], data
             )
-            first = _expected(jax.tree.map(_of_any_number, first), plan.layout, 1)
+            first = jax.tree.map(_of_any_number, first)
             numbers = np.float64(0), np.int32(0), np.int32(0)
-            like = (*numbers, first, _expected(best, plan.layout, 0), restarts, hops)
+            like = (*numbers, *_expected(first, best, plan.layout), restarts, hops)
             before, place, done, ahead, best, restarts, hops = kept.load(like)
             place, done = int(place), int(done)
             if np.isfinite(to_host(best.value)):  # of copies that diverged it is not
@@ -381,7 +386,7 @@ def _identity(
     """Return what decides a search; how its signals lie on devices does not.
 
     All are as they were given: a scale that devices compute together has other last bits on
-    others.
+    others. The method is in the round, and ``given`` in the dictionary at the start.
     """
     start = jax.eval_shape(lambda data: _stages.begin(plan, "restarts", data, 0, None)[0], data)
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), start)
@@ -394,7 +399,7 @@ def _identity(
         "penalty": None if penalty is None else float(to_host(penalty)),
         "bias": as_given(bias),
         "dictionary0": None if data.dictionary0 is None else digest_of(data.dictionary0),
-        **{k: v for k, v in plan._asdict().items() if k.startswith("num_")},
+        **{k: v for k, v in plan._asdict().items() if k not in ("method", "given", "layout")},
         "num_steps": plan.method.num_steps,
         "round": program_of(round_, *arguments),
     }
@@ -405,15 +410,15 @@ def _of_any_number(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((-1, *x.shape[1:]), x.dtype)
 
 
-def _expected(tree: Any, layout: Layout | None, axis: int) -> Any:
+def _expected(ahead: Ahead, best: Found, layout: Layout | None) -> tuple[Ahead, Found]:
     """Return shapes of what is loaded, with codes where the signals lie and the rest everywhere."""
     if layout is None:
-        return tree
-    whole = NamedSharding(layout.mesh, PartitionSpec())
-    split = NamedSharding(layout.mesh, PartitionSpec(*[None] * axis, *layout.rows))
+        return ahead, best
 
-    def put(path: Any, x: Any) -> jax.ShapeDtypeStruct:
-        is_codes = getattr(path[-1], "name", "") == "codes"
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split if is_codes else whole)
+    def lying(tree: Any, *axes: Any) -> Any:
+        place = NamedSharding(layout.mesh, PartitionSpec(*axes))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
 
-    return jax.tree_util.tree_map_with_path(put, tree)
+    fitted = lying(ahead.fitted)._replace(codes=lying(ahead.fitted.codes, None, *layout.rows))
+    best = lying(best)._replace(codes=lying(best.codes, *layout.rows))
+    return lying(ahead)._replace(fitted=fitted), best

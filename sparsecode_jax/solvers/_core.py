@@ -223,8 +223,9 @@ def default_solver(
     """Return the solver that reaches a tolerance soonest, and how to run it.
 
     It is :func:`sparsa`, looked at every 5 iterations; from 1,024 atoms on it is
-    :func:`working_set` with sets of up to min(M, N) atoms, looked at every round, unless the
-    penalty is not a sum over atoms or the atoms are split over devices.
+    :func:`working_set` with sets of up to min(M, N) atoms, looked at every round, unless ``prox``
+    does not say that its penalty is the l1 norm or an elastic net (a function of your own says so
+    by ``is_l1``, see :mod:`~sparsecode_jax.prox`) or the atoms are split over devices.
 
     Args:
       dictionary: (N, M), or a ``jax.ShapeDtypeStruct``; only its shape and its placement are looked
@@ -248,10 +249,16 @@ def default_solver(
     if not hasattr(dictionary, "shape"):  # of which no more is needed
         (dictionary,) = _checks.floating("default_solver", dictionary)
     _checks.matrix("default_solver", "dictionary", dictionary)
-    if dictionary.shape[0] < _MANY_ATOMS or not separable(prox) or splits_atoms(dictionary):
-        return sparsa(prox=prox), {"max_steps": _MOST_STEPS, "check_every": 5}
-    solver = working_set(min(dictionary.shape), prox=prox)
-    return solver, {"max_steps": _MOST_ROUNDS, "check_every": 1}
+    if has_working_set(dictionary, prox):
+        solver = working_set(min(dictionary.shape), prox=prox)
+        return solver, {"max_steps": _MOST_ROUNDS, "check_every": 1}
+    return sparsa(prox=prox), {"max_steps": _MOST_STEPS, "check_every": 5}
+
+
+def has_working_set(dictionary: Any, prox: Callable) -> bool:
+    """Say whether the default solver is a working set, and not ``sparsa``."""
+    many = dictionary.shape[0] >= _MANY_ATOMS
+    return many and separable(prox) and not splits_atoms(dictionary)
 
 
 @functools.partial(jax.jit, static_argnames=("solver", "num_steps", "layout"))

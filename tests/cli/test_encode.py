@@ -8,12 +8,13 @@ import subprocess
 import sys
 import tracemalloc
 
+import jax
 import numpy as np
 import pytest
 import scipy.sparse
 
 import sparsecode_jax as sc
-from sparsecode_jax.cli import encode, outputs
+from sparsecode_jax.cli import encode, inference, outputs
 from sparsecode_jax.cli.inputs import Statistics, open_signals
 
 from .shell import PENALTY, M, N, S, run, run_encode
@@ -31,6 +32,16 @@ def test_encode_is_sparse_encode(files, capsys):
     out = capsys.readouterr().out
     assert "encoded 500 signals" in out and "wrote codes.npz, codes.json" in out
     assert not pathlib.Path("codes.partial").exists()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("num_atoms", "name"), [(1023, "sparsa"), (1024, "working-set")])
+def test_the_default_method_is_the_default_solver(num_atoms, name, signed):
+    shape = num_atoms, 40
+    method = inference.choose(None, signed=signed, num_active=None, num_steps=None, shape=shape)
+    prox = sc.prox.soft_threshold if signed else sc.prox.nonnegative_soft_threshold
+    solver, options = sc.solvers.default_solver(jax.ShapeDtypeStruct(shape, "float32"), prox=prox)
+    assert method == (name, solver, None, options["max_steps"], options["check_every"])
 
 
 def test_scores_are_those_of_the_codes(files):

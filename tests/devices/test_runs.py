@@ -7,6 +7,7 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax import dictionary_learning, encoders, metrics, training
+from sparsecode_jax.io import Run
 
 from ..encoder_cases import ENCODERS as ENCODER_CASES
 from .conftest import KINDS, assert_close, mesh_of, put, spec_of
@@ -125,6 +126,28 @@ def test_dictionaries_are_learned_where_the_signals_are(data, kind):
     found = online(signals, start)
     assert found.sharding.mesh == mesh
     assert_close(found, online(data.signals, data.dictionary), 1e-5)
+
+
+@KIND
+def test_a_search_goes_on_where_its_signals_are(data, kind, tmp_path, monkeypatch):
+    loaded, load = [], Run.load
+    monkeypatch.setattr(
+        Run, "load", lambda self, like: loaded.append(load(self, like)) or loaded[-1]
+    )
+
+    def learn(**options):
+        return dictionary_learning.learn_dictionary(
+            KEYS[0], put(data.signals, mesh_of(kind, signals=4), "signals"), num_atoms=24,
+            num_restarts=2, num_hops=1, num_rounds=6, progress=None, **options,
+        )  # fmt: skip
+
+    learn(checkpoint=tmp_path / "c", callback=lambda news: news.round >= 8)  # within the hop
+    found = learn(checkpoint=tmp_path / "c")
+    (*_, ahead, best, _, _), *_ = loaded
+    assert spec_of(ahead.fitted.codes) == (None, "signals") and spec_of(best.codes) == ("signals",)
+    others = ahead.dictionary, ahead.value, ahead.fitted.dictionary, best.dictionary, best.value
+    assert {spec_of(x) for x in others} == {()}
+    assert_close(found[:3], learn()[:3], 1e-6)
 
 
 @KIND
