@@ -6,6 +6,7 @@ import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from sparsecode_jax import Lasso, encoders, prox, solvers
@@ -20,12 +21,14 @@ SIGNALS, DICTIONARY, CODES = sparse_problem()
 LOSSES = {
     "lasso": losses.lasso,
     "elastic_net": losses.elastic_net(0.3),
+    "tilted": losses.tilted(0.2),
     "aux_k": losses.aux_k(losses.lasso, num_aux=3),
     "matryoshka": losses.matryoshka((4, N), losses.elastic_net(0.3)),
 }
 SCHEDULES = {
     "warmup": schedules.warmup(7),
     "cosine": schedules.cosine(9, num_warmup=2, last=0.1),
+    "linear": schedules.linear(7, first=3.0, last=0.5),
     "linear_decay": schedules.linear_decay(9, num_warmup=2),
 }
 UPDATES = {
@@ -33,6 +36,7 @@ UPDATES = {
     "k_svd": updates.k_svd(),
     "approximate_k_svd": updates.approximate_k_svd(),
     "block_coordinate": updates.block_coordinate(forgetting=3.0),
+    "neural_update": updates.neural_update(learning_rate=0.1),
     "projected_gradient": updates.projected_gradient(learning_rate=0.1),
     "decorrelated": updates.decorrelated(
         updates.neural_update(learning_rate=0.1), max_coherence=0.8, num_rotations=3
@@ -44,6 +48,7 @@ PROXES = {
     "groups": prox.group_soft_threshold(2, nonnegative=False),
 }
 OTHER = {
+    "scheduled": schedules.scheduled(optax.adam, schedules.warmup(7)),
     "log_adam": solvers.log_adam(epsilon=1e-6),
     "working_set_of_a_net": solvers.working_set((3, 5), prox=PROXES["elastic_net"]),
     "centered": encoders.centered(encoders.tied(encoders.gated(M, N)), M, tie=False),
@@ -61,11 +66,19 @@ def test_what_is_read_back_is_equal(name):
     assert again == program and hash(again) == hash(program)
 
 
+@pytest.mark.parametrize("module", [losses, schedules, updates])
+def test_every_factory_is_in_a_table(module):
+    factories = {name for name in module.__all__ if hasattr(getattr(module, name), "__wrapped__")}
+    assert factories and factories <= EVERYTHING.keys()
+
+
 def test_programs_of_other_options_are_others():
     assert len(set(EVERYTHING.values())) >= len(EVERYTHING) - 12  # some stand in two tables
     assert solvers.cosamp(2) != solvers.cosamp(3) != solvers.subspace_pursuit(3)
     assert encoders.top_k(M, N, num_active=3) != encoders.abs_top_k(M, N, num_active=3)
     assert losses.elastic_net(0.3) != losses.elastic_net(0.4)
+    warm = [schedules.scheduled(optax.adam, schedules.warmup(n)) for n in (7, 8)]
+    assert warm[0] != warm[1]
 
 
 @pytest.mark.parametrize("name", EVERY)
