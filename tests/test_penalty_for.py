@@ -1,6 +1,7 @@
 """The penalty for a number of active codes."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.linear_model import Lasso as SklearnLasso
@@ -34,12 +35,16 @@ def test_codes_have_so_many_active_atoms(num_active, prox):
     assert abs((np.abs(codes) > 1e-6).sum(1).mean() - num_active) <= 0.6  # another solver's zeros
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1e6])
+@pytest.mark.parametrize("scale", [1e-3, 1e6])
 def test_scaled_signals_have_a_scaled_penalty(scale):
-    one = penalty_for(PROBLEM.signals[0] * 0 + PROBLEM.signals, PROBLEM.dictionary, num_active=3)
-    if scale > 1:  # 1e-6 is where a code is active, whatever the scale
-        other = penalty_for(scale * PROBLEM.signals, PROBLEM.dictionary, num_active=3)
-        np.testing.assert_allclose(other, scale * one, rtol=0.3)
+    one = penalty_for(PROBLEM.signals, PROBLEM.dictionary, num_active=3)
+    other = penalty_for(scale * PROBLEM.signals, PROBLEM.dictionary, num_active=3)
+    np.testing.assert_allclose(other, scale * one, rtol=1e-4)
+
+
+def test_a_code_is_active_above_the_same_number_whatever_the_scale():
+    with pytest.raises(ValueError, match=r"penalties attain means from 0 to 1\.\d+ active"):
+        penalty_for(1e-6 * PROBLEM.signals, PROBLEM.dictionary, num_active=3)
 
 
 def test_one_signal_and_a_wide_dictionary():
@@ -55,6 +60,10 @@ def test_numbers_that_no_penalty_attains_are_refused():
         ValueError, match=r"num_active is 29, and penalties attain means from 0 to 2"
     ):
         penalty_for(PROBLEM.signals, PROBLEM.dictionary, num_active=29)
+    signal, atoms = jnp.asarray([[32.0, 1.0]]), jnp.eye(2)[jnp.asarray([0, 1, 1, 1, 1, 1, 1])]
+    for wanted in (2, 4, 6):  # atoms that are the same are active together
+        with pytest.raises(ValueError, match="jumps over it, from 1 to 7; one of these"):
+            penalty_for(signal, atoms, num_active=wanted)
     with pytest.raises(ValueError, match="num_active is -1"):
         penalty_for(PROBLEM.signals, PROBLEM.dictionary, num_active=-1)
     with pytest.raises(TypeError, match="penalty_for: called under jit"):

@@ -47,8 +47,8 @@ def penalty_for(
       The penalty, ().
 
     Raises:
-      ValueError: no penalty attains the number; the message has the range that penalties attain.
-        As :func:`sparse_encode` besides.
+      ValueError: no penalty attains the number; the message has the range that penalties attain,
+        or the numbers next to it that they do. As :func:`sparse_encode` besides.
       TypeError: under jit, vmap or grad: how many trials there are depends on values.
 
     **Cost**: about 10 calls of ``sparse_encode(tolerance=1e-5)``.
@@ -82,21 +82,24 @@ def penalty_for(
     choose = dictionaries.step_size if solver.step_size is None else solver.step_size
     step_size = choose(dictionary)
 
+    counts = {largest: 0.0}  # by penalty
+
     def count(penalty: float) -> float:
         problem = Lasso(signals, dictionary, jnp.asarray(penalty, signals.dtype), step_size)
         codes, _ = solve_to_tolerance(solver, problem, tolerance=_TOLERANCE, **options)
-        return float(jnp.mean(jnp.sum(jnp.abs(codes) > _ACTIVE, axis=-1)))
+        counts[penalty] = float(jnp.mean(jnp.sum(jnp.abs(codes) > _ACTIVE, axis=-1)))
+        return counts[penalty]
 
-    high, low, most = largest, largest, 0.0
+    high, low = largest, largest
     for _ in range(_MOST):
         if not low > _SMALLEST * largest:
             raise ValueError(
                 f"{name}: num_active is {num_active:g}, and penalties attain means from 0 to "
-                f"{most:.4g} active codes per signal here; a number in that range is expected."
+                f"{max(counts.values()):.4g} active codes per signal here; a number in that range "
+                "is expected."
             )
         high, low = low, low / 4
         found = count(low)
-        most = max(most, found)
         if abs(found - num_active) <= _CLOSE:
             return jnp.asarray(low, signals.dtype)
         if found > num_active:
@@ -109,5 +112,6 @@ def penalty_for(
         low, high = (middle, high) if found > num_active else (low, middle)
     raise ValueError(
         f"{name}: num_active is {num_active:g}, and at the penalty {middle:.6g} the mean number of "
-        "active codes per signal jumps over it; another number is expected."
+        f"active codes per signal jumps over it, from {counts[high]:.4g} to {counts[low]:.4g}; one "
+        "of these numbers is expected."
     )
