@@ -66,8 +66,9 @@ def test_a_killed_run_ends_in_the_same_bits_and_leaves_nothing(kills, task, leas
 
 
 @pytest.mark.slow  # those with one checkpoint, below, run every day
-def test_of_two_runs_with_one_output_the_second_is_refused(kills):
-    said = kills("race", 0.0, 0.1, 0.3, 0.5, 1.0)
+@pytest.mark.parametrize("task", ["encode", "learn"])
+def test_of_two_runs_with_one_output_the_second_is_refused(kills, task):
+    said = kills("race", task, 0.0, 0.1, 0.3, 0.5, 1.0)
     assert len(said) == 10
     for pair in said:
         assert pair["codes"] == [0, 2], pair
