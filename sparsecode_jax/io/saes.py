@@ -80,8 +80,8 @@ def load_sae(folder: str | os.PathLike) -> Sae:
 
     Raises:
       FileNotFoundError: no such files.
-      ValueError: the files are damaged, disagree, or hold what is not read: the message names the
-        architecture and the way out.
+      ValueError: the files are damaged, disagree, or hold what is not read (the message names the
+        architecture and the way out) or not finite.
 
     Example:
       >>> import jax, jax.numpy as jnp, tempfile, sparsecode_jax as sc
@@ -96,6 +96,11 @@ def load_sae(folder: str | os.PathLike) -> Sae:
     """
     try:
         config, tensors = read_folder(folder)
+        for name, array in tensors.items():
+            if not np.isfinite(array).all():
+                raise ValueError(
+                    f"{name} is not finite in {array.dtype}; finite numbers are expected"
+                )
         return of_tensors(config, tensors)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"load_sae: of the folder {folder}: {error}") from None
