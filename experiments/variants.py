@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -141,21 +142,28 @@ def scores(given: Runs, dictionary: Any, codes: np.ndarray) -> dict[str, np.ndar
 
     Returns:
       ``mse`` (mean over samples and measurements), ``mean_abs_code`` and ``l0_...`` (fraction of
-      codes above a threshold; means over samples and latents), ``latent_mcc``, and ``dict_mcc``
+      codes above a threshold; means over samples and latents), ``dead`` (fraction of latents that
+      no test signal takes above the largest threshold), ``latent_mcc``, and ``dict_mcc``
       (|Pearson| over coordinates, as published) and ``dict_cosine`` (|cosine|), both by optimal
-      assignment.
+      assignment. Of a run whose codes or dictionary are not finite all are NaN.
     """
     atoms = np.asarray(dictionary)
+    good = np.isfinite(codes).all(axis=(1, 2)) & np.isfinite(atoms).all(axis=(1, 2))
+    codes, atoms = (
+        np.where(good[:, None, None], found, truth)
+        for found, truth in ((codes, given.data.test_codes), (atoms, given.data.dictionary))
+    )
     error = np.einsum("rsn,rnm->rsm", codes, atoms) - given.data.test_signals
     found = {
         "mse": np.mean(error**2, axis=(1, 2)),
         "mean_abs_code": np.mean(np.abs(codes), axis=(1, 2)),
         **{f"l0_{t:g}": np.mean(np.abs(codes) > t, axis=(1, 2)) for t in THRESHOLDS},
+        "dead": sc.metrics.dead_fraction(codes, threshold=THRESHOLDS[0]),
         "latent_mcc": sc.metrics.mcc(given.data.test_codes, codes),
         "dict_mcc": sc.metrics.pearson_dictionary_mcc(given.data.dictionary, atoms),
         "dict_cosine": sc.metrics.dictionary_mcc(given.data.dictionary, atoms),
     }
-    return {name: np.asarray(value, np.float64) for name, value in found.items()}
+    return {name: np.where(good, np.float64(value), np.nan) for name, value in found.items()}
 
 
 def measure(
@@ -167,7 +175,9 @@ def measure(
     num_steps: int,
     learning_rate: float,
     test_steps: int,
+    test_rate: float = 3e-3,
     use_bias: bool = False,
+    score: Callable[[Runs, Any, np.ndarray], dict[str, np.ndarray]] = scores,
 ) -> dict[str, np.ndarray]:
     """Train a method and score it, keeping the result as a part; its FLOPs are those of a run."""
 
@@ -176,8 +186,11 @@ def measure(
             method, given, num_steps=num_steps, learning_rate=learning_rate, use_bias=use_bias,
             checkpoint=stages.file(f"{part}-training"),
         )  # fmt: skip
-        codes = infer_codes(method, given, fitted.params, num_steps=test_steps, use_bias=use_bias)
-        found = scores(given, fitted.params.dictionary, codes)
+        codes = infer_codes(
+            method, given, fitted.params, num_steps=test_steps, learning_rate=test_rate,
+            use_bias=use_bias,
+        )  # fmt: skip
+        found = score(given, fitted.params.dictionary, codes)
         return {**found, "flops": np.full(len(given.seeds), float(fitted.flops or np.nan))}
 
     return stages.once(part, work)

@@ -68,6 +68,13 @@ def test_scores_are_means_over_signals(given):
     np.testing.assert_allclose([found["latent_mcc"], found["dict_mcc"]], 1, atol=1e-5)
     error = 5e-4**2 * (given.data.dictionary.sum(axis=1) ** 2).mean(axis=1)
     np.testing.assert_allclose(found["mse"], error, rtol=1e-2)
+    assert not found["dead"].any()
+    codes[1, :, :4] = 5e-4
+    dead = variants.scores(given, given.data.dictionary, codes)["dead"]
+    np.testing.assert_allclose(dead, [0, 1 / 4])
+    codes[0, 0, 0] = np.inf  # this run has failed, the other one has not
+    for values in variants.scores(given, given.data.dictionary, codes).values():
+        np.testing.assert_array_equal(np.isnan(values), [True, False])
 
 
 def test_estimates_count_failures():
