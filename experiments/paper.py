@@ -51,6 +51,11 @@ def compared(
     return f"{method}, {label}", step, float(np.mean(scores)), theirs, tolerance
 
 
+def recovery_boundary(N: Any, K: Any) -> Any:  # noqa: N803
+    """Return the measurements that the paper's phase diagram draws as enough, K of N active."""
+    return 2 * K * np.log(N / K)
+
+
 def sae_step(M: int, N: int, n: int, *, learned: bool) -> int:  # noqa: N803
     """Return the published FLOPs of one SAE training step."""
     I = int(learned)  # noqa: E741, N806

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
+import matplotlib.cm
+import matplotlib.colors
 import matplotlib.ticker
 
 matplotlib.use("Agg")
@@ -261,6 +263,82 @@ def penalties(
     )  # fmt: skip
     figure.tight_layout(rect=(0, 0.18, 1, 1))
     return _write(figure, path)
+
+
+def phases(
+    panels: Mapping[str, Any], config: Any, label: str, path: pathlib.Path, *, signed: bool = False
+) -> pathlib.Path:
+    """Draw contours over N and M: a row for each K, a column for each panel (K, M, N)."""
+    atoms, measurements = config.num_atoms, config.num_measurements
+    num_rows, num_columns = len(config.num_active), len(panels)
+    figure, axes = plt.subplots(
+        num_rows, num_columns, squeeze=False, sharex=True, sharey=True, layout="constrained",
+        figsize=(3.1 * num_columns + 1.6, 2.7 * num_rows + 0.9),
+    )  # fmt: skip
+    norm, colors = _shades(list(panels.values()), signed)
+    for row, (i, k) in zip(axes, enumerate(config.num_active), strict=True):
+        for axis, (title, values) in zip(row, panels.items(), strict=True):
+            _contours(axis, atoms, measurements, values[i], norm, colors)
+            for (y, m), (x, n) in itertools.product(enumerate(measurements), enumerate(atoms)):
+                axis.annotate(
+                    f"{values[i, y, x]:+.2f}" if signed else f"{values[i, y, x]:.2f}", (n, m),
+                    xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8,
+                    bbox={"boxstyle": "round,pad=0.1", "color": "white", "alpha": 0.6},
+                )  # fmt: skip
+            reach = np.geomspace(max(k, atoms[0] / 1.3), atoms[-1] * 1.3, 200)
+            axis.plot(reach, paper.recovery_boundary(reach, k), "r--", linewidth=1.5)
+            for set_scale, set_limits, set_ticks, points in (
+                (axis.set_xscale, axis.set_xlim, axis.set_xticks, atoms),
+                (axis.set_yscale, axis.set_ylim, axis.set_yticks, measurements),
+            ):
+                set_scale("log", base=2)
+                set_limits(points[0] / 1.3, points[-1] * 1.3)
+                set_ticks(points, [str(point) for point in points])
+            axis.set_title(f"{title}, K = {k}", fontsize=9)
+        row[0].set_ylabel("measurements M")
+    for axis in axes[-1]:
+        axis.set_xlabel("atoms N")
+    _phase_legend(figure, axes, norm, colors, label)
+    return _write(figure, path)
+
+
+def fine_phases(values: Any, config: Any, path: pathlib.Path) -> pathlib.Path:
+    """Draw contours of latent MCC (M, K) over K and M, N fixed."""
+    figure, axes = plt.subplots(figsize=(7.5, 5), squeeze=False, layout="constrained")
+    (axis,) = axes[0]
+    norm, colors = _shades([values], False)
+    _contours(axis, config.num_active, config.num_measurements, values, norm, colors)
+    reach = np.linspace(config.num_active[0], config.num_active[-1], 200)
+    axis.plot(reach, paper.recovery_boundary(config.num_atoms, reach), "r--", linewidth=1.5)
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axis.set_xlabel("active atoms K")
+    axis.set_ylabel("measurements M")
+    axis.set_title(f"known dictionary of {config.num_atoms} atoms, lasso", fontsize=11)
+    _phase_legend(figure, axes, norm, colors, "latent MCC")
+    return _write(figure, path)
+
+
+def _shades(values: list[Any], signed: bool) -> tuple[Any, str]:
+    if not signed:
+        return matplotlib.colors.Normalize(0, 1), "viridis"
+    limit = np.ceil(10 * max(0.1, np.nanmax(np.abs(values)))) / 10
+    return matplotlib.colors.Normalize(-limit, limit), "RdBu"
+
+
+def _contours(axis: Any, x: Any, y: Any, values: Any, norm: Any, colors: str) -> None:
+    style = {"cmap": colors, "norm": norm}
+    if min(len(x), len(y)) > 1:
+        levels = np.linspace(norm.vmin, norm.vmax, 21)
+        axis.contourf(x, y, values, levels, **style)
+        axis.contour(x, y, values, levels[::2], colors="black", linewidths=0.4)
+    axis.scatter(*np.meshgrid(x, y), c=values, s=14, edgecolors="black", linewidths=0.5, **style)
+
+
+def _phase_legend(figure: Any, axes: Any, norm: Any, colors: str, label: str) -> None:
+    shades = matplotlib.cm.ScalarMappable(norm, colors)
+    figure.colorbar(shades, ax=axes, label=f"{label}, mean over data sets")
+    line = plt.Line2D([], [], color="red", linestyle="--", label="M = 2K ln(N/K)")
+    figure.legend(handles=[line], loc="outside lower center", fontsize=9)
 
 
 def inferences(curves: Mapping[str, Any], title: str, path: pathlib.Path) -> pathlib.Path:

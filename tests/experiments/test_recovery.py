@@ -7,30 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from experiments import dictionary_learning, external_table, phase_diagram, sample_complexity
-
-
-def test_the_phase_diagram_runs_and_goes_on(tmp_path, capsys, monkeypatch):
-    config = dataclasses.replace(phase_diagram.QUICK, num_runs=2)
-    measure, ran = phase_diagram.measure, []
-
-    def stop(*case):
-        if len(ran) == 1:
-            ran.append("stopped")
-            raise KeyboardInterrupt
-        ran.append(case[-1])
-        return measure(*case)
-
-    monkeypatch.setattr(phase_diagram, "measure", stop)
-    with pytest.raises(KeyboardInterrupt):
-        phase_diagram.main(config, tmp_path)
-    assert [p.name for p in tmp_path.rglob("*.npz")] == ["16-16-3-0.npz"]
-    phase_diagram.main(config, tmp_path)
-    assert ran == [0, "stopped", 1]  # nothing twice
-    assert "16  16  3" in capsys.readouterr().out
-    assert not list(tmp_path.rglob("16-*"))
-    with np.load(tmp_path / "phase_diagram.npz") as arrays:
-        assert min(arrays["latent"]) > 0.97 and min(arrays["ceiling"]) > 0.97
+from experiments import dictionary_learning, external_table, sample_complexity
 
 
 def test_the_papers_unknown_dictionary_is_learned_and_charged(tmp_path, capsys):
@@ -43,11 +20,6 @@ def test_the_papers_unknown_dictionary_is_learned_and_charged(tmp_path, capsys):
         assert arrays["dictionary"] > 0.95 and arrays["latent"] > 0.9  # published: .84, .69
         assert arrays["ceiling"] > 0.98
         assert 1e9 < arrays["flops"] < 1e10  # 4 restarts of 60 rounds, one hop, settling
-
-
-def test_published_numbers_of_every_cell():
-    cells = phase_diagram.published()
-    assert len(cells) == 24 and abs(cells[16, 8, 3] - 0.7325) < 1e-3
 
 
 def test_the_external_data_are_as_described():
