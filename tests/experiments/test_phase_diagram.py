@@ -74,6 +74,8 @@ def test_chance_is_that_of_unrelated_codes_and_atoms():
     np.testing.assert_allclose(found["latent_mcc"], 1, atol=1e-5)
     np.testing.assert_allclose(found["latent_chance"], 0.058, atol=0.008)
     np.testing.assert_allclose(found["dict_chance"], 0.67, atol=0.03)
+    fewer = phase_diagram.scores(given, given.data.dictionary, codes * (np.arange(16) < 8))
+    np.testing.assert_allclose(fewer["latent_chance"], found["latent_chance"] / 2, atol=0.012)
     codes[1, 0] = np.nan
     failed = phase_diagram.scores(given, given.data.dictionary, codes)
     assert failed["latent_chance"][0] == found["latent_chance"][0]
@@ -158,8 +160,9 @@ def test_figures_draw_the_boundary_and_what_failed_is_left_out(tmp_path, monkeyp
 
 
 def test_active_atoms_on_an_axis_are_those_of_a_program_of_their_own():
-    config = phase_diagram.QUICK_FINE
+    config = dataclasses.replace(phase_diagram.QUICK_FINE, penalties=(0.01, 100))
     together = phase_diagram.sweep_active(config, 28)
+    np.testing.assert_allclose(together["penalty"], 0.01)  # with the other one all codes are 0
     for i, k in enumerate(config.num_active):
         alone = phase_diagram.sweep_active(dataclasses.replace(config, num_active=(k,)), 28)
         for key, values in alone.items():
