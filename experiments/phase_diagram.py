@@ -13,10 +13,10 @@ for K = 15. The finer grid is ours: 32 atoms that are known, K from 1 to 20 on a
 program, the lasso, its penalty chosen for each K and M on the training half.
 
 Command: ``python -m experiments.phase_diagram`` (estimated from short runs, on 2 busy cores:
-3 hours, 40 minutes of them the SAE, 75 the MLP, 35 sparse coding, 30 learned dictionaries, 10 the
+4 hours, 40 minutes of them the SAE, 75 the MLP, 35 sparse coding, 75 learned dictionaries, 10 the
 finer grid; resumable; ``--methods``, ``--atoms``, ``--measurements`` and ``--active`` run a part,
 ``--fine`` the finer grid alone; ``--quick`` 40 seconds). Expected: docs/results/phase_diagram.txt,
-which ``--methods learned --active 3 9`` makes again in 20 minutes.
+whose numbers ``--methods learned --active 3 9`` makes again.
 """
 
 from __future__ import annotations
