@@ -40,7 +40,9 @@ def whiten(image: np.ndarray) -> np.ndarray:
     return filtered / filtered.std()
 
 
-def patches(num_patches: int = NUM_PATCHES, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def patches(
+    num_patches: int = NUM_PATCHES, seed: int = 0, side: int = SIDE
+) -> tuple[np.ndarray, np.ndarray]:
     """Cut training patches from the left 3/4 of the photographs and test patches from the rest."""
     from sklearn.datasets import load_sample_images
 
@@ -51,9 +53,9 @@ def patches(num_patches: int = NUM_PATCHES, seed: int = 0) -> tuple[np.ndarray, 
         border = 3 * image.shape[1] // 4
         for part, half in ((image[:, :border], halves[0]), (image[:, border:], halves[1])):
             count = num_patches // 2 if half is halves[0] else num_patches // 8
-            rows = rng.integers(0, part.shape[0] - SIDE + 1, count)
-            columns = rng.integers(0, part.shape[1] - SIDE + 1, count)
-            windows = np.lib.stride_tricks.sliding_window_view(part, (SIDE, SIDE))
+            rows = rng.integers(0, part.shape[0] - side + 1, count)
+            columns = rng.integers(0, part.shape[1] - side + 1, count)
+            windows = np.lib.stride_tricks.sliding_window_view(part, (side, side))
             half.append(windows[rows, columns].reshape(count, -1))
     train, test = (np.concatenate(half) for half in halves)
     train, test = (x - x.mean(axis=1, keepdims=True) for x in (train, test))

@@ -108,6 +108,8 @@ STAGES = (
     _stage("external_table", 0.25, "The published learner has neither restarts nor hops nor "
            "refinement, and a fixed penalty; its supports are drawn in two groups, ours uniformly, "
            "which is a little easier."),
+    _stage("learned_ista", 0.5, "Gregor and LeCun learn their dictionaries from other images, and "
+           "let layers share their matrices."),
     _stage("sample_complexity", 0.5, "The published learner fits codes on the samples that are "
            "scored in distribution, ours never sees them; below the bound of the claim this "
            "decides. Without 10,000 atoms, which take days: --all."),
