@@ -12,7 +12,7 @@ help:
 	@echo "                QUICK=1 short versions (15 minutes), ONLY=\"bias top_k\" some of them"
 	@echo "make language-model  better codes for dictionaries of a language model (hours; resumes)"
 	@echo "make bench      solvers and training beside their peers (20 minutes; resumes)"
-	@echo "make accelerators  every program compiled for a TPU, without one (an hour; resumes)"
+	@echo "make accelerators  every program compiled for a TPU, without one (an hour or two; resumes)"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-all   the same with the slow tests"
 	@echo "make test-matrix  the tests on every Python found and every supported jax (an hour; resumes)"

@@ -1,6 +1,6 @@
 """Compile every program of the library for a TPU, ahead of time and without having one.
 
-Command: ``make accelerators`` (about an hour on 2 cores), or ``python -m benchmarks.tpu --quick``.
+Command: ``make accelerators`` (an hour or two on 2 cores), or ``python -m benchmarks.tpu --quick``.
 Needs the ``tpu`` extra: libtpu holds the compiler, which describes a slice of TPU v5e and compiles
 for it on any Linux machine. Nothing is run. For each program the table has what the compiler says
 of its memory, and how much is in it that a TPU does slowly: sorts, transpositions, loops, gathers
@@ -385,10 +385,11 @@ def table(results: dict, command: str, sizes: Sizes, left: list[str]) -> str:
         f"{TOPOLOGY} by jax {results['jax']} and libtpu {results['libtpu']}.\n"
         f"Nothing was run on a TPU.\nCommand: {command}\n"
         f"Sizes: {sizes}, float32.",
-        "Seconds are of XLA's compilation, on a machine that did other work besides; temporaries, "
-        "and arguments\nwith results, are MiB in the 16 GiB of one chip, without what XLA keeps in "
-        "its vector memory: one\narray of 96 MiB of fista's. The other columns count instructions "
-        "of the optimized program, those\ninside of fusions included; calls are custom calls.",
+        "Seconds are of XLA's compilation, on a machine that did other work besides (at most); "
+        "temporaries, and\narguments with results, are MiB in the 16 GiB of one chip, without what "
+        "XLA keeps in its vector memory: one\narray of 96 MiB of fista's. The other columns count "
+        "instructions of the optimized program, those inside of\nfusions included; calls are "
+        "custom calls.",
         format_table(head, [cells(name, row) for name, row in rows.items()]),
         *(f"At {at}: {'; '.join(names)}." for at, names in other.items()),
         "Custom calls in all: " + ", ".join(f"{k} {n}" for k, n in calls.most_common()) + ".",
@@ -443,7 +444,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     kept["rows"] = {program.name: rows[program.name] for program in chosen if program.name in rows}
     left = [program.name for program in chosen if program.name not in rows]
-    command = f"python -m benchmarks.tpu {'--quick' if args.quick else '--write docs/tpu.txt'}"
+    written = "--quick" if args.quick else "--write docs/results/tpu.txt"
+    command = f"python -m benchmarks.tpu {written}"
     text = table(kept, command, sizes, left)
     print("\n" + text)
     if args.write:
