@@ -1,6 +1,6 @@
 """One device beside two: sweeps, training and encoding on simulated devices of one CPU.
 
-    python -m benchmarks.devices [--quick] [--write docs/results/devices_benchmark.txt]
+    python -m benchmarks.devices [--quick] [--write docs/results/devices.txt]
 
 Two host devices share the cores that one device has alone, so this shows what it costs, or brings,
 to split a program there; it says nothing of two accelerators. Each round starts an interpreter with
