@@ -68,10 +68,9 @@ def latents_at(latents: Array, indices: Array) -> Array:
     atoms = layout.others
 
     def local(latents: Array, indices: Array) -> Array:
-        places = indices - jax.lax.axis_index(atoms) * latents.shape[-1]
-        here = (places >= 0) & (places < latents.shape[-1])
-        values = jnp.take_along_axis(latents, jnp.where(here, places, 0), axis=-1)
-        return jax.lax.psum(jnp.where(here, values, 0), atoms)
+        places = _own(indices, atoms, latents.shape[-1])
+        values = jnp.take_along_axis(latents, places, axis=-1, mode="fill", fill_value=0)
+        return jax.lax.psum(values, atoms)
 
     rows = by_signal(layout)
     split = PartitionSpec(*layout.rows, atoms)
@@ -91,12 +90,16 @@ def scatter(values: Array, indices: Array, latents: Array) -> Array:
 
     def local(values: Array, indices: Array) -> Array:
         width = num_atoms // jax.lax.axis_size(atoms)
-        places = indices - jax.lax.axis_index(atoms) * width
-        here = (places >= 0) & (places < width)
-        return _written(values, jnp.where(here, places, width), width)  # width is dropped
+        return _written(values, _own(indices, atoms, width), width)
 
     rows = by_signal(layout)
     return over_devices(local, layout._replace(others=()), (rows, rows), split)(values, indices)
+
+
+def _own(indices: Array, atoms: tuple, width: int) -> Array:
+    """Return indices among the atoms of this device; those of others are ``width``."""
+    places = indices - jax.lax.axis_index(atoms) * width
+    return jnp.where((places >= 0) & (places < width), places, width)
 
 
 def _written(values: Array, indices: Array, num_atoms: int) -> Array:
