@@ -7,15 +7,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib
 import matplotlib.cm
 import matplotlib.colors
+import matplotlib.lines
 import matplotlib.ticker
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
 import sparsecode_jax as sc
 from experiments import paper
@@ -67,7 +64,7 @@ ACCOUNTS = {"published": "paper's formulas", "measured": "measured from the prog
 
 def pareto(curves: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> pathlib.Path:
     """Draw MCC against FLOPs: settings as rows, FLOP accounts as columns."""
-    figure, axes = plt.subplots(2, 2, figsize=(13, 10.5), sharey="row", sharex=True)
+    figure, axes = _subplots((13, 10.5), 2, 2, sharey="row", sharex=True)
     panels = (("known", KNOWN, "known dictionary"), ("unknown", UNKNOWN, "unknown dictionary"))
     for row, (panel, methods, title) in zip(axes, panels, strict=True):
         for axis, (account, meaning) in zip(row, ACCOUNTS.items(), strict=True):
@@ -132,7 +129,7 @@ TRUTH_FREE = {  # label, color, marker
 
 def truth_free(result: Any, title: str, path: pathlib.Path) -> pathlib.Path:
     """Draw R² against L0, and against FLOPs a signal at the middle penalty."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5))
+    figure, (left, right) = _subplots((12, 5), 1, 2)
     middle = len(result.penalties) // 2
     for method, (label, color, marker) in TRUTH_FREE.items():
         l0, r2, work = result.l0[method], result.r2[method], result.flops[method]
@@ -164,7 +161,7 @@ def truth_free(result: Any, title: str, path: pathlib.Path) -> pathlib.Path:
 def mosaic(result: Any, side: int, path: pathlib.Path) -> pathlib.Path:
     """Draw the atoms of the middle penalty's dictionaries, each scaled to its largest entry."""
     middle = len(result.penalties) // 2
-    figure, axes = plt.subplots(1, 2, figsize=(12, 6.5))
+    figure, axes = _subplots((12, 6.5), 1, 2)
     titles = {"sae": "SAE", "fista": "sparse coding (FISTA codes)"}
     for axis, (method, title) in zip(axes, titles.items(), strict=True):
         atoms = np.asarray(result.dictionaries[method][middle], dtype=np.float32)
@@ -196,7 +193,7 @@ ENCODERS = {  # family: color, line, marker
 
 def amortisation(rows: Mapping[str, Any], path: pathlib.Path) -> pathlib.Path:
     """Draw MCC against FLOPs a signal and against layers, a curve a family of encoders."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 6), sharey=True)
+    figure, axes = _subplots((12, 6), 1, 2, sharey=True)
     labels = {"flops": "inference FLOPs a signal", "depth": "layers, or steps of the solver"}
     for axis, (quantity, label) in zip(axes, labels.items(), strict=True):
         for family, (color, line, marker) in ENCODERS.items():
@@ -230,7 +227,7 @@ def penalties(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], config: Any, path: pathlib.Path
 ) -> pathlib.Path:
     """Draw squared error and latent MCC against L0, a curve a method, a point a penalty."""
-    figure, axes = plt.subplots(1, 2, figsize=(12, 5.6))
+    figure, axes = _subplots((12, 5.6), 1, 2)
     quantities = {"mse": "1,000 times the mean squared error", "latent_mcc": "latent MCC"}
     for axis, (quantity, label) in zip(axes, quantities.items(), strict=True):
         for method, values in ours.items():
@@ -271,10 +268,8 @@ def phases(
     """Draw contours over N and M: a row for each K, a column for each panel (K, M, N)."""
     atoms, measurements = config.num_atoms, config.num_measurements
     num_rows, num_columns = len(config.num_active), len(panels)
-    figure, axes = plt.subplots(
-        num_rows, num_columns, squeeze=False, sharex=True, sharey=True, layout="constrained",
-        figsize=(3.1 * num_columns + 1.6, 2.7 * num_rows + 0.9),
-    )  # fmt: skip
+    figure = Figure((3.1 * num_columns + 1.6, 2.7 * num_rows + 0.9), layout="constrained")
+    axes = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=True)
     norm, colors = _shades(list(panels.values()), signed)
     for row, (i, k) in zip(axes, enumerate(config.num_active), strict=True):
         for axis, (title, values) in zip(row, panels.items(), strict=True):
@@ -304,8 +299,8 @@ def phases(
 
 def fine_phases(values: Any, config: Any, path: pathlib.Path) -> pathlib.Path:
     """Draw contours of latent MCC (M, K) over K and M, N fixed."""
-    figure, axes = plt.subplots(figsize=(7.5, 5), squeeze=False, layout="constrained")
-    (axis,) = axes[0]
+    figure = Figure((7.5, 5), layout="constrained")
+    axis = figure.subplots()
     norm, colors = _shades([values], False)
     _contours(axis, config.num_active, config.num_measurements, values, norm, colors)
     reach = np.linspace(config.num_active[0], config.num_active[-1], 200)
@@ -314,7 +309,7 @@ def fine_phases(values: Any, config: Any, path: pathlib.Path) -> pathlib.Path:
     axis.set_xlabel("active atoms K")
     axis.set_ylabel("measurements M")
     axis.set_title(f"known dictionary of {config.num_atoms} atoms, lasso", fontsize=11)
-    _phase_legend(figure, axes, norm, colors, "latent MCC")
+    _phase_legend(figure, axis, norm, colors, "latent MCC")
     return _write(figure, path)
 
 
@@ -337,13 +332,13 @@ def _contours(axis: Any, x: Any, y: Any, values: Any, norm: Any, colors: str) ->
 def _phase_legend(figure: Any, axes: Any, norm: Any, colors: str, label: str) -> None:
     shades = matplotlib.cm.ScalarMappable(norm, colors)
     figure.colorbar(shades, ax=axes, label=f"{label}, mean over data sets")
-    line = plt.Line2D([], [], color="red", linestyle="--", label="M = 2K ln(N/K)")
+    line = matplotlib.lines.Line2D([], [], color="red", linestyle="--", label="M = 2K ln(N/K)")
     figure.legend(handles=[line], loc="outside lower center", fontsize=9)
 
 
 def inferences(curves: Mapping[str, Any], title: str, path: pathlib.Path) -> pathlib.Path:
     """Draw R² against FLOPs a token: each dictionary's encoder, and the best for each cost."""
-    figure, axis = plt.subplots(figsize=(10, 6.5))
+    figure, axis = _subplots((10, 6.5))
     colors = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#8c510a", "black",
               "#9a9a9a", "#cccccc")  # fmt: skip
     for (label, curve), color in zip(curves.items(), colors, strict=False):
@@ -376,7 +371,7 @@ def scores_of_training(
     path: pathlib.Path,
 ) -> pathlib.Path:
     """Draw F1 against the FLOPs of training, and levels that need none or do not say theirs."""
-    figure, axis = plt.subplots(figsize=(9, 6))
+    figure, axis = _subplots((9, 6))
     colors = itertools.cycle(("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"))
     for (label, (flops, f1)), color in zip(curves.items(), colors, strict=False):
         axis.plot(flops, f1, "o-", color=color, label=label)
@@ -412,7 +407,7 @@ def compressed_sensing(
     arrays: Mapping[str, Any], config: Any, labels: Mapping[str, str], at: int, path: pathlib.Path
 ) -> pathlib.Path:
     """Draw PSNR against the rate of measurement, and against FLOPs at one rate."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.6))
+    figure, (left, right) = _subplots((12, 5.6), 1, 2)
     for name, (color, line, marker) in SENSING.items():
         mean, half = sc.statistics.mean_interval(arrays[f"psnr/{name}"].T)
         bars = half if np.isfinite(half).all() else None
@@ -445,7 +440,7 @@ def compressed_sensing(
 def recovered(pictures: Mapping[str, Any], title: str, path: pathlib.Path) -> pathlib.Path:
     """Draw images in grey, each under its name."""
     columns = (len(pictures) + 1) // 2
-    figure, axes = plt.subplots(2, columns, figsize=(2.4 * columns, 10))
+    figure, axes = _subplots((2.4 * columns, 10), 2, columns)
     for axis, (label, picture) in zip(axes.flat, pictures.items(), strict=False):
         axis.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_title(label, fontsize=9)
@@ -456,8 +451,12 @@ def recovered(pictures: Mapping[str, Any], title: str, path: pathlib.Path) -> pa
     return _write(figure, path)
 
 
+def _subplots(size: tuple[float, float], *grid: int, **shared: Any) -> tuple[Figure, Any]:
+    figure = Figure(size)
+    return figure, figure.subplots(*grid, **shared)
+
+
 def _write(figure: Any, path: pathlib.Path) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
     return path

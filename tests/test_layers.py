@@ -196,6 +196,7 @@ def test_only_experiments_and_one_module_of_the_command_line_plot():
         (name.split(".")[0], inside) for name, inside in imports(plots)
     }
     assert users(SCRIPTS, "matplotlib")
+    assert not users(FILES + SCRIPTS + BENCHMARKS, "matplotlib.pyplot")  # it keeps figures open
 
 
 def test_chex_is_used_by_the_checks_and_by_tests_alone():
