@@ -24,7 +24,7 @@ from sparsecode_jax._sharding import (
     to_host,
 )
 from sparsecode_jax.io._identity import digest_of, program_of
-from sparsecode_jax.io.runs import Run, wait
+from sparsecode_jax.io.runs import Run, of_any_number, wait
 
 __all__ = ["sweep", "sweep_chunked"]
 
@@ -135,7 +135,7 @@ def sweep_chunked(
             index = tuple(jnp.asarray(i) for i in np.unravel_index(points, lengths))
             swept = functools.partial(_sweep_points, fn, names, layout=layout)
             if run.has(part):
-                like = jax.tree.map(_of_any_number, jax.eval_shape(swept, values, index))
+                like = of_any_number(jax.eval_shape(swept, values, index))
                 out = run.load(like, part)
             else:
                 out = jax.tree.map(lambda x, n=keep: to_host(x)[:n], wait(swept(values, index)))
@@ -145,11 +145,6 @@ def sweep_chunked(
     return jax.tree.map(
         lambda *parts: np.concatenate(parts).reshape(lengths + parts[0].shape[1:]), *results
     )
-
-
-def _of_any_number(x: Any) -> jax.ShapeDtypeStruct:
-    """Return the shape of the results of as many points as a chunk has."""
-    return jax.ShapeDtypeStruct((-1, *x.shape[1:]), x.dtype)
 
 
 def _points(layout: Layout | None, chunk_size: int) -> Layout | None:

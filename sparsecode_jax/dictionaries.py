@@ -164,11 +164,17 @@ def normalize(dictionary: ArrayLike) -> Array:
     return unit_rows(in_units(dictionary))
 
 
-@functools.partial(jax.jit, inline=True)
 def unit_rows(dictionary: Array) -> Array:
     """Divide each atom by its norm, from 1e-15 to 1e15 in float32, in 3MN - N operations."""
-    squares = jnp.sum(dictionary * dictionary, axis=-1, keepdims=True)
-    return dictionary / jnp.sqrt(jnp.where(squares == 0, 1, squares))
+    return unit_atoms(dictionary)[0]
+
+
+@functools.partial(jax.jit, inline=True)
+def unit_atoms(dictionary: Array) -> tuple[Array, Array, Array]:
+    """Return atoms (..., M) of unit norm, their norms (...,) and these squared; zero stays zero."""
+    squares = jnp.sum(dictionary * dictionary, axis=-1)
+    norms = jnp.sqrt(jnp.where(squares == 0, 1, squares))
+    return dictionary / norms[..., None], norms, squares
 
 
 def reconstruct(codes: Array | SparseCodes, dictionary: Array) -> Array:

@@ -2,13 +2,86 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from tqdm import tqdm
 
+from sparsecode_jax._processes import is_first, on_all, on_first
+from sparsecode_jax.cli.errors import InterruptedRunError
 from sparsecode_jax.cli.outputs import Output, Stream
 
-__all__ = ["Joined", "dense_part", "sparse_part"]
+__all__ = ["Joined", "bar_of", "dense_part", "encode_batches", "filled", "sparse_part"]
+
+
+def bar_of(total: int, done: int, what: str, quiet: bool) -> tqdm:
+    """Return a progress bar of signals."""
+    return tqdm(total=total, initial=done, desc=what, unit=" signals", unit_scale=True,
+        disable=quiet, file=sys.stderr)  # fmt: skip
+
+
+def filled(batch: np.ndarray, size: int) -> np.ndarray:
+    """Return a batch of one size for all, so that there is one program: the last is filled up."""
+    short = size - len(batch)
+    return np.pad(batch, [(0, short), *[(0, 0)] * (batch.ndim - 1)], mode="edge")
+
+
+def encode_batches(
+    name: str,
+    encode: Callable[[int, tqdm], None],
+    is_done: Callable[[int], bool],
+    output: Output,
+    num_signals: int,
+    size: int,
+    quiet: bool,
+) -> int:
+    """Encode and keep the batches that are not there yet: of several processes each its own.
+
+    Args:
+      name: of the command.
+      encode: keeps the batch of an index.
+      is_done: says whether the batch of an index is kept.
+      output: where they are kept.
+      num_signals: S.
+      size: of a batch.
+      quiet: whether no progress is shown.
+
+    Returns:
+      The number of batches.
+    """
+    num = -(-num_signals // size)
+
+    def look() -> list[bool]:
+        return [is_done(index) for index in range(num)]
+
+    def signals(indices: list[int]) -> int:
+        return sum(min(size, num_signals - index * size) for index in indices)
+
+    def all_of(own: list[int]) -> None:
+        for index in own:
+            encode(index, bar)
+
+    while not all(done := on_first(name, look)):  # or somebody removed the folder meanwhile
+        if any(done) and is_first():
+            print(f"going on: {sum(done)} of {num} batches are in {output.folder}")
+        left, together = [i for i, there in enumerate(done) if not there], jax.process_count()
+        try:
+            there = signals([i for i, kept in enumerate(done) if kept])
+            with bar_of(num_signals, there, "encoding", quiet) as bar:
+                for first in range(0, len(left), together):
+                    at_once = left[first : first + together]
+                    own = at_once[jax.process_index() :][:1]
+                    on_all(name, functools.partial(all_of, own))
+                    for index in at_once:
+                        done[index] = True
+                    bar.update(signals(at_once))
+        except KeyboardInterrupt:
+            raise InterruptedRunError(output.kept(f"{sum(done)} of {num} batches")) from None
+    return num
 
 
 def sparse_part(codes: np.ndarray) -> dict[str, np.ndarray]:

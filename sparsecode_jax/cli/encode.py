@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import pathlib
 import sys
 import time
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from sparsecode_jax import _checks
-from sparsecode_jax._processes import is_first, on_all, on_first
+from sparsecode_jax._processes import is_first, on_first
 from sparsecode_jax.cli import inference
-from sparsecode_jax.cli.codes import Joined, dense_part, sparse_part
-from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, bad_input
+from sparsecode_jax.cli.codes import Joined, bar_of, dense_part, encode_batches, filled, sparse_part
+from sparsecode_jax.cli.errors import BadInputError, bad_input
 from sparsecode_jax.cli.inputs import (
     Atoms,
     Signals,
@@ -153,7 +151,7 @@ def _look(signals: Signals, size: int, quiet: bool) -> Statistics:
     """Read everything once: scale, checksum, and that all of it is finite."""
 
     def batches() -> Any:
-        with _bar(len(signals.rows), 0, "reading", quiet) as bar:
+        with bar_of(len(signals.rows), 0, "reading", quiet) as bar:
             for start in range(0, len(signals.rows), size):
                 yield signals.batch(slice(start, start + size))
                 bar.update(min(size, len(signals.rows) - start))
@@ -176,27 +174,10 @@ def _penalty(options: argparse.Namespace, atoms: Atoms, statistics: Statistics) 
     return penalty
 
 
-def _bar(total: int, done: int, what: str, quiet: bool) -> tqdm:
-    return tqdm(total=total, initial=done, desc=what, unit=" signals", unit_scale=True,
-        disable=quiet, file=sys.stderr)  # fmt: skip
-
-
 def _encode_all(
     signals: Signals, atoms: Atoms, method: inference.Method, numbers: tuple[float, float | None],
     size: int, output: Output, quiet: bool,
 ) -> None:  # fmt: skip
-    """Encode and save the batches that are not there yet: of several processes each its own."""
-    num = len(signals.rows)
-    starts = range(0, num, size)
-
-    def look() -> list[bool]:
-        return [output.done(index) for index in range(len(starts))]
-
-    done = on_first("encode", look)
-    if any(done) and is_first():
-        print(f"going on: {sum(done)} of {len(done)} batches are in {output.folder}")
-    if all(done):
-        return
     dictionary = jnp.asarray(atoms.dictionary)
     penalty, tolerance = numbers
     args = (
@@ -207,38 +188,18 @@ def _encode_all(
     )
     encode = inference.encode_batch(method)
 
-    def one(index: int) -> None:
+    def one(index: int, bar: tqdm) -> None:
         began = time.monotonic()
-        batch = signals.batch(slice(starts[index], starts[index] + size))
+        batch = signals.batch(slice(index * size, (index + 1) * size))
         rows = len(batch)
-        # The last batch is filled up, by less than a row per batch: one program for all.
-        batch = np.pad(batch, ((0, size - rows), (0, 0)), mode="edge")
-        codes, scores, count = encode(batch, *args)
+        codes, scores, count = encode(filled(batch, size), *args)
         wait(codes, bar.refresh)
         scores = inference.Scores(*(x[:rows] for x in scores))
         seconds = time.monotonic() - began
         _save(output, index, size, codes[:rows], scores, int(count.total()), seconds)
         bar.set_postfix_str(f"objective {float(scores.objective.mean()):.4g}", refresh=False)
 
-    def all_of(own: list[int]) -> None:
-        for index in own:
-            one(index)
-
-    left, together = [i for i, there in enumerate(done) if not there], jax.process_count()
-    try:
-        with _bar(num, sum(min(size, num - i * size) for i, d in enumerate(done) if d),
-                  "encoding", quiet) as bar:  # fmt: skip
-            for first in range(0, len(left), together):
-                at_once = left[first : first + together]
-                own = at_once[jax.process_index() :][:1]
-                on_all("encode", functools.partial(all_of, own))
-                for index in at_once:
-                    done[index] = True
-                bar.update(sum(min(size, num - index * size) for index in at_once))
-    except KeyboardInterrupt:
-        raise InterruptedRunError(output.kept(f"{sum(done)} of {len(done)} batches")) from None
-    if not all(on_first("encode", look)):  # somebody removed the folder meanwhile
-        _encode_all(signals, atoms, method, numbers, size, output, quiet)
+    encode_batches("encode", one, output.done, output, len(signals.rows), size, quiet)
 
 
 def _save(

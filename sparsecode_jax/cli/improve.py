@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import sys
 import time
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sparsecode_jax._improve import Frontier, improve
-from sparsecode_jax.cli.codes import Joined, sparse_part
+from sparsecode_jax.cli.codes import Joined, encode_batches, filled, sparse_part
 from sparsecode_jax.cli.errors import InterruptedRunError, bad_input
 from sparsecode_jax.cli.inputs import Signals, open_signals
 from sparsecode_jax.cli.outputs import Output, without_nan, write_npz
@@ -120,32 +119,17 @@ def _encode_all(signals: Signals, sae: Sae, frontier: Frontier, output: Output, 
     rows = signals.array if sae.config["reshape_activations"] == "hook_z" else signals.rows
     size = min(4096, max(256, _BATCH_CODES // len(sae.dictionary)), len(rows))
     encode = frontier.inferences[frontier.best]
-    num = -(-len(rows) // size)
 
     def is_done(index: int) -> bool:  # by this inference: another budget may recommend another
         return output.done(index) and int(output.load(index)["inference"]) == frontier.best
 
-    done = [is_done(index) for index in range(num)]
-    bar = tqdm(total=len(rows), initial=min(sum(done) * size, len(rows)), desc="encoding",
-               unit=" signals", unit_scale=True, disable=quiet, file=sys.stderr)  # fmt: skip
-    with bar:
-        for index in range(num):
-            if done[index]:
-                continue
-            batch = _filled(rows, index * size, size)
-            count = min(size, len(rows) - index * size)
-            codes: Any = np.asarray(_float32(encode(batch)))[:count]
-            output.save(index, {**sparse_part(codes), "inference": np.asarray(frontier.best)})
-            bar.update(count)
-    return num
+    def one(index: int, bar: tqdm) -> None:
+        batch = np.asarray(rows[index * size : (index + 1) * size], np.float32)
+        codes: Any = np.asarray(_float32(encode(filled(batch, size))))[: len(batch)]
+        output.save(index, {**sparse_part(codes), "inference": np.asarray(frontier.best)})
+
+    return encode_batches("improve", one, is_done, output, len(rows), size, quiet)
 
 
 def _float32(codes: Array) -> Array:
     return codes.astype(np.float32)
-
-
-def _filled(rows: np.ndarray, start: int, size: int) -> np.ndarray:
-    """Return a batch of one size for all: the last is filled up."""
-    batch = np.asarray(rows[start : start + size], np.float32)
-    short = size - len(batch)
-    return np.pad(batch, [(0, short), *[(0, 0)] * (batch.ndim - 1)], mode="edge")

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsecode_jax import dictionaries, objectives, solvers
+from sparsecode_jax import objectives, solvers
 from sparsecode_jax.cli.errors import BadInputError
 from sparsecode_jax.cli.parser import PURSUITS
 from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
-from sparsecode_jax.solvers._core import has_working_set
+from sparsecode_jax.solvers._core import has_working_set, step_size_of
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["Method", "Scores", "choose", "encode_batch", "step_size"]
@@ -93,8 +93,7 @@ def choose(
 
 def step_size(dictionary: Array, *, method: Method) -> Array:
     """Return the solver's step size, once for all batches."""
-    own = method.solver.step_size
-    return (dictionaries.step_size if own is None else own)(dictionary)
+    return step_size_of(method.solver)(dictionary)
 
 
 def infer(

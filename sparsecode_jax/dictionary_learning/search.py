@@ -32,7 +32,7 @@ from sparsecode_jax.dictionary_learning.updates import (
 )
 from sparsecode_jax.flops import FlopCount
 from sparsecode_jax.io._identity import as_given, digest_of, program_of
-from sparsecode_jax.io.runs import Pace, Run, wait
+from sparsecode_jax.io.runs import Pace, Run, of_any_number, wait
 from sparsecode_jax.prox import soft_threshold
 from sparsecode_jax.solvers import sparsa
 from sparsecode_jax.types import Array, ArrayLike, Key, Solver
@@ -325,10 +325,9 @@ def _search(
     place, done, ahead, stopped, before = 0, 0, None, False, 0.0
     with Run(checkpoint, identity, name=_NAME) as kept:
         if kept.has():
-            first = jax.eval_shape(
-                lambda data: _stages.begin(plan, stages[0], data, 0, None)[0], data
+            first = of_any_number(
+                jax.eval_shape(lambda x: _stages.begin(plan, stages[0], x, 0, None)[0], data)
             )
-            first = jax.tree.map(_of_any_number, first)
             numbers = np.float64(0), np.int32(0), np.int32(0)
             like = (*numbers, *_expected(first, best, plan.layout), restarts, hops)
             before, place, done, ahead, best, restarts, hops = kept.load(like)
@@ -403,11 +402,6 @@ def _identity(
         "num_steps": plan.method.num_steps,
         "round": program_of(round_, *arguments),
     }
-
-
-def _of_any_number(x: Any) -> jax.ShapeDtypeStruct:
-    """Return the shape of as many copies as a stage has."""
-    return jax.ShapeDtypeStruct((-1, *x.shape[1:]), x.dtype)
 
 
 def _expected(ahead: Ahead, best: Found, layout: Layout | None) -> tuple[Ahead, Found]:

@@ -19,7 +19,7 @@ from sparsecode_jax._sharding import agreed
 from sparsecode_jax.io import _spread, checkpoints
 from sparsecode_jax.types import PyTree
 
-__all__ = ["BusyError", "Pace", "Run", "wait"]
+__all__ = ["BusyError", "Pace", "Run", "of_any_number", "wait"]
 
 SAVE_SECONDS = 5.0  # between two times that an unfinished part is written
 _SAVE_SHARE = 20  # as many times the seconds that writing it takes
@@ -229,6 +229,11 @@ class Pace:
         if steps == self.length:
             elapsed = agreed(max(time.monotonic() - self._began, 1e-9))
             self.length = max(1, min(10 * steps, int(steps * self.seconds / elapsed)))
+
+
+def of_any_number(like: PyTree) -> PyTree:
+    """Return what ``Run.load`` takes for arrays (..., *) whose first axis has any length."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((-1, *x.shape[1:]), x.dtype), like)
 
 
 def wait(arrays: PyTree, show: Callable[[], Any] = lambda: None) -> PyTree:

@@ -195,8 +195,7 @@ def sparse_encode(
     if step_size is None and solver.step_size is None and prepared_step is not None:
         step_size = prepared_step
     elif step_size is None:
-        choose = dictionaries.step_size if solver.step_size is None else solver.step_size
-        step_size = _step_size(choose, held(signals, dictionary))
+        step_size = _step_size(step_size_of(solver), held(signals, dictionary))
     penalty, step_size = map(_checks.on_device, _checks.real(name, penalty, step_size))
     problem = Lasso(signals, dictionary, penalty, step_size, gram)
     if tolerance is not None:
@@ -342,6 +341,11 @@ def _trajectory(
     start = varying_like(solver.init(problem, codes0), problem)
     state, records = jax.lax.scan(stretch, start, length=num_records)
     return solver.codes(run(state, rest)), records
+
+
+def step_size_of(solver: Solver) -> Callable[[Array], Array]:
+    """Return the function of a dictionary that makes a solver's step size."""
+    return dictionaries.step_size if solver.step_size is None else solver.step_size
 
 
 @functools.partial(jax.jit, static_argnames="choose")

@@ -11,7 +11,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax._sharding import varying_like
-from sparsecode_jax.dictionaries import correlate
+from sparsecode_jax.dictionaries import correlate, unit_atoms
 from sparsecode_jax.types import Array, Lasso
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "relative_error_left",
     "score",
     "start",
-    "unit_atoms",
 ]
 
 
@@ -58,13 +57,6 @@ class SupportState(NamedTuple):
     projections: Array
     atoms: Array
     values: Array
-
-
-def unit_atoms(dictionary: Array) -> tuple[Array, Array, Array]:
-    """Return atoms (..., M) of unit norm, their norms (...,) and these squared; zero stays zero."""
-    squares = jnp.sum(dictionary * dictionary, axis=-1)
-    norms = jnp.sqrt(jnp.where(squares > 0, squares, 1))
-    return dictionary / norms[..., None], norms, squares
 
 
 def start(

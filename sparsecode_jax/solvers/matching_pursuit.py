@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
-from sparsecode_jax.dictionaries import correlate, reconstruct
+from sparsecode_jax.dictionaries import correlate, reconstruct, unit_atoms
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers._support import (
     add_at,
@@ -20,7 +20,6 @@ from sparsecode_jax.solvers._support import (
     if_representable,
     negligible,
     score,
-    unit_atoms,
 )
 from sparsecode_jax.types import Array, Lasso, Solver
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax import _checks
 from sparsecode_jax._sharding import on_automatic_axes
 from sparsecode_jax.dictionaries import correlate
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
-from sparsecode_jax.solvers._core import default_solver
+from sparsecode_jax.solvers._core import default_solver, step_size_of
 from sparsecode_jax.solvers._tolerance import solve_to_tolerance
 from sparsecode_jax.types import Array, ArrayLike, Lasso
 
@@ -79,8 +79,7 @@ def penalty_for(
     signed = keeps_negatives(name, prox)
     largest = float(jnp.max(jnp.abs(correlations) if signed else correlations))
     solver, options = default_solver(dictionary, prox=prox)
-    choose = dictionaries.step_size if solver.step_size is None else solver.step_size
-    step_size = choose(dictionary)
+    step_size = step_size_of(solver)(dictionary)
 
     counts = {largest: 0.0}  # by penalty
 

@@ -15,7 +15,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax._sharding import Layout, by_signal, on_automatic_axes, over_devices
 from sparsecode_jax._sparse import SparseCodes
-from sparsecode_jax.dictionaries import Prepared, opened
+from sparsecode_jax.dictionaries import Prepared, opened, unit_atoms
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._spread import held, spread
@@ -143,7 +143,7 @@ def _in_blocks(
 def _unit_atoms(atoms: Array) -> tuple[Array, Array]:
     """Scale atoms (..., M) to unit norm; return what codes of these are multiplied by, too."""
     small = unit_of(atoms)[1]  # or squares of atoms of 1e-20 would be 0, and of 1e20 infinite
-    atoms, norms, _ = _support.unit_atoms(atoms * small)
+    atoms, norms, _ = unit_atoms(atoms * small)
     return atoms, small[..., 0] / norms
 
 

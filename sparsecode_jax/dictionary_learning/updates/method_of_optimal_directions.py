@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from sparsecode_jax import dictionaries
 from sparsecode_jax._bound import cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, no_state
@@ -42,7 +43,6 @@ def _step(state: tuple, signals: Array, dictionary: Array, codes: Array) -> tupl
     # The last term counts only where all codes are zero.
     ridge = _RIDGE * jnp.trace(gram) / size + jnp.finfo(gram.dtype).eps
     factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(size, dtype=gram.dtype))
-    atoms = jax.scipy.linalg.cho_solve(factor, right + ridge * dictionary)
-    norms = jnp.sqrt(jnp.sum(atoms * atoms, axis=-1))
-    norms = jnp.where(norms > 0, norms, 1)
-    return state, atoms / norms[:, None], codes * as_row(norms, codes)
+    solution = jax.scipy.linalg.cho_solve(factor, right + ridge * dictionary)
+    atoms, norms, _ = dictionaries.unit_atoms(solution)
+    return state, atoms, codes * as_row(norms, codes)
