@@ -64,13 +64,13 @@ def worst_gap(problem: Problem, codes: Any) -> float:
 
 
 def draw(scale: Scale, seed: int, coherent: bool) -> Problem:
-    """Draw half-normal codes in a dictionary of Gaussian atoms, or of atoms around N/8 centres."""
+    """Draw half-normal codes in a dictionary of Gaussian atoms, or of atoms around N/8 centers."""
     m, n, k, batch, tolerance = scale
     rng = np.random.default_rng(seed)
     atoms = rng.normal(size=(n, m))
     if coherent:
-        centres = rng.normal(size=(n // 8, m))
-        atoms = centres[rng.integers(0, len(centres), n)] + 0.7 * atoms
+        centers = rng.normal(size=(n // 8, m))
+        atoms = centers[rng.integers(0, len(centers), n)] + 0.7 * atoms
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     codes = np.zeros((batch, n))
     for row in codes:

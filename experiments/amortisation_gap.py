@@ -12,7 +12,7 @@ start; one hidden layer .945 (16 wide) to .993 (1,024), three of 256 .9996; LIST
 .958, .986, .996; ISTA of 1, 16, 1,024 steps .73, .91, .986; FISTA of 1,024 .9925. At K = 1 the
 layer has .979, and 4 of the 16 atoms can be decoded exactly.
 
-Encoders maximise the cosine similarity of every latent with its true one (the paper's loss for
+Encoders maximize the cosine similarity of every latent with its true one (the paper's loss for
 known codes), with biases, on fresh signals of the paper's dictionary, more than they can remember,
 and some on the paper's 1,024 signals. Each is trained from several starts and learning rates; the
 one that is reported, and the penalty of ISTA, are chosen on the paper's training half.
@@ -151,7 +151,7 @@ def unpack(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
 def report(config: Config, out: pathlib.Path) -> None:
     """Print the tables and draw the figure, from the results alone."""
     parts = unpack(sc.io.load_results(out / NAME)[0])
-    figure = plots.amortisation(parts["sweep"], out / f"{NAME}.png")
+    figure = plots.amortization(parts["sweep"], out / f"{NAME}.png")
     tables = (
         sweep_table(parts["sweep"]),
         theory_tables(parts, config),
@@ -238,7 +238,7 @@ def support_table(supports: dict[str, np.ndarray], config: Config) -> str:
     )
 
 
-NOTES = """The paper's known dictionary (N = 16, M = 8). Encoders maximise the cosine with the true
+NOTES = """The paper's known dictionary (N = 16, M = 8). Encoders maximize the cosine with the true
 codes: {config.steps:,} Adam updates of {config.batch_size} of {config.num_fresh:,} fresh signals.
 Each starts as steps of ISTA, with learning rates {rates}, and from random
 weights, with {random_rates}; the run shown is best on the train half (on which

@@ -7,7 +7,7 @@ with 100 steps of FISTA for a tenth of their FLOPs. To serve all rates costs it 
 below the same network trained at 20 % alone, even there (+.35 dB, -.04 to +.75), and 1 to 4 dB
 above it at the other rates.
 
-Data: scikit-learn's two sample photographs in grey. Everything is learned on the left three
+Data: scikit-learn's two sample photographs in gray. Everything is learned on the left three
 quarters of both; the right quarters are recovered in patches that do not overlap. Of a patch of 144
 pixels the mean is measured, and the rest by the first rows of a random orthonormal matrix, without
 noise: 5 % are the mean and 6 projections.
@@ -101,11 +101,11 @@ QUICK = Config(
 
 @functools.cache
 def photographs() -> tuple[np.ndarray, np.ndarray]:
-    """Return left and right parts of both in grey, (2, H, W) of 0 to 1."""
+    """Return left and right parts of both in gray, (2, H, W) of 0 to 1."""
     from sklearn.datasets import load_sample_images
 
-    grey = np.stack(load_sample_images().images).mean(axis=-1, dtype=np.float32) / 255
-    left, right = np.split(grey, [3 * grey.shape[2] // 4], axis=2)
+    gray = np.stack(load_sample_images().images).mean(axis=-1, dtype=np.float32) / 255
+    left, right = np.split(gray, [3 * gray.shape[2] // 4], axis=2)
     return left, right[:, : right.shape[1] // SIDE * SIDE, : right.shape[2] // SIDE * SIDE]
 
 

@@ -179,7 +179,7 @@ def plan(config: Any) -> Plan:
     return Plan(middle, large, (config.fista_steps, largest(fista, large)), warm, encoders)
 
 
-def amortise(
+def amortize(
     name: str, plan: Plan, signals: np.ndarray, dictionary: Any, penalty: Any, config: Any
 ) -> Any:
     """Train an encoder for each fixed dictionary on the lasso itself; no codes are needed."""
@@ -212,7 +212,7 @@ def choose_penalties(plan: Plan, tuning: Data, config: Any) -> dict[str, float]:
     repeated = Data(*(np.concatenate([x] * len(tried)) for x in tuning))
     penalty = np.repeat(np.asarray(tried, np.float32), count)
     for name, encoder in plan.encoders.items():
-        params = amortise(name, plan, repeated.train_signals, repeated.dictionary, penalty, config)
+        params = amortize(name, plan, repeated.train_signals, repeated.dictionary, penalty, config)
         codes = encode(encoder.apply, params, repeated.test_signals)
         mcc = sc.metrics.mcc(repeated.test_codes, codes)
         scores[name] = np.reshape(mcc, (len(tried), count))
@@ -245,7 +245,7 @@ def inference(
 
     codes: dict[str, Any] = {}
     for name, encoder in plan.encoders.items():
-        params = amortise(name, plan, train, atoms, penalties[name], config)
+        params = amortize(name, plan, train, atoms, penalties[name], config)
         codes[name] = encode(encoder.apply, params, test)
     middle, large = (penalties[name] for name in FISTAS)
     first = np.array(codes["one layer"]).reshape(count, runs, *codes["one layer"].shape[1:])

@@ -307,7 +307,7 @@ Each dictionary cost {flops:.3g} FLOPs to learn at most (turns: {config.num_rest
 {config.num_rounds} rounds, {config.num_hops} hops, settling); training encoders for a given
 dictionary is not charged.
 'SAE + FISTA' starts from the own encoder's codes, from the one layer's where there is none. The one
-layer, MLP and LISTA start as steps of ISTA and minimise the lasso in each dictionary, without true
+layer, MLP and LISTA start as steps of ISTA and minimize the lasso in each dictionary, without true
 codes. 'all supports': non-negative least squares on every support of at most 3 atoms.
 'same encoder, true dictionary': trained with the SAE's loss for the true dictionary.
 The gap: 'FISTA alone' keeps the SAE's dictionary, 'true atoms alone' the SAE's kind of encoder,

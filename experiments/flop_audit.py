@@ -2,12 +2,12 @@
 
 Claim: the published count of a sparse-coding training step is 45 times what the step executes,
 since its loss and update terms hold the batch and are multiplied by it again and since the
-dictionary's normalisation is charged for every sample; the other formulas are off by up to 1.4
-times, because the optimiser's update, once a step, is charged for every sample.
+dictionary's normalization is charged for every sample; the other formulas are off by up to 1.4
+times, because the optimizer's update, once a step, is charged for every sample.
 
 Command: ``python -m experiments.flop_audit`` (seconds; nothing is trained).
 Expected: published / measured 45.0 for sparse coding, 1.25 for the SAE's step, 0.87 for 10,000
-steps of inference-time optimisation.
+steps of inference-time optimization.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Row(NamedTuple):
 
 
 _UPDATE = (
-    "the optimiser's update is charged for every one of the 1,024 samples; it runs once a step. "
+    "the optimizer's update is charged for every one of the 1,024 samples; it runs once a step. "
     "Adam's own operations (about 14 a weight) are more than the 2 charged, but once"
 )
-_NORMALISE = "; normalising the dictionary (MN) is charged a sample, it runs once a step"
+_NORMALIZE = "; normalizing the dictionary (MN) is charged a sample, it runs once a step"
 _DECODE = "the formula includes decoding (2MN) in inference; encoding alone is counted here"
 
 
@@ -48,7 +48,7 @@ def rows() -> list[Row]:
         Row("SAE step, D fixed", paper.sae_step(M, N, SAMPLES, learned=False), step(known, ()),
             _UPDATE),
         Row("SAE step, D learned", paper.sae_step(M, N, SAMPLES, learned=True), step(unknown, ()),
-            _UPDATE + _NORMALISE),
+            _UPDATE + _NORMALIZE),
         Row("SAE inference", paper.sae_inference(M, N, SAMPLES), encode(known, ()), _DECODE),
     ]  # fmt: skip
     for width in (32, 256):
@@ -56,7 +56,7 @@ def rows() -> list[Row]:
         name = f"MLP, {width} hidden"
         result += [
             Row(f"{name}, step", paper.mlp_step(M, N, width, SAMPLES, learned=True),
-                step(unknown, hidden), _UPDATE + _NORMALISE),
+                step(unknown, hidden), _UPDATE + _NORMALIZE),
             Row(f"{name}, inference", paper.mlp_inference(M, N, width, SAMPLES),
                 encode(known, hidden), _DECODE),
         ]  # fmt: skip
@@ -68,20 +68,20 @@ def rows() -> list[Row]:
         Row("sparse coding, step", paper.sparse_coding_step(M, N, SAMPLES, learned=True),
             step(unknown, "sparse_coding"),
             "the loss and update terms already hold the batch and are multiplied by it again; "
-            "3MN of normalisation are charged three times for every sample, it runs once a step"),
+            "3MN of normalization are charged three times for every sample, it runs once a step"),
     ]  # fmt: skip
     return result
 
 
-def corrected_sparse_coding_step(*, normalise_once: bool) -> int:
+def corrected_sparse_coding_step(*, normalize_once: bool) -> int:
     """Return the published formula with the batch counted once.
 
     Args:
-      normalise_once: also charge the dictionary's normalisation once a step.
+      normalize_once: also charge the dictionary's normalization once a step.
     """
-    n, normalise = SAMPLES, 3 * M * N
-    forward = N + 2 * M * N + (0 if normalise_once else normalise)
-    once = 3 * normalise if normalise_once else 0
+    n, normalize = SAMPLES, 3 * M * N
+    forward = N + 2 * M * N + (0 if normalize_once else normalize)
+    once = 3 * normalize if normalize_once else 0
     return 3 * forward * n + (2 * M + N) * n + N * n + M * N + once
 
 
@@ -106,12 +106,12 @@ def report() -> str:
     for why, names in reasons.items():
         lines += textwrap.wrap(f"* {'; '.join(names)}: {why}.", 100, subsequent_indent="  ")
     published = paper.sparse_coding_step(M, N, SAMPLES, learned=True)
-    once = corrected_sparse_coding_step(normalise_once=False)
-    both = corrected_sparse_coding_step(normalise_once=True)
+    once = corrected_sparse_coding_step(normalize_once=False)
+    both = corrected_sparse_coding_step(normalize_once=True)
     lines += [
         "",
         f"Sparse coding's formula: {published:,} as published; {once:,} with the batch counted",
-        f"once ({published / once:.0f} times less); {both:,} with the normalisation charged once a "
+        f"once ({published / once:.0f} times less); {both:,} with the normalization charged once a "
         f"step as well ({published / both:.0f} times less).",
         f"measured: convention {accounts.CONVENTION!r} (a multiply-add is 2, other float "
         "operations 1, comparisons and data movement 0).",

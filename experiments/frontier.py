@@ -166,7 +166,7 @@ def known_dictionary(config: Any, stages: sc.io.Run, wide: Callable[[], Any]) ->
         if name in ("ols", "omp"):
             curves |= stopped(name, train_set, tests, most=config.most_atoms)
 
-    # SAE + true inference-time optimisation: FISTA with restart from the codes of the SAE.
+    # SAE + true inference-time optimization: FISTA with restart from the codes of the SAE.
     print("known dictionary, SAE + FISTA ...", flush=True)
     counts = solver_steps(config.warm_steps, 1)
     points = [

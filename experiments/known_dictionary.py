@@ -1,8 +1,8 @@
-"""Known dictionary: encoders trained on the true dictionary, and inference-time optimisation.
+"""Known dictionary: encoders trained on the true dictionary, and inference-time optimization.
 
 Claim: from the authors' data and weights, the latent MCC of the SAE, the MLPs and the authors'
-inference-time optimisation (ITO) follows the published curves; the published ITO stops far from
-its own optimum (.9667 after 19,900 steps, while the lasso it minimises reaches .992).
+inference-time optimization (ITO) follows the published curves; the published ITO stops far from
+its own optimum (.9667 after 19,900 steps, while the lasso it minimizes reaches .992).
 
 Command: ``python -m experiments.known_dictionary`` (2 minutes on 2 cores; ``--quick`` 10 seconds).
 Expected at steps 100 / 1,000 / 5,000: SAE .4967 / .6996 / .6492, MLP256 .6725 / .7592; ITO at 100 /
@@ -113,7 +113,7 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> bool:
         (out / f"{SETTING}.txt").write_text(table + "\n")
     print(f"\n{table}\n")
     print(
-        f"the lasso that ITO minimises, solved to a relative duality gap of {gap:.0e}: "
+        f"the lasso that ITO minimizes, solved to a relative duality gap of {gap:.0e}: "
         f"MCC {float(arrays['lasso_optimum_mcc']):.4f}"
     )
     print(f"wrote {paths[0]} and {paths[1]}")

@@ -85,7 +85,7 @@ def mlp_inference(M: int, N: int, h: int, n: int) -> int:  # noqa: N803
 
 
 def code_optimization(M: int, N: int, n: int, T: int) -> int:  # noqa: N803
-    """Return the published FLOPs of T steps of optimising codes at test time."""
+    """Return the published FLOPs of T steps of optimizing codes at test time."""
     return n * ((M * N + N) + T * (4 * M * N + 2 * M + 11 * N))
 
 

@@ -1,8 +1,8 @@
 """The main job: MCC against FLOPs for every method, in two FLOP accounts.
 
 Claim: on the paper's own data, iterative sparse inference reaches the published quality of
-inference-time optimisation (MCC .9667 with the known dictionary) for hundreds of times fewer FLOPs
-than the published optimiser spent, and beats every one-pass encoder; with a dictionary learned by
+inference-time optimization (MCC .9667 with the known dictionary) for hundreds of times fewer FLOPs
+than the published optimizer spent, and beats every one-pass encoder; with a dictionary learned by
 gradient steps, an SAE of any kind or the paper's sparse coding, all methods are limited by the
 dictionary (.71 at best), while one learned by turns is the true one for 3.4e9 FLOPs.
 

@@ -191,7 +191,7 @@ ENCODERS = {  # family: color, line, marker
 }
 
 
-def amortisation(rows: Mapping[str, Any], path: pathlib.Path) -> pathlib.Path:
+def amortization(rows: Mapping[str, Any], path: pathlib.Path) -> pathlib.Path:
     """Draw MCC against FLOPs a signal and against layers, a curve a family of encoders."""
     figure, axes = _subplots((12, 6), 1, 2, sharey=True)
     labels = {"flops": "inference FLOPs a signal", "depth": "layers, or steps of the solver"}
@@ -209,7 +209,7 @@ def amortisation(rows: Mapping[str, Any], path: pathlib.Path) -> pathlib.Path:
         axis.set_xlabel(label)
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("latent MCC on test signals")
-    axes[0].set_title("amortisation gap, known dictionary (N = 16, M = 8, K = 3)", fontsize=11)
+    axes[0].set_title("amortization gap, known dictionary (N = 16, M = 8, K = 3)", fontsize=11)
     axes[1].set_title("the same by depth", fontsize=11)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="lower center", ncols=4, bbox_to_anchor=(0.5, 0.07))
@@ -438,7 +438,7 @@ def compressed_sensing(
 
 
 def recovered(pictures: Mapping[str, Any], title: str, path: pathlib.Path) -> pathlib.Path:
-    """Draw images in grey, each under its name."""
+    """Draw images in gray, each under its name."""
     columns = (len(pictures) + 1) // 2
     figure, axes = _subplots((2.4 * columns, 10), 2, columns)
     for axis, (label, picture) in zip(axes.flat, pictures.items(), strict=False):

@@ -184,7 +184,7 @@ def optimize_codes(
     learning_rate: float = 3e-3,
     penalty: Any = paper.PENALTY,
 ) -> jax.Array:
-    """Optimise codes as the authors do at test time: Adam on log-codes from exp(-10).
+    """Optimize codes as the authors do at test time: Adam on log-codes from exp(-10).
 
     Args:
       dictionaries: (runs, N, M).
@@ -215,7 +215,7 @@ def optimize_codes(
 def optimized_scores(
     stages: sc.io.Run, name: str, dictionaries: np.ndarray, *, num_steps: int
 ) -> np.ndarray:
-    """Return the latent MCC of test codes optimised on dictionaries (R, runs, N, M): (R, runs)."""
+    """Return the latent MCC of test codes optimized on dictionaries (R, runs, N, M): (R, runs)."""
     problem = data("unknown_dictionary")
     scores = []
     for record in tqdm(range(len(dictionaries)), desc=f"{name} test codes", unit="record"):

@@ -212,7 +212,7 @@ def compare(train: np.ndarray, test: np.ndarray, config: Config, stages: sc.io.R
 def fista_loss(codes: jax.Array, batch: losses.Batch) -> jax.Array:
     """Return the lasso at FISTA's codes: its gradient in the dictionary is sparse coding's.
 
-    The codes minimise the lasso, so (envelope theorem) they are constants for the gradient.
+    The codes minimize the lasso, so (envelope theorem) they are constants for the gradient.
     """
     dictionary = jnp.asarray(jax.lax.stop_gradient(batch.dictionary))
     step = sc.dictionaries.step_size(dictionary)

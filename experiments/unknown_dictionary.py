@@ -1,4 +1,4 @@
-"""Unknown codes and dictionary: SAE, MLPs, SAE + inference-time optimisation, sparse coding.
+"""Unknown codes and dictionary: SAE, MLPs, SAE + inference-time optimization, sparse coding.
 
 Claim: from the authors' data and weights, latent and dictionary MCC follow the published curves.
 The published dictionary MCC is |Pearson| across atom coordinates with the optimal assignment; its
@@ -9,7 +9,7 @@ The nearest-neighbor cosine of atoms, which needs no truth, stands below: the SA
 (.31, true ones .60) and is no nearer to the truth for that.
 
 Command: ``python -m experiments.unknown_dictionary`` (16 minutes on 2 cores, most of it the
-authors' 10,000-step test optimisation at 80 log points twice; ``--methods sae`` half a minute,
+authors' 10,000-step test optimization at 80 log points twice; ``--methods sae`` half a minute,
 ``--quick`` too).
 Expected latent MCC: SAE .4656 / .5147 / .5244 at 0 / 1,000 / 10,000; sparse coding .4150 / .3216 /
 .3571 / .5987 / .6694 / .6907 at 0 / 1,000 / 5,000 / 10,000 / 20,000 / 39,500, with dictionary MCC

@@ -55,7 +55,7 @@ def soft_threshold(x: Array, threshold: Array) -> Array:
       threshold: t >= 0, broadcasts with x. **Traced**.
 
     Returns:
-      The minimiser, the shape and dtype of x.
+      The minimizer, the shape and dtype of x.
 
     **Cost**: 3 arithmetic operations per entry, and one negation.
     """
@@ -80,7 +80,7 @@ def nonnegative_soft_threshold(x: Array, threshold: Array) -> Array:
       threshold: t >= 0, broadcasts with x. **Traced**.
 
     Returns:
-      The minimiser, the shape and dtype of x.
+      The minimizer, the shape and dtype of x.
 
     **Cost**: 2 arithmetic operations per entry.
     """
@@ -100,7 +100,7 @@ class ElasticNet:
     prox: Callable[[Array, Array], Array]
 
     def __call__(self, x: Array, threshold: Array) -> Array:
-        """Return the minimiser; see :func:`elastic_net`."""
+        """Return the minimizer; see :func:`elastic_net`."""
         x, threshold = _checks.shrinking("elastic_net", x, threshold)
         return self.prox(x, threshold) / (1 + self.ratio * as_row(threshold, x))
 
@@ -161,7 +161,7 @@ class GroupSoftThreshold:
     nonnegative: bool
 
     def __call__(self, x: Array, threshold: Array) -> Array:
-        """Return the minimiser; see :func:`group_soft_threshold`."""
+        """Return the minimizer; see :func:`group_soft_threshold`."""
         x, threshold = _checks.shrinking("group_soft_threshold", x, threshold)
         _groups("group_soft_threshold", x.shape, self.group_size)
         return _shrunk(x, threshold, prox=self)
@@ -172,7 +172,7 @@ class GroupSoftThreshold:
         return _weighted(codes, penalty, prox=self)
 
     def ridge(self, penalty: Array) -> float:
-        """Return 0: no squared codes are penalised."""
+        """Return 0: no squared codes are penalized."""
         return 0.0
 
     def dual_norm(self, correlations: Array, penalty: Array) -> Array:

@@ -52,7 +52,7 @@ class Solver(NamedTuple):
         :func:`~sparsecode_jax.solvers.solve_to_tolerance`, such as a pursuit's relative squared
         error; None means the relative duality gap of the codes, if there is a ``prox``.
       prox: the proximal operator of the penalty whose sum with the squared error the solver
-        minimises; None if it minimises no such sum.
+        minimizes; None if it minimizes no such sum.
       splits_atoms: whether it uses the dictionary only in correlations and reconstructions, and
         else treats atoms one by one, so that the dictionary may be split over devices by its atoms.
       takes_codes0: whether it can begin at given codes; orthogonal pursuits cannot.

@@ -24,7 +24,7 @@ each_sign = pytest.mark.parametrize("nonnegative", [True, False], ids=["nonnegat
 
 
 @proxes
-def test_minimises_its_objective_by_brute_force(case):
+def test_minimizes_its_objective_by_brute_force(case):
     rng = np.random.default_rng(0)
     grid = np.linspace(-6, 6, 240_001)  # spacing 5e-5
     for x, t in zip(rng.normal(scale=2, size=50), np.abs(rng.normal(size=50)), strict=True):
@@ -168,7 +168,7 @@ def numpy_group_norms(z, size):
 @each_sign
 @pytest.mark.parametrize("per_group", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_groups_minimise_their_objective(nonnegative, per_group, size):
+def test_groups_minimize_their_objective(nonnegative, per_group, size):
     """Against scipy, from the answer and from elsewhere: neither start finds less."""
     rng = np.random.default_rng(size)
     weights = np.repeat(rng.uniform(1, 3, size=6 // size), size) if per_group else np.float64(1.5)

@@ -38,10 +38,10 @@ each_operator = pytest.mark.parametrize(("prox", "numpy"), OPERATORS.values(), i
 
 
 def coherent(num_atoms=N, num_measurements=M, *, signed=False, seed=0):
-    """Draw atoms around six centres, and signals of ten of them with noise."""
+    """Draw atoms around six centers, and signals of ten of them with noise."""
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(6, num_measurements))
-    dictionary = centres[np.arange(num_atoms) % 6] + 0.5 * rng.normal(
+    centers = rng.normal(size=(6, num_measurements))
+    dictionary = centers[np.arange(num_atoms) % 6] + 0.5 * rng.normal(
         size=(num_atoms, num_measurements)
     )
     dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)

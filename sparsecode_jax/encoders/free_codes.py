@@ -26,7 +26,7 @@ def free_codes(num_samples: int, num_atoms: int, *, log_codes0: float = -10.0) -
     .. math:: z_i = e^{s_i}
 
     With :func:`sparsecode_jax.training.fit` and a learned dictionary this is the paper's sparse
-    coding: codes and dictionary optimised jointly. It works for the training signals alone (all
+    coding: codes and dictionary optimized jointly. It works for the training signals alone (all
     of them, in order); encode others with a solver.
 
     Args:

@@ -84,7 +84,7 @@ def l0(codes: Codes, *, threshold: ArrayLike = 0.0) -> Array:
 
     Args:
       codes: (..., S, N). **Traced**.
-      threshold: >= 0; codes of unconverged or exponential parametrisations are never exactly 0.
+      threshold: >= 0; codes of unconverged or exponential parametrizations are never exactly 0.
         **Traced**.
 
     Returns:

@@ -135,7 +135,7 @@ def sparse_encode(
 
     Args:
       signals: (..., M); any leading axes. **Traced**.
-      dictionary: (N, M), one atom per row; used as it is, never renormalised. Where it is used in
+      dictionary: (N, M), one atom per row; used as it is, never renormalized. Where it is used in
         many calls, :func:`~sparsecode_jax.dictionaries.prepare` it once. **Traced**.
       penalty: the l1 weight, () or (N,); scikit-learn's ``sparse_encode(alpha)``. **Traced**.
       num_active: K, the most active codes per signal, in the place of a penalty; K iterations are

@@ -19,7 +19,7 @@ __all__ = ["gram_sparsa"]
 def gram_sparsa(
     prox: Callable, gram: Array, target: Array, penalty: Array, start: Array, num_steps: int
 ) -> Array:
-    """Minimise z G z / 2 - z t + penalty, for G (..., W, W) and t (..., W), from ``start``."""
+    """Minimize z G z / 2 - z t + penalty, for G (..., W, W) and t (..., W), from ``start``."""
     # In units of the problem, so that no square over- or underflows.
     unit, inverse = unit_of(jnp.maximum(jnp.abs(target), jnp.abs(start)))
     target, penalty, start = target * inverse, as_row(penalty, start) * inverse, start * inverse

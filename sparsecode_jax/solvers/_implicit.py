@@ -25,7 +25,7 @@ def with_implicit_gradient(
 
     On the support A of the solution the optimality condition
     :math:`D_A (x - zD)^\top = \lambda_A s_A` (s are the signs of z; an elastic net adds its ridge)
-    holds in a neighbourhood. The cotangent g of the codes therefore pulls back through v, which is
+    holds in a neighborhood. The cotangent g of the codes therefore pulls back through v, which is
     zero off the support and on it solves :math:`D_A D_A^\top v_A = g_A`:
 
     .. math:: \bar x = vD,\quad \bar\lambda = -v \odot s,\quad

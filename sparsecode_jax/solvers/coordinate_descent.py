@@ -22,7 +22,7 @@ __all__ = ["coordinate_descent"]
 def coordinate_descent(
     *, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
 ) -> Solver:
-    r"""Build cyclic coordinate descent: a step minimises over each atom's code in turn.
+    r"""Build cyclic coordinate descent: a step minimizes over each atom's code in turn.
 
     .. math:: z_j \leftarrow \mathrm{prox}_{\lambda_j / \|d_j\|^2}\big(z_j +
        \langle r, d_j\rangle / \|d_j\|^2\big)

@@ -1,4 +1,4 @@
-"""Adam on log-codes: the paper's own inference-time optimisation."""
+"""Adam on log-codes: the paper's own inference-time optimization."""
 
 from __future__ import annotations
 

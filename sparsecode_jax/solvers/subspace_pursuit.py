@@ -31,7 +31,7 @@ def subspace_pursuit(
        z = \arg\min_z \|x - z D_S\|
 
     A step that does not lower a signal's error is not taken: that signal is done. From zero codes
-    the first step is the algorithm's initialisation. Correlations and codes are compared as those
+    the first step is the algorithm's initialization. Correlations and codes are compared as those
     of atoms scaled to unit norm. The problem's penalty and step size are not used. A warm start
     is cut to its K largest codes.
 

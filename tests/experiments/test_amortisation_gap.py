@@ -1,4 +1,4 @@
-"""The amortisation gap's short version, and its checks of theory against NumPy."""
+"""The amortization gap's short version, and its checks of theory against NumPy."""
 
 import itertools
 

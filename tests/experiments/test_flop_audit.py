@@ -5,8 +5,8 @@ from experiments import flop_audit, paper
 
 def test_sparse_coding_is_published_25_and_59_times_too_dear():
     published = paper.sparse_coding_step(8, 16, 1024, learned=True)
-    once = flop_audit.corrected_sparse_coding_step(normalise_once=False)
-    both = flop_audit.corrected_sparse_coding_step(normalise_once=True)
+    once = flop_audit.corrected_sparse_coding_step(normalize_once=False)
+    both = flop_audit.corrected_sparse_coding_step(normalize_once=True)
     assert (once, both) == (2_064_512, 886_016)
     assert round(published / once) == 25
     assert round(published / both) == 59

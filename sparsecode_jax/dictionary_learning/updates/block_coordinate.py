@@ -48,7 +48,7 @@ def block_coordinate(*, forgetting: float = 10.0, prior: float = 0.0) -> Diction
     with :math:`\beta = (1 - B/t)^\rho` after t signals, the B of this batch and the p of the prior
     among them, and :math:`A = p e I`, :math:`C = p e D` at the start, where e is the mean square of
     the first codes that are not all 0. One pass over the atoms. On the unit sphere
-    :math:`u_j / \|u_j\|` is the exact minimiser of the quadratic in atom j. Codes are left as they
+    :math:`u_j / \|u_j\|` is the exact minimizer of the quadratic in atom j. Codes are left as they
     are. The sums are kept as means, so that they neither grow nor lose digits.
 
     Args:
