@@ -1,4 +1,4 @@
-"""Check and time the library on one NVIDIA GPU beside torch, on the same machine, in turns.
+"""Check and time the library on one NVIDIA GPU beside torch, on the same machine, interleaved.
 
 Command: ``python -m benchmarks.accelerator`` from a checkout, about 8 minutes; ``--quick`` is a
 minute of small sizes on any machine. Needs jax with CUDA and, for the ratios, torch with CUDA;
@@ -148,7 +148,7 @@ def best_peer(
 
 
 def measure(work: Work, ways: dict, wait: Callable, clock: Clock, most: int) -> dict[str, Any]:
-    """Time a row in turns; a torch that fails is recorded beside our own times."""
+    """Time a row, interleaved; a torch that fails is recorded beside our own times."""
     record: dict[str, Any] = {}
     mine = work.run()
     contenders = {"ours": (work.run, jax.block_until_ready)}

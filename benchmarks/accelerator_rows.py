@@ -302,7 +302,7 @@ def dictionary_work(scale: Scale, num_rounds: int, num_steps: int = 8) -> Work:
     def learn(key: Any, x: Any) -> tuple[Any, Any]:
         found = sc.dictionary_learning.learn_dictionary(
             key, x, num_atoms=scale.num_atoms, num_rounds=num_rounds, num_steps=num_steps,
-            num_restarts=1, num_hops=0, num_settling=0, solver=sc.solvers.fista(),
+            num_restarts=1, num_hops=0, num_refinement_rounds=0, solver=sc.solvers.fista(),
         )  # fmt: skip
         return found.dictionary, found.codes
 

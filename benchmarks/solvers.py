@@ -1,4 +1,4 @@
-"""Time the solvers beside their peers, on the same problems, in turns.
+"""Time the solvers beside their peers, on the same problems, interleaved.
 
 Command: ``make bench`` (about 15 minutes on 2 cores), or ``python -m benchmarks.solvers --quick``.
 Needs the ``bench`` extra. Every contender reaches the same relative duality gap, within 3 %, on
@@ -124,7 +124,7 @@ def contenders(name: str, problem: Problem) -> dict[str, dict[str, Callable]]:
 
 
 def measure(task: str, problem: Problem, makers: dict[str, Callable], rounds: int) -> dict:
-    """Run all contenders of a task in turns; return their times a signal, gaps and FLOPs."""
+    """Run all contenders of a task, interleaved; return their times a signal, gaps and FLOPs."""
     rows: dict[str, dict] = {}
     runs = {}
     for label, maker in makers.items():

@@ -226,7 +226,7 @@ def training(
 
 
 def learner_programs(sizes: Sizes) -> Iterator[Program]:
-    """Yield a round of the learner by turns with each update, and a step of the online one."""
+    """Yield a round of alternating minimization with each update, and a step of the online one."""
     sizes = LEARNER if sizes == SCALE_C else sizes
     x, d = array(sizes.b, sizes.m), array(sizes.n, sizes.m)
     each = {

@@ -114,7 +114,7 @@ def saelens_step(signals: np.ndarray, num_active: int | None):
 
 
 def measure(makers: dict[str, Callable[[], Callable]], rounds: int) -> dict[str, dict]:
-    """Run all contenders in turns; the first is ours."""
+    """Run all contenders, interleaved; the first is ours."""
     runs = {label: maker() for label, maker in makers.items()}
     rows: dict[str, dict] = {label: {"wall": [], "cpu": []} for label in runs}
     for turn in range(rounds + 1):

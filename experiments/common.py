@@ -180,7 +180,7 @@ def report_cases(
     manifest = {
         "experiment": name, "config": config,
         "axes": {key: ["case"] for key in columns} | {"case": ["case", axis]},
-        "flops": "training: restarts, hops and settling; convention 'arithmetic'",
+        "flops": "training: restarts, hops and refinement; convention 'arithmetic'",
         "seconds": round(float(arrays["seconds"].sum()), 1),
     }  # fmt: skip
     save_results(out / name, {**arrays, "case": np.asarray(list(done))}, manifest)

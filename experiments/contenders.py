@@ -1,4 +1,4 @@
-"""Curves of methods that came after the paper's: LISTA, later SAEs, and learning by turns.
+"""Curves of methods that came after the paper's: LISTA, later SAEs, alternating minimization.
 
 None has a formula in the paper, so its measured FLOPs stand in both accounts. Penalties and rates
 of the SAEs are those that ``experiments.decomposition`` chooses on other data sets.
@@ -110,12 +110,12 @@ def known_dictionary(config: Any, stages: sc.io.Run) -> dict[str, Curve]:
 
 
 def unknown_dictionary(config: Any, stages: sc.io.Run, penalty: float) -> dict[str, Curve]:
-    """Return the curves of later SAEs and of learning by turns, five runs each.
+    """Return the curves of later SAEs and of alternating minimization, five runs each.
 
     Args:
       config: of the main job.
       stages: of the main job.
-      penalty: of FISTA with restart, for the codes in dictionaries learned by turns.
+      penalty: of FISTA with restart, for the codes in dictionaries of alternating minimization.
     """
     problem = settings.data("unknown_dictionary")
     curves: dict[str, Curve] = {}
@@ -132,7 +132,7 @@ def unknown_dictionary(config: Any, stages: sc.io.Run, penalty: float) -> dict[s
         curves[method] = curve(record, work, mcc)
         atoms = _atom_scores(problem, fitted.records.dictionary)
         curves[f"{method}_dictionary"] = curve(record, work, atoms)
-    return curves | _turns(config, stages, penalty, problem)
+    return curves | _alternations(config, stages, penalty, problem)
 
 
 def _atom_scores(problem: authors.AuthorsData, dictionaries: Any) -> np.ndarray:
@@ -141,18 +141,18 @@ def _atom_scores(problem: authors.AuthorsData, dictionaries: Any) -> np.ndarray:
     )
 
 
-def _turns(
+def _alternations(
     config: Any, stages: sc.io.Run, penalty: float, problem: authors.AuthorsData
 ) -> dict[str, Curve]:
-    """Learn by turns within growing budgets: (restarts, rounds, hops)."""
+    """Alternate within growing budgets: (restarts, rounds, hops)."""
     restart = sc.solvers.fista(restart=sc.solvers.gradient_restart)
     inference = accounts.inference(restart, config.dictionary_steps).measured
     found = []
-    for budget in config.turns:
+    for budget in config.alternations:
 
         def learn(budget: tuple[int, int, int] = budget) -> dict[str, Any]:
             restarts, rounds, hops = budget
-            print(f"unknown dictionary, by turns: {restarts} restarts, {hops} hops ...", flush=True)
+            print(f"alternating minimization: {restarts} restarts, {hops} hops ...", flush=True)
             runs = [
                 sc.dictionary_learning.learn_dictionary(
                     key, problem.train_signals, num_atoms=N,
@@ -163,7 +163,7 @@ def _turns(
             atoms = np.stack([run.dictionary for run in runs])
             return {"atoms": atoms, "flops": np.asarray(runs[0].flops)}
 
-        found.append(stages.once("turns-" + "-".join(map(str, budget)), learn))
+        found.append(stages.once("alternations-" + "-".join(map(str, budget)), learn))
     atoms = np.stack([f["atoms"] for f in found])
     score = functools.partial(
         trajectories, solver=restart,
@@ -176,8 +176,8 @@ def _turns(
     ]
     totals = [int(f["flops"]) + inference for f in found]
     work = [Flops(total, total) for total in totals]
-    rounds = [restarts * count for restarts, count, _ in config.turns]
+    rounds = [restarts * count for restarts, count, _ in config.alternations]
     return {
-        "turns": curve(rounds, work, mcc, penalty),
-        "turns_dictionary": curve(rounds, work, _atom_scores(problem, atoms), penalty),
+        "alternating": curve(rounds, work, mcc, penalty),
+        "alternating_dictionary": curve(rounds, work, _atom_scores(problem, atoms), penalty),
     }

@@ -1,7 +1,7 @@
-"""Learn the paper's unknown dictionary by turns, and compare with what was published.
+"""Learn the paper's unknown dictionary by alternating minimization, beside published values.
 
 Claim: ``learn_dictionary``, with its defaults, recovers the dictionary of the paper's
-unknown-dictionary setting on every learner seed, for fewer FLOPs (restarts, hops and settling
+unknown-dictionary setting on every learner seed, for fewer FLOPs (restarts, hops and refinement
 charged, measured) than the paper's formula gives for the training of the published SAE; the latent
 MCC that is left to gain is then the solver's, not the dictionary's.
 
@@ -90,7 +90,7 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
             "experiment": NAME,
             "config": dataclasses.asdict(config),
             "axes": {name: ["case"] for name in arrays},
-            "flops": "training: restarts, hops and settling; convention 'arithmetic'",
+            "flops": "training: restarts, hops and refinement; convention 'arithmetic'",
             "seconds": round(time.monotonic() - started, 1),
         },
     )
@@ -118,8 +118,8 @@ def table(rows: list[tuple[float, ...]], config: Config) -> str:
     )
     return (
         f"{text}\n\nLearned on 1,024 training signals, {config.num_restarts} restarts of "
-        f"{config.num_rounds} rounds, {config.num_hops} hops and settling, all charged; scored on "
-        "1,024 test signals.\nThe first "
+        f"{config.num_rounds} rounds, {config.num_hops} hops and refinement, all charged; scored "
+        "on 1,024 test signals.\nThe first "
         f"{len(config.learner_seeds)} rows are the paper's data. 'true dictionary': latent MCC of "
         f"the same solver and penalty with the true dictionary.\nPublished: SAE {sae} latent MCC "
         f"for 7.05e10 FLOPs (the paper's formula), sparse coding {sparse_coding}.\n"

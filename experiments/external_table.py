@@ -121,7 +121,7 @@ def table(config: Config, done: dict[tuple[int, ...], dict[str, float]]) -> str:
         f"codes in the dictionary learned from {config.num_samples:,} samples, on {NUM_TEST:,} "
         "fresh ones and on the training samples.\n'true': the same codes in the true dictionary. "
         "Dictionary MCC: |cosine|. 'published': the alternating learner of arXiv 2603.28744, "
-        "mean of 3 seeds.\nFLOPs: restarts, hops and settling, convention 'arithmetic'. "
+        "mean of 3 seeds.\nFLOPs: restarts, hops and refinement, convention 'arithmetic'. "
         "Seconds: on 2 CPU cores beside other work, compilation included.\n"
     )
 

@@ -1,7 +1,7 @@
 """Test the published interpretability scores again, and say what follows from them.
 
 Claim: the paper's F1 of 200 latents of an SAE (.639) and of an MLP (.686), both of GPT-2 small, do
-not settle which is easier to interpret. Welch's and a permutation test give p = .041, Mann-Whitney
+not decide which is easier to interpret. Welch's and a permutation test give p = .041, Mann-Whitney
 .079; the effect is small (Hedges' g .20) and such samples find one of that size in half of all
 cases. 147 of the SAE's scores and 87 of the MLP's are values that the authors' scorer, macro-F1 of
 at most 10 + 10 texts, cannot give, so the scores were not all made in one way; among those that it

@@ -4,7 +4,7 @@ Claim: on the paper's own data, iterative sparse inference reaches the published
 inference-time optimization (MCC .9667 with the known dictionary) for hundreds of times fewer FLOPs
 than the published optimizer spent, and beats every one-pass encoder; with a dictionary learned by
 gradient steps, an SAE of any kind or the paper's sparse coding, all methods are limited by the
-dictionary (.71 at best), while one learned by turns is the true one for 3.4e9 FLOPs.
+dictionary (.71 at best), while alternating minimization finds the true one for 3.4e9 FLOPs.
 
 Command: ``make pareto``, or ``python -m experiments.pareto`` (7 minutes on 2 cores).
 ``--plot-only`` redraws the figure from the results, ``--quick`` is a short version for tests, and
@@ -50,7 +50,7 @@ class Config:
     lista_penalties: tuple[float, ...] = (0.02, 0.05, 0.1)
     lista_steps: tuple[int, ...] = (0, 30, 100, 300, 1_000, 3_000)
     later_saes: tuple[str, ...] = ("TopK SAE", "JumpReLU SAE", "gated SAE")
-    turns: tuple[tuple[int, int, int], ...] = (  # restarts, rounds, hops
+    alternations: tuple[tuple[int, int, int], ...] = (  # restarts, rounds, hops
         (1, 30, 0), (1, 100, 0), (4, 100, 0), (16, 100, 0), (16, 100, 2), (16, 100, 6),
     )  # fmt: skip
 
@@ -68,7 +68,7 @@ QUICK = Config(
     lista_penalties=(0.05,),
     lista_steps=(0, 30),
     later_saes=("TopK SAE",),
-    turns=((1, 20, 0),),
+    alternations=((1, 20, 0),),
 )
 NAME = "pareto"
 
@@ -241,8 +241,8 @@ def _notes(total: float) -> str:
         "and exhaustive search have no published formula: their measured count stands in both "
         "accounts. SpaRSA is charged the formula of a proximal gradient step for each trial; later "
         "SAEs, LISTA (from ISTA; layers, penalty and updates chosen on the training half) and "
-        "learning by turns their measured count. MCC published: at the end, as ours beside it; "
-        "best published: of the whole curve. "
+        "alternating minimization their measured count. MCC published: at the end, as ours beside "
+        "it; best published: of the whole curve. "
         "measured: convention 'arithmetic' (a multiply-add is 2, other float operations 1, "
         "comparisons and data movement 0).",
         100,
@@ -303,8 +303,8 @@ LABELS = {
     "topk_sae_dictionary": "TopK SAE, dictionary MCC",
     "jump_relu_sae_dictionary": "JumpReLU SAE, dictionary MCC",
     "gated_sae_dictionary": "gated SAE, dictionary MCC",
-    "turns": "learned by turns, FISTA + restart",
-    "turns_dictionary": "learned by turns, dictionary MCC",
+    "alternating": "alternating minimization, FISTA + restart",
+    "alternating_dictionary": "alternating minimization, dictionary MCC",
 }
 
 

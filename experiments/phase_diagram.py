@@ -1,4 +1,4 @@
-"""Draw the paper's phase diagram: its three methods, and dictionaries learned by turns.
+"""Draw the paper's phase diagram: its three methods, and dictionaries of alternating minimization.
 
 Claim: ``learn_dictionary``, with its defaults, is at or above the published sparse coding
 in latent MCC in every cell with K = 3 and K = 9, and at .95 or more wherever M >= 2K ln(N/K), the
@@ -229,7 +229,7 @@ def table(arrays: dict[str, np.ndarray], config: Config) -> str:
         "random atoms.\nDictionary MCC: |Pearson| over coordinates, as published, optimal "
         "assignment. Dead: fraction of latents that no\ntest signal takes above .001. Runs that "
         "are not finite are counted as failed. FLOPs: training of a run, with\nrestarts, hops and "
-        "settling where dictionaries are learned by turns, convention 'arithmetic'.",
+        "refinement for alternating minimization, convention 'arithmetic'.",
     ]
     if config.num_runs > 1:
         lines += [_agreement(arrays, config, method) for method in methods if before[method]]
@@ -242,7 +242,7 @@ def table(arrays: dict[str, np.ndarray], config: Config) -> str:
 
 def label(method: str) -> str:
     """Return what a method is called in tables and figures."""
-    return "learned by turns" if method == LEARNED else variants.label(method)
+    return "alternating minimization" if method == LEARNED else variants.label(method)
 
 
 def _agreement(arrays: dict[str, np.ndarray], config: Config, method: str) -> str:
@@ -310,8 +310,8 @@ def _goals(arrays: dict[str, np.ndarray], config: Config) -> str:
         rows.append(row + [""] * (9 - len(row)))
     header = ("N", "M", "K", "latent MCC", "lowest", "true dictionary", "published", "goal", "met")
     return (
-        "\nLearned by turns: true dictionary, the same inference with it; published, sparse "
-        "coding; goal, the published\nvalue, and .95 wherever M >= 2K ln(N/K)\n"
+        "\nAlternating minimization: true dictionary, the same inference with it; published, "
+        "sparse coding; goal, the published\nvalue, and .95 wherever M >= 2K ln(N/K)\n"
         f"{common.format_table(header, rows)}"
     )
 

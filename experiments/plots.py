@@ -38,7 +38,7 @@ STYLE: dict[str, tuple[str, str, str, str]] = {  # label, color, line, marker
     "jump_relu_sae": ("JumpReLU SAE", "#8c510a", "-", "X"),
     "gated_sae": ("gated SAE", "#7f7f7f", "-", "d"),
     "lista": ("LISTA, 2-16 layers", "#E69F00", "-", "^"),
-    "turns": ("learned by turns + FISTA", "black", "-", "*"),
+    "alternating": ("alternating minimization + FISTA", "black", "-", "*"),
     "sae_fista": ("SAE + FISTA (warm start)", "#CC79A7", "-", "v"),
     "trained_sae_fista": ("trained SAE + FISTA", "#882255", "-", "v"),
     "fresh_ito": ("ITO, 5 fresh data sets", "#D55E00", ":", ""),
@@ -57,7 +57,7 @@ KNOWN = (
 UNKNOWN = (
     "sae", "mlp32", "mlp256", "sae_ito", "sparse_coding", "fista_restart_on_sae",
     "fista_restart_on_sparse_coding", "sae_fista", "topk_sae", "jump_relu_sae", "gated_sae",
-    "turns",
+    "alternating",
 )  # fmt: skip
 ACCOUNTS = {"published": "paper's formulas", "measured": "measured from the program"}
 
@@ -89,8 +89,8 @@ def pareto(curves: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> pathl
         "sets (dotted curves); ITO, ISTA and FISTA are deterministic there (n = 1).\nPenalty and "
         "steps of a solver are chosen on the training half. Dotted horizontal line: MCC .9667, the "
         f"published ITO after 19,900 steps. Crosses: published values.\nMethods for which the "
-        "paper has no formula keep their measured FLOPs on the left. Learning by turns has 5 keys "
-        f"in the place of initial weights.\n{CONVENTION[0].upper()}{CONVENTION[1:]}."
+        "paper has no formula keep their measured FLOPs on the left. Alternating minimization has "
+        f"5 keys in the place of initial weights.\n{CONVENTION[0].upper()}{CONVENTION[1:]}."
     )
     figure.text(0.01, 0.005, caption, fontsize=9, va="bottom")
     figure.tight_layout(rect=(0, 0.075, 1, 1))

@@ -118,8 +118,8 @@ STAGES = (
            "how many runs end in which minimum."),
     _stage("language_model", 4.0, _NONE + " The reviews ask for it; weights are of 4 bits."),
     _stage("phase_diagram", 3.8, "Data and initial weights of the paper's methods are the "
-           "authors'; rounding over 50,000 steps takes encoders into other minima. Dictionaries "
-           "learned by turns are ours, on the same data sets; of K = 15 nothing was published. "
+           "authors'; rounding over 50,000 steps takes encoders into other minima. Alternating "
+           "minimization is ours, on the same data sets; of K = 15 nothing was published. "
            "Where more atoms are active than there are measurements (K = 9, M = 8) "
            "none can succeed."),
     _stage("hidden_width", 3.0, _NONE),

@@ -43,8 +43,8 @@ KINDS = {
     " bandwidth scale last difference deviation target tilt prior",
     "count": "num_samples num_measurements num_atoms num_steps num_draws num_squarings max_steps"
     " check_every chunk_size record_every num_rounds inner_steps group_size num_layers num_active"
-    " num_warmup num_decay num_aux width num_blocks num_restarts num_hops num_settling num_epochs"
-    " num_rotations batch_size num_seeds num_groups seed",
+    " num_warmup num_decay num_aux width num_blocks num_restarts num_hops"
+    " num_refinement_rounds num_epochs num_rotations batch_size num_seeds num_groups seed",
     "key": "key",
     "function": "prox metric magnitudes record restart statistic",
     "program": "solver encoder update module",
@@ -706,8 +706,8 @@ CALLS = {
         lambda **kw: dictionary_learning.learn_dictionary(progress=None, **kw)[:4],
         {"key": KEY, "signals": np.concatenate([SIGNALS, SIGNALS[::-1] + 0.1]), "num_atoms": N,
          "penalty": PENALTY, "num_rounds": 2, "num_steps": 2, "num_restarts": 1, "num_hops": 0,
-         "num_settling": 1, "solver": solvers.ista(), "update": updates.projected_gradient(),
-         "dictionary0": DICTIONARY},
+         "num_refinement_rounds": 1, "solver": solvers.ista(),
+         "update": updates.projected_gradient(), "dictionary0": DICTIONARY},
         signature=dictionary_learning.learn_dictionary, traced=False, drawn=True,
     ),
     "dictionary_learning.learn_dictionary(num_active)": call(

@@ -1,4 +1,4 @@
-"""Dictionary learning by turns: recovery, restarts, and what it says of itself."""
+"""Alternating minimization: recovery, restarts, and what it says of itself."""
 
 import functools
 
@@ -41,7 +41,7 @@ def test_the_best_restart_is_returned_and_nothing_but_the_objective_chooses_it(p
     assert found.objectives.shape == (4,) and found.dictionaries.shape == (4, 12, 8)
     assert len(np.unique(np.asarray(found.objectives))) > 1
     assert found.hops.shape == (1,) and found.hops[0] <= found.objectives.min()
-    hopped = learn_dictionary(jax.random.key(0), problem.signals, num_settling=0, **SMALL)
+    hopped = learn_dictionary(jax.random.key(0), problem.signals, num_refinement_rounds=0, **SMALL)
     np.testing.assert_allclose(hopped.hops, found.hops, rtol=1e-5)
     assert hopped.objective <= found.hops[0] * (1 + 1e-4)  # more steps of the codes
     alone = learn_dictionary(jax.random.key(0), problem.signals, **{**SMALL, "num_hops": 0})
@@ -73,9 +73,9 @@ def test_scaling_the_signals_scales_the_codes(problem, found):
     np.testing.assert_allclose(scaled.dictionary, found.dictionary, atol=2e-3)
 
 
-def test_settling_lowers_the_objective_of_smaller_penalties(problem, found):
-    """Atoms settle at .3 of the last penalty, where the l1 norm bends them less."""
-    hopped = learn_dictionary(jax.random.key(0), problem.signals, num_settling=0, **SMALL)
+def test_refinement_lowers_the_objective_of_smaller_penalties(problem, found):
+    """Atoms are refined at .3 of the last penalty, where the l1 norm bends them less."""
+    hopped = learn_dictionary(jax.random.key(0), problem.signals, num_refinement_rounds=0, **SMALL)
 
     def optimum(dictionary):
         penalty = 0.3 * found.penalty
@@ -83,10 +83,10 @@ def test_settling_lowers_the_objective_of_smaller_penalties(problem, found):
         return sc.objectives.lasso(problem.signals, dictionary, codes, penalty).mean()
 
     assert optimum(found.dictionary) < (1 - 1e-4) * optimum(hopped.dictionary)
-    settled, before = (
+    refined, before = (
         sc.metrics.dictionary_mcc(problem.dictionary, d.dictionary) for d in (found, hopped)
     )
-    assert 1 - settled < 0.5 * (1 - before)
+    assert 1 - refined < 0.5 * (1 - before)
 
 
 def test_every_restart_and_hop_is_charged(problem, found):
@@ -109,10 +109,10 @@ def test_every_restart_and_hop_is_charged(problem, found):
     hops = [charged(2, hops) for hops in (1, 2, 4)]
     assert hops[2] - hops[1] == 2 * (hops[1] - hops[0])
     assert 0.6 < (hops[1] - hops[0]) / (2 * (flops[1] - flops[0])) < 0.9  # 3 rounds, and judged
-    assert hops[0] - flops[1] > hops[1] - hops[0]  # and what is found settles
-    settled = [charged(1, 0, num_settling=count) for count in (0, 1, 3)]
-    assert settled[0] == flops[0]
-    assert 0 < 5 * (settled[2] - settled[1]) / 2 < flops[0]  # its rounds alone
+    assert hops[0] - flops[1] > hops[1] - hops[0]  # and what is found is refined
+    refined = [charged(1, 0, num_refinement_rounds=count) for count in (0, 1, 3)]
+    assert refined[0] == flops[0]
+    assert 0 < 5 * (refined[2] - refined[1]) / 2 < flops[0]  # its rounds alone
     assert flops[2] - flops[1] == 2 * (flops[1] - flops[0])
     assert flops[0] > 5 * 8 * 400 * 4 * 8 * 12  # at least the steps of its rounds
 

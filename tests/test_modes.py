@@ -225,8 +225,8 @@ DAILY = ("mod", "block_coordinate")  # the updates that learners take by default
 def test_dictionary_learning(mode, name):
     with MODES[mode]():
         learned = learn_dictionary(
-            KEY, SIGNALS, num_atoms=6, num_rounds=2, num_restarts=1, num_hops=0, num_settling=1,
-            update=UPDATES[name],
+            KEY, SIGNALS, num_atoms=6, num_rounds=2, num_restarts=1, num_hops=0,
+            num_refinement_rounds=1, update=UPDATES[name],
         )  # fmt: skip
         online = learn_dictionary_online(KEY, [SIGNALS[: S // 2], SIGNALS[S // 2 :]], num_atoms=6)
     assert np.all(np.isfinite(learned.dictionary)) and np.all(np.isfinite(online.dictionary))

@@ -151,14 +151,15 @@ def test_parts_of_another_run_are_refused_by_what_differs(tmp_path):
         ("num_steps", {"num_steps": 2}),
         ("num_hops", {"num_hops": 2}),
         ("num_restarts", {"num_restarts": 3}),
-        ("num_settling", {"num_settling": 3}),
+        ("num_refinement_rounds", {"num_refinement_rounds": 3}),
         ("round", {"solver": sc.solvers.fista()}),
         ("round", {"update": sc.dictionary_learning.updates.block_coordinate()}),
     ],
 )
 def test_a_checkpoint_of_another_search_is_refused(tmp_path, differs, change):
     options = {"num_atoms": 6, "num_rounds": 3, "num_steps": 3, "num_restarts": 2, "num_hops": 1,
-               "num_settling": 2, "progress": None, "checkpoint": tmp_path / "c"}  # fmt: skip
+               "num_refinement_rounds": 2, "progress": None,
+               "checkpoint": tmp_path / "c"}  # fmt: skip
     given = {"key": jax.random.key(0), "signals": np.eye(20, 4), **options}
     sc.dictionary_learning.learn_dictionary(**given)
     before = (tmp_path / "c").read_bytes()

@@ -105,7 +105,7 @@ def _show(options: argparse.Namespace, counts: Counts, extra: dict[str, Any]) ->
         "setup": "before the first iteration",
         "per_restart": "a restart",
         "per_hop": "a hop",
-        "settling": "settling, after all hops",
+        "refinement": "refinement, after all hops",
         "codes": "the codes that are returned",
         "per_round": "a round of a restart, on average",
     }
@@ -167,7 +167,7 @@ def _learn(options: argparse.Namespace) -> tuple[Counts, dict[str, Any]]:
         signed=bool(options.signed),
     )  # fmt: skip
     each = {name: count.total(options.convention) for name, _, count in counts}
-    named = {"hop": "per_hop", "settling": "settling", "codes": "codes"}
+    named = {"hop": "per_hop", "refinement": "refinement", "codes": "codes"}
     return [(times, count) for _, times, count in counts], {
         "what": f"{options.num_atoms:,} atoms from {options.num_signals:,} signals (M "
         f"{options.num_measurements:,}), {restarts} restarts of {num_rounds} rounds of "

@@ -185,7 +185,7 @@ def _report(config: dict, summary: dict, files: list[pathlib.Path]) -> None:
     print(
         f"learned {config['num_atoms']:,} atoms from {config['signals']['learned_from']:,} signals "
         f"in {summary['seconds']:.1f} s, {config['num_restarts']} restarts and "
-        f"{config['num_hops']} hops{', then settled' if config['num_hops'] else ''}\n"
+        f"{config['num_hops']} hops{', then refined' if config['num_hops'] else ''}\n"
         f"mean objective {summary['objective']:.4g} at penalty {summary['penalty']:.4g}, R² {r2}, "
         f"active atoms per signal {summary['l0']:.2f}, atoms never used {summary['dead_atoms']:,}\n"
         f"FLOPs {summary['flops']['total']:.4g} (convention arithmetic)\n"

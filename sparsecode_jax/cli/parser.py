@@ -101,8 +101,8 @@ def _learn(parser: argparse.ArgumentParser) -> None:
         type=rounds,
         default=NUM_ROUNDS,
         metavar="T",
-        help="turns of codes and atoms, of a restart; a hop has six tenths of them, settling three "
-        "times as many (default: %(default)s)",
+        help="rounds of codes and atoms, of a restart; a hop has six tenths of them, the "
+        "refinement three times as many (default: %(default)s)",
     )
     add(
         "--num-steps",
@@ -318,7 +318,7 @@ def _flops(parser: argparse.ArgumentParser) -> None:
         "--num-rounds",
         type=rounds,
         metavar="T",
-        help=f"for learn: turns of a restart (default: {NUM_ROUNDS})",
+        help=f"for learn: rounds of a restart (default: {NUM_ROUNDS})",
     )
     sizes.add_argument(
         "--num-restarts",

@@ -14,7 +14,7 @@ _BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#9a9a9a"  # of Okabe and Ito's sa
 
 
 def learned(result: Mapping[str, Any], about: str, path: pathlib.Path) -> None:
-    """Draw the objective of every restart, after each hop and settled, and the usage of atoms."""
+    """Draw the objective of every restart, after each hop and refined, and the usage of atoms."""
     figure, (left, right) = _panels(2)
     values = np.sort(np.asarray(result["objectives"], float))[::-1]
     hops = np.append(values[-1], np.asarray(result["hops"], float))
@@ -22,9 +22,9 @@ def learned(result: Mapping[str, Any], about: str, path: pathlib.Path) -> None:
     left.plot(np.arange(1, num + 1), values, "o-", color=_GRAY, markersize=5, label="restarts")
     if last > num:
         left.plot(np.arange(num, last + 1), hops, "o-", color=_BLUE, markersize=5, label="hops")
-    settled = last > num  # after hops, at a smaller penalty: the objective may rise a little
-    left.plot(last + settled, result["objective"], "o", color=_ORANGE, markersize=8,
-              label="the result, settled at 0.3 λ" if settled else "the result")  # fmt: skip
+    refined = last > num  # after hops, at a smaller penalty: the objective may rise a little
+    left.plot(last + refined, result["objective"], "o", color=_ORANGE, markersize=8,
+              label="the result, refined at 0.3 λ" if refined else "the result")  # fmt: skip
     low, high = left.get_ylim()  # a difference of a thousandth is not to look like much
     left.set_ylim(min(low, 0.98 * result["objective"]), max(high, 1.02 * result["objective"]))
     left.set_xlabel("restart, from worst to best" + (", then hop" if last > num else ""))

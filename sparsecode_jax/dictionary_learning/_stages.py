@@ -29,7 +29,7 @@ __all__ = [
     "MOMENTUM",
     "POLISHING",
     "Plan",
-    "SETTLE_ROUNDS",
+    "REFINEMENT_ROUNDS",
     "Searched",
     "advance_some",
     "annealing",
@@ -55,8 +55,8 @@ JUDGING = 3  # times the steps of a round, for the codes by which dictionaries a
 POLISHING = 10  # times the steps of a round, for the codes that are returned
 _HOP_ROUNDS = 0.6  # of the rounds of a restart
 _HOP_ATOMS = 2  # that a hop replaces
-SETTLE_ROUNDS = 3  # times the rounds of a restart, for the one that is left after hops
-_SETTLE_PENALTY = 0.3  # of the last penalty, for its atoms: penalties draw atoms together
+REFINEMENT_ROUNDS = 3  # times the rounds of a restart, for the one that is left after hops
+_REFINEMENT_PENALTY = 0.3  # of the last penalty, for its atoms: penalties draw atoms together
 
 
 def penalties(
@@ -98,24 +98,26 @@ class Plan(NamedTuple):
     num_rounds: int
     num_restarts: int
     num_hops: int
-    num_settling: int
+    num_refinement_rounds: int
     given: bool  # a dictionary to improve, in the place of restarts
     layout: Layout | None = None
 
     def stages(self) -> list[str]:
         """Return the stages in order."""
-        first, last = "given" if self.given else "restarts", ["settling"] * (self.num_settling > 0)
+        first = "given" if self.given else "restarts"
+        last = ["refinement"] if self.num_refinement_rounds else []
         return [first, *["hop"] * self.num_hops, *last]
 
     def rounds(self, stage: str) -> int:
         """Return the rounds of a stage."""
         hop = max(round(_HOP_ROUNDS * self.num_rounds), 1)
-        of = {"given": 0, "restarts": self.num_rounds, "hop": hop, "settling": self.num_settling}
+        last = self.num_refinement_rounds
+        of = {"given": 0, "restarts": self.num_rounds, "hop": hop, "refinement": last}
         return of[stage]
 
     def method_of(self, stage: str) -> Method:
         """Return how codes and atoms are improved in a stage."""
-        return self.method._replace(updated_codes=stage == "settling")
+        return self.method._replace(updated_codes=stage == "refinement")
 
 
 class Data(NamedTuple):
@@ -132,7 +134,7 @@ class Data(NamedTuple):
 def begin(
     plan: Plan, stage: str, data: Data, number: Array | int, best: Found | None
 ) -> tuple[Ahead, Found | None]:
-    """Return where the copies of a stage begin, and the best so far (settling judges it anew)."""
+    """Return where the copies of a stage begin, and the best so far (the last judges it anew)."""
     keys = _keys(plan, stage, data, number)
     signals, num_atoms = data.signals, plan.num_atoms
     if stage == "restarts":
@@ -152,12 +154,12 @@ def begin(
     else:
         assert best is not None
         # Codes first: atoms fitted to codes that are far from converged would leave their places.
-        best = _judged(plan, data, best.dictionary, best.codes, POLISHING, _SETTLE_PENALTY)
+        best = _judged(plan, data, best.dictionary, best.codes, POLISHING, _REFINEMENT_PENALTY)
         start = best.dictionary[None]
 
     def begin(dictionary: Array) -> Ahead:
         codes = jnp.zeros((signals.shape[0], num_atoms), signals.dtype)
-        codes = best.codes if stage == "settling" and best is not None else codes
+        codes = best.codes if stage == "refinement" and best is not None else codes
         codes = placed(codes, plan.layout)
         return before_rounds(Alternated(dictionary, codes, plan.method.update.init(dictionary)))
 
@@ -171,8 +173,8 @@ def prepare(
     """Return the keys of the rounds of each copy, and the schedule of a stage."""
     keys = _keys(plan, stage, data, number)[:, -1]
     first, last, length = data.first, data.last, plan.rounds(stage)
-    if stage == "settling":
-        low = _SETTLE_PENALTY * last
+    if stage == "refinement":
+        low = _REFINEMENT_PENALTY * last
         return keys, (low, low, 0, 0)
     if stage == "hop":
         return keys, (jnp.sqrt(first * last), last, *turning_points(length, holding=0.0))
@@ -213,9 +215,9 @@ def end(
 ) -> tuple[Found, Found]:
     """Return what the copies of a stage found, and the best so far."""
     times = POLISHING if stage == "given" else JUDGING
-    settled = _SETTLE_PENALTY if stage == "settling" else 1.0
+    share = _REFINEMENT_PENALTY if stage == "refinement" else 1.0
     fitted = ahead.fitted
-    found = jax.vmap(lambda d, z: _judged(plan, data, d, z, times, settled))(
+    found = jax.vmap(lambda d, z: _judged(plan, data, d, z, times, share))(
         fitted.dictionary, fitted.codes
     )
     finite = jnp.where(jnp.isfinite(found.value), found.value, jnp.inf)
@@ -284,8 +286,8 @@ def search_at_once(plan: Plan, data: Data) -> Searched:
             return best, best.value
 
         best, hops = jax.lax.scan(hop, best, jnp.arange(plan.num_hops))
-    if plan.num_settling:
-        best = run_stage(plan, "settling", data, 0, best)[1]
+    if plan.num_refinement_rounds:
+        best = run_stage(plan, "refinement", data, 0, best)[1]
     return Searched(finish(plan, data, best), (found.dictionary, found.value), hops)
 
 

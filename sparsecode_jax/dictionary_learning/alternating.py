@@ -75,7 +75,7 @@ def alternate(
     codes0: ArrayLike | None = None,
     state0: PyTree = None,
 ) -> Alternated:
-    """Improve codes and dictionary in turns: the rounds of :func:`learn_dictionary`, by themselves.
+    """Alternate between codes and atoms: the rounds of :func:`learn_dictionary`, by themselves.
 
     A round takes ``num_steps`` of the solver at its penalty, from the codes of the round before (a
     pursuit, which refuses a warm start, begins anew), and updates the atoms. With momentum b the
@@ -97,7 +97,7 @@ def alternate(
       replacing: whether rounds replace atoms, () or (T,). **Traced**.
       key: of the residuals drawn; None takes ``jax.random.key(0)``. **Traced**.
       updated_codes: whether a round begins at the codes as the update left them, scaled to the
-        norms of the atoms it fitted, or as the solver did. The former settles closer to the
+        norms of the atoms it fitted, or as the solver did. The former gets closer to the
         minimum; with momentum and thousands of atoms far from their places it can diverge, the
         latter does not. **Static**.
       codes0: to begin with, (B, N); None takes zeros. **Traced**.

@@ -57,15 +57,15 @@ class Learned(NamedTuple):
     """What :func:`learn_dictionary` found.
 
     Attributes:
-      dictionary: the best found, settled, unit atoms, (N, M).
+      dictionary: the best found, refined, unit atoms, (N, M).
       codes: of the signals in it, (..., N).
-      objective: their mean lasso objective, at ``penalty``; settling, which minimizes it at a
+      objective: their mean lasso objective, at ``penalty``; the refinement, which minimizes it at a
         smaller penalty, may raise it a little over the last of ``hops``.
       penalty: the last penalty, which the codes are of; 0 with ``num_active``.
       objectives: of every restart, (R,), before any hop.
       dictionaries: of every restart, (R, N, M), before any hop.
       hops: the best objective after each hop, (H,).
-      flops: arithmetic operations of all restarts, hops and settling.
+      flops: arithmetic operations of all restarts, hops and the refinement.
       bias: (M,), so that signals are near ``codes @ dictionary + bias``; None where none was asked.
     """
 
@@ -84,7 +84,7 @@ class LearningProgress(NamedTuple):
     """What a callback of :func:`learn_dictionary` is told.
 
     Attributes:
-      round: rounds so far, of restarts, hops and settling together; restarts go side by side.
+      round: rounds so far, of restarts, hops and the refinement together; restarts go side by side.
       num_rounds: of all.
       objective: the smallest mean objective now, at the penalty of the round, ().
       dictionary: of that objective, (N, M).
@@ -132,7 +132,7 @@ def learn_dictionary(
     num_steps: int | None = None,
     num_restarts: int | None = None,
     num_hops: int | None = None,
-    num_settling: int | None = None,
+    num_refinement_rounds: int | None = None,
     solver: Solver | Callable[[int], Solver] | None = None,
     update: DictionaryUpdate | None = None,
     dictionary0: ArrayLike | None = None,
@@ -140,7 +140,7 @@ def learn_dictionary(
     checkpoint: str | os.PathLike | None = None,
     progress: str | None = "learn_dictionary",
 ) -> Learned:
-    r"""Learn a dictionary and the codes of signals in it, in turns.
+    r"""Learn a dictionary and the codes of signals in it, by alternating minimization.
 
     .. math:: \min_{D, z \ge 0}\ \mathrm{mean}\big(\tfrac12\|x - zD\|^2 + \lambda\|z\|_1\big),
        \qquad \|d_j\| = 1
@@ -154,10 +154,11 @@ def learn_dictionary(
 
     Restarts begin at different signals and run as one vmapped program. The objective has many
     minima close to the best, so hops follow: copies of the best dictionary, each with two atoms
-    replaced by signals, are annealed again from half way, and the best of all is kept. Last it
-    settles: its atoms are learned for some rounds more at .3 of the last penalty, since atoms bend
-    towards one another in proportion to the penalty; the codes that are returned are of the last
-    penalty itself. Nothing but the objective chooses; no truth is needed or used.
+    replaced by signals, are annealed again from half way, and the best of all is kept (basin
+    hopping). A refinement ends the search: the atoms are learned for some rounds more at .3 of the
+    last penalty, since atoms bend towards one another in proportion to the penalty; the codes that
+    are returned are of the last penalty itself. Nothing but the objective chooses; no truth is
+    needed or used.
 
     Args:
       key: PRNG key: which signals the restarts begin with. **Traced**.
@@ -172,7 +173,7 @@ def learn_dictionary(
       num_restarts: R, also the copies of a hop; None takes 16, fewer above 64 atoms (R * N is at
         most 1,024) and 1 from 513 atoms. **Static**.
       num_hops: H; None takes 6, none if R is 1. **Static**.
-      num_settling: rounds of settling; None takes three times ``num_rounds`` after hops,
+      num_refinement_rounds: of the refinement; None takes three times ``num_rounds`` after hops,
         ``num_rounds`` for a ``dictionary0`` without hops, and none after restarts alone.
         **Static**.
       solver: of the lasso, or a pursuit, whose codes then begin anew each round; None takes
@@ -181,7 +182,7 @@ def learn_dictionary(
       update: of the atoms, from :mod:`~sparsecode_jax.dictionary_learning.updates`; None takes
         ``method_of_optimal_directions()``, and above 8,192 atoms, where its (N, N) numbers take too
         much room, ``projected_gradient()``. **Static**.
-      dictionary0: (N, M), to improve in the place of restarts: by hops, or by settling.
+      dictionary0: (N, M), to improve in the place of restarts: by hops, or by the refinement.
         **Traced**.
       callback: told a :class:`LearningProgress` every half a second or so; the search ends there
         if it returns True, and what was found by then is returned.
@@ -200,9 +201,9 @@ def learn_dictionary(
       TypeError: half precision, or what is no solver or no update.
 
     **Cost**: a restart: ``num_rounds`` of :func:`~sparsecode_jax.dictionary_learning.alternate`,
-    and three times ``num_steps`` steps to judge it; a hop: six tenths of R restarts; settling: its
-    rounds and 13 times ``num_steps`` steps; ten times ``num_steps`` steps for the codes that are
-    returned, and as many to judge a ``dictionary0``.
+    and three times ``num_steps`` steps to judge it; a hop: six tenths of R restarts; the
+    refinement: its rounds and 13 times ``num_steps`` steps; ten times ``num_steps`` steps for the
+    codes that are returned, and as many to judge a ``dictionary0``.
     ``flops`` has the count of it all.
 
     References:
@@ -230,14 +231,14 @@ def learn_dictionary(
         name, solver, num_steps, penalty=penalty, num_active=num_active, num_atoms=num_atoms,
         default=sparsa(), default_steps=STEPS,
     )  # fmt: skip
-    if num_settling is None:
+    if num_refinement_rounds is None:
         without = 0 if dictionary0 is None else num_rounds
-        num_settling = _stages.SETTLE_ROUNDS * num_rounds if num_hops else without
+        num_refinement_rounds = _stages.REFINEMENT_ROUNDS * num_rounds if num_hops else without
     for label, count, least in (
         ("num_rounds", num_rounds, 1),
         ("num_restarts", num_restarts, 1),
         ("num_hops", num_hops, 0),
-        ("num_settling", num_settling, 0),
+        ("num_refinement_rounds", num_refinement_rounds, 0),
     ):
         _checks.count(name, label, count, minimum=least)
     flat = signals.reshape(-1, signals.shape[-1])
@@ -261,7 +262,7 @@ def learn_dictionary(
     scale, first, last = _stages.penalties(flat, penalty, pursues=num_active is not None)
     plan = Plan(
         Method(solver, update, num_steps, updated_codes=False), num_atoms, num_rounds, num_restarts,
-        num_hops, num_settling, dictionary0 is not None, layout_of(name, flat),
+        num_hops, num_refinement_rounds, dictionary0 is not None, layout_of(name, flat),
     )  # fmt: skip
     data = Data(key, flat / scale, first, last, dictionary0)
     if all(map(_checks.concrete, jax.tree.leaves(data))):
@@ -297,8 +298,10 @@ def count_learning(
     """Count ``learn_dictionary`` from sizes: its stages by name, with how often they happen."""
     solver = sparsa(prox=soft_threshold) if signed else sparsa()
     method = Method(solver, method_of_optimal_directions(), num_steps, updated_codes=False)
-    num_settling = _stages.SETTLE_ROUNDS * num_rounds if num_hops else 0
-    plan = Plan(method, num_atoms, num_rounds, num_restarts, num_hops, num_settling, given=False)
+    num_refinement_rounds = _stages.REFINEMENT_ROUNDS * num_rounds if num_hops else 0
+    plan = Plan(
+        method, num_atoms, num_rounds, num_restarts, num_hops, num_refinement_rounds, given=False
+    )
     key: Any = jax.eval_shape(lambda: jax.random.key(0))
     signals: Any = jax.ShapeDtypeStruct((num_signals, num_measurements), jnp.float32)
     number: Any = jax.ShapeDtypeStruct((), jnp.float32)

@@ -236,7 +236,7 @@ def _nonnegative_least_squares(block: Array, projections: Array, chosen: Array) 
     """Return values (..., P), none negative, by 2P exchanges of one atom each.
 
     The method of Lawson and Hanson (1974), chapter 23, from no atom on; no exchange raises the
-    error, and P to 1.75 P of them settled every support tried of up to 1.7 M atoms. Projections are
+    error, and P to 1.75 P of them decided every support tried of up to 1.7 M atoms. Projections are
     of a signal whose largest entry is near 1.
     """
     size = block.shape[-1]

@@ -66,7 +66,7 @@ def test_learning_costs_what_the_library_says(capsys):
         lambda k, x: counted.append(learn_dictionary(k, x, num_atoms=16).flops) or x,
         key, signals,
     )  # fmt: skip
-    assert result["settling"] > 3 * 100 * 8 * 1024 * 2 * 8 * 16
+    assert result["refinement"] > 3 * 100 * 8 * 1024 * 2 * 8 * 16
     assert result["total"] == counted[0]
 
 

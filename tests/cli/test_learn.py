@@ -42,7 +42,7 @@ def test_learn_is_learn_dictionary_and_encode_takes_it(files, capsys):
     counted = result["total"]
     assert counted == manifest["flops"]["total"]
     searches = 3 * result["per_restart"] + HOPS * result["per_hop"]
-    assert counted == searches + result["settling"] + result["codes"]
+    assert counted == searches + result["refinement"] + result["codes"]
 
     words = ["encode", "signals.npy", "--dictionary", "learned.npz", "--quiet"]
     assert run(*words) == 0

@@ -26,11 +26,11 @@ def scores(quick):
 def test_every_cell_is_there(quick, scores):
     flops = json.loads((quick / "decomposition.json").read_text())["inference_flops"]
     for name in flops:
-        assert scores[name].shape == (3, 2)  # true, learned by turns, SAE; two data sets
+        assert scores[name].shape == (3, 2)  # true, alternating minimization, SAE; two data sets
         assert (scores[name] > 0.3).all()
     assert scores["own"].shape == scores["own_true"].shape == (1, 2)
     text = (quick / "decomposition.txt").read_text()
-    for words in ("learned by turns", "all supports x10", "true atoms alone", SAE):
+    for words in ("alternating minimization", "all supports x10", "true atoms alone", SAE):
         assert words in text
 
 

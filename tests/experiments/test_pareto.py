@@ -63,8 +63,8 @@ def test_learning_by_turns_passes_the_published_sae_for_50_times_fewer_flops(qui
     curves = pareto.unpack(sc.io.load_results(quick / "pareto")[0])["unknown"]
     published = paper.published("unknown_dictionary")["sae"]
     spent = published["train_flops"] + published["test_flops"]
-    assert curves["turns"].mcc.min() > 0.7 > published["mcc_test"][-1]
-    assert spent[-1] / curves["turns"].measured[-1] > 50
+    assert curves["alternating"].mcc.min() > 0.7 > published["mcc_test"][-1]
+    assert spent[-1] / curves["alternating"].measured[-1] > 50
 
 
 def test_lista_starts_as_ista_and_training_it_is_charged(quick):
@@ -92,14 +92,14 @@ def test_published_mcc_stands_beside_ours():
     """The best of both where the dictionary is known, else the last; none where none is."""
     toy = curves.Curve(*np.ones((3, 2), int), np.array([[0.5], [0.25]]), np.full(2, np.nan))
     known = dict.fromkeys(("sae", "fista"), toy)
-    unknown = dict.fromkeys(("sae", "sae_dictionary", "turns"), toy)
+    unknown = dict.fromkeys(("sae", "sae_dictionary", "alternating"), toy)
     text = pareto.tables({"known": known, "unknown": unknown})
     for words in (
         r"\nSAE .* 0\.5000 +0\.7097 +1, deterministic\n",
         r"\nFISTA .* 0\.5000 +1, deterministic\n",
         r"\nSAE +0\.2500 ± nan +0\.5657 +0\.5000 ",
         r"\nSAE, dictionary MCC +0\.2500 ± nan +0\.7453 +0\.5000 ",
-        r"\nlearned by turns, FISTA \+ restart +0\.2500 ± nan +0\.5000 ",
+        r"\nalternating minimization, FISTA \+ restart +0\.2500 ± nan +0\.5000 ",
     ):
         assert re.search(words, text), words
 

@@ -98,7 +98,7 @@ def test_what_is_learned_is_kept_and_goes_on(tmp_path, capsys, monkeypatch):
     assert [p.name for p in tmp_path.rglob("*.npz")] == ["learned-16-16-3.npz"]
     phase_diagram.main(config, tmp_path)
     assert ran == [3, 15, 15]  # nothing twice
-    assert "learned by turns  16  16   3" in capsys.readouterr().out
+    assert "alternating minimization  16  16   3" in capsys.readouterr().out
     assert not list(tmp_path.rglob("learned-*"))
     arrays, _ = sc.io.load_results(tmp_path / "phase_diagram")
     assert arrays["learned/latent_mcc"].shape == (2, 1, 1, 2)

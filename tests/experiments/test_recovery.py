@@ -19,7 +19,7 @@ def test_the_papers_unknown_dictionary_is_learned_and_charged(tmp_path, capsys):
     with np.load(tmp_path / "dictionary_learning.npz") as arrays:
         assert arrays["dictionary"] > 0.95 and arrays["latent"] > 0.9  # published: .84, .69
         assert arrays["ceiling"] > 0.98
-        assert 1e9 < arrays["flops"] < 1e10  # 4 restarts of 60 rounds, one hop, settling
+        assert 1e9 < arrays["flops"] < 1e10  # 4 restarts of 60 rounds, one hop, refinement
 
 
 def test_the_external_data_are_as_described():

@@ -14,7 +14,7 @@ from sparsecode_jax.types import Array
 
 __all__ = ["BlockCoordinateState", "block_coordinate"]
 
-_BLOCK = 64  # atoms whose turns share a product with the whole dictionary
+_BLOCK = 64  # atoms whose updates share a product with the whole dictionary
 
 
 class BlockCoordinateState(NamedTuple):
@@ -66,7 +66,7 @@ def block_coordinate(*, forgetting: float = 10.0, prior: float = 0.0) -> Diction
       ValueError: a number that is negative or not finite.
 
     **Cost**: (2B + 3)N(N + M) + 2BN for the statistics, 2MN^2 + 6MN for the pass; above 256 atoms,
-    whose turns share products by 64, 128MN more.
+    whose updates share products by 64, 128MN more.
 
     References:
       Mairal, Bach, Ponce, Sapiro, 2010, Algorithm 2 and Sec. 3.4.2 (forgetting).
