@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparsecode_jax._scaling import LARGEST, SMALLEST
 from sparsecode_jax._sharding import to_host
 
 _FEW = 1 << 20  # numbers that NumPy looks through before a program would be compiled
@@ -330,6 +331,16 @@ def full_precision(name: str, label: str, array: Any) -> None:
         raise TypeError(
             f"{name}: {label} have dtype {array.dtype}; float32 or float64 is expected, for the "
             "atoms are fitted with few digits to spare. Pass signals.astype('float32')."
+        )
+
+
+def squares(name: str, label: str, largest: float) -> None:
+    """Raise unless float32 holds sums of squares of numbers that are 0 or as large as these."""
+    if largest and not SMALLEST < largest < LARGEST:
+        raise ValueError(
+            f"{name}: the largest magnitude of the {label} is {largest:g}; {SMALLEST:.0e} to "
+            f"{LARGEST:.0e} is expected, so that float32 holds sums of squares. Divide them by one "
+            "number, or check what wrote them."
         )
 
 

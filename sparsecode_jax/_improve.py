@@ -14,7 +14,6 @@ import numpy as np
 from tqdm import tqdm
 
 from sparsecode_jax import _checks, dictionaries, solvers
-from sparsecode_jax._scaling import LARGEST, SMALLEST
 from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.flops import eval_flops, value_and_flops
 from sparsecode_jax.io._identity import digest_of
@@ -598,12 +597,7 @@ def _deviation(name: str, rows: np.ndarray, skipped: int, size: int, normalized:
             center = block.mean(axis=0) if center is None else center  # sums do not cancel
             block = block - center
             sums, about = sums + block.sum(axis=0), about + np.sum(block * block)
-    if largest and not SMALLEST < largest < LARGEST:
-        raise ValueError(
-            f"{name}: the largest magnitude of the signals is {largest:g}; {SMALLEST:.0e} to "
-            f"{LARGEST:.0e} is expected, so that float32 holds sums of squares. Check what wrote "
-            "them."
-        )
+    _checks.squares(name, "signals", largest)
     deviation = float(about - sums @ sums / (len(rows) - skipped))
     if not deviation > 1e-24 * largest**2:  # that is rounding
         raise ValueError(

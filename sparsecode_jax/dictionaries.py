@@ -333,7 +333,7 @@ def opened(dictionary: Any) -> tuple[Any, Array | None, Array | None]:
 def _prepared(dictionary: Array, whole: bool) -> tuple[Array, Array, Array | None]:
     step = automatic(step_size)(dictionary)
     gram = automatic(correlate)(dictionary, dictionary) if whole else None
-    exact = jnp.isfinite(step) & (step > 0)
+    exact = jnp.isfinite(step)
     if gram is not None:
         squares, limits = jnp.diagonal(gram), jnp.finfo(gram.dtype)
         least = limits.tiny / limits.eps if limits.bits >= 32 else limits.tiny
@@ -350,8 +350,10 @@ def step_size(dictionary: ArrayLike, *, num_squarings: int = 6) -> Array:
       num_squarings: see :func:`spectral_norm`. **Static**.
 
     Returns:
-      A scalar at most 1/L, so that ISTA and FISTA descend.
+      A scalar at most 1/L, so that ISTA and FISTA descend; NaN where it is below what the dtype
+      holds, as of float32 atoms with norms of 1e20.
 
     **Cost**: that of :func:`spectral_norm`; it is spent once a dictionary, not once per signal.
     """
-    return 1 / _bound("step_size", dictionary, num_squarings) ** 2
+    step = 1 / _bound("step_size", dictionary, num_squarings) ** 2
+    return jnp.where(step > 0, step, jnp.nan)

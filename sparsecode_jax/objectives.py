@@ -271,7 +271,7 @@ def penalty_in_units(prox: Callable, codes: Array, penalty: Array, inverse: Arra
 
     No product on the way is far from 1 where codes and penalty are as large as the unit.
     """
-    unit, small = unit_of(penalty.ravel())
+    unit, small = unit_of(jnp.ravel(penalty))
     inverse = inverse[..., 0]
     return value(prox, codes, penalty * small[0]) * inverse * unit[0] * inverse
 

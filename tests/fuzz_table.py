@@ -67,6 +67,8 @@ class Call(NamedTuple):
       traced: whether it works under jit.
       drawn: whether it draws numbers, which in float64 are others.
       unmoved: whether a NaN does not show: it answers by yes and no, or hands back what is given.
+      unseen: arguments whose NaN does not show, one by one.
+      near: how close other rows stay, relatively; those solved to a tolerance stay within it.
     """
 
     fn: Callable
@@ -78,6 +80,8 @@ class Call(NamedTuple):
     traced: bool = True
     drawn: bool = False
     unmoved: bool = False
+    unseen: tuple[str, ...] = ()
+    near: float = 1e-4
     optional: frozenset[str] = frozenset()
 
     def kind(self, name: str) -> str:
@@ -138,10 +142,13 @@ def on_lasso(fn, names=("signals", "dictionary", "penalty", "step_size")):
     return run
 
 
-def converged_codes(**kwargs):
-    """Return the codes of the signals that are said to have converged, NaN for the others."""
+def converged_fits(**kwargs):
+    """Return what signals are fitted by, NaN where they are not said to have converged."""
     codes, info = solvers.solve_to_tolerance(**kwargs)
-    return jnp.where(info.converged[..., None], codes, jnp.nan)
+    fits = dictionaries.reconstruct(
+        codes, kwargs["problem"].dictionary
+    )  # where penalties are tiny many codes are right
+    return jnp.where(info.converged[..., None], fits, jnp.nan)
 
 
 def codes_of(encoder, signals=SIGNALS):
@@ -456,10 +463,11 @@ CALLS = {
         {"signals": SIGNALS, "dictionary": DICTIONARY},
         rows=("signals",), via=("prepare", "orthogonal_least_squares"),
     ),
-    "sparse_encode(tolerance)": call(
-        sc.sparse_encode,
+    "sparse_encode(tolerance)": call(  # where a penalty is next to nothing many codes are right
+        lambda **kw: dictionaries.reconstruct(sc.sparse_encode(**kw), kw["dictionary"]),
         {"signals": SIGNALS, "dictionary": DICTIONARY, "penalty": PENALTY, "tolerance": 2e-6},
-        rows=("signals",), via=("solve_to_tolerance",),
+        signature=sc.sparse_encode, rows=("signals",), via=("solve_to_tolerance",),
+        unseen=("tolerance",), near=5e-3,
     ),
     "sparse_encode(num_active)": call(
         sc.sparse_encode,
@@ -479,10 +487,10 @@ CALLS = {
         signature=solvers.trajectory,
     ),
     "solvers.solve_to_tolerance": call(
-        on_lasso(converged_codes),
-        {**LASSO, "solver": solvers.sparsa(), "tolerance": 8e-6, "max_steps": 255,
+        on_lasso(converged_fits),
+        {**LASSO, "solver": solvers.sparsa(), "tolerance": 8e-5, "max_steps": 255,
          "check_every": 5, "codes0": CODES, "chunk_size": 3},
-        signature=solvers.solve_to_tolerance, rows=("signals", "codes0"),
+        signature=solvers.solve_to_tolerance, rows=("signals", "codes0"), near=5e-3,
     ),
     "solvers.with_implicit_gradient": call(
         on_lasso(solvers.with_implicit_gradient), {**LASSO, "codes": CODES, "prox": POSITIVE},
@@ -546,7 +554,6 @@ CALLS = {
         for name, solver in {
             "lca": solvers.lca(),
             "coordinate_descent": solvers.coordinate_descent(),
-            "working_set": solvers.working_set((2, 4)),
             "matching_pursuit": solvers.matching_pursuit(prox=SIGNED),
             "cosamp": solvers.cosamp(1),
             "exhaustive": solvers.exhaustive(2),
@@ -556,6 +563,15 @@ CALLS = {
             "subspace_pursuit": solvers.subspace_pursuit(1),
         }.items()
     },
+    "solve(working_set)": call(  # where a penalty is next to nothing many codes are right
+        lambda signals, dictionary: dictionaries.reconstruct(
+            sc.sparse_encode(
+                signals, dictionary, 0.05, num_steps=9, solver=solvers.working_set((2, 4))
+            ),
+            dictionary,
+        ),
+        {"signals": SIGNALS, "dictionary": DICTIONARY}, rows=("signals",), via=("sparse_encode",),
+    ),
     # encoders
     "encoders.linear": encoder_line(encoders.linear, use_bias=True, kinds={"use_bias": "flag"}),
     "encoders.gated": encoder_line(encoders.gated),
@@ -613,7 +629,7 @@ CALLS = {
         encoders.lista_cp_params, {"dictionary": DICTIONARY, "penalty": PENALTY, "num_layers": 2}
     ),
     "encoders.batch_top_k_threshold": call(
-        lambda **kw: encoders.batch_top_k_threshold(PARAMS, **kw),
+        lambda **kw: jnp.exp(encoders.batch_top_k_threshold(PARAMS, **kw).log_threshold),
         {"signals": SIGNALS, "num_active": 2.0}, signature=encoders.batch_top_k_threshold,
         kinds={"num_active": "number"},
     ),

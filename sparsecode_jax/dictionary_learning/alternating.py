@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax import _checks, dictionaries, objectives
+from sparsecode_jax._scaling import LARGEST
 from sparsecode_jax.dictionary_learning._replacement import renew_atoms
 from sparsecode_jax.dictionary_learning.updates import (
     DictionaryUpdate,
@@ -150,6 +151,16 @@ def alternate(
     _checks.flag(name, "updated_codes", updated_codes)
     _checks.scalar(name, "momentum", momentum)
     _checks.nonnegative(name, momentum=momentum)
+    if _checks.concrete(momentum) and momentum >= 1:
+        raise ValueError(f"{name}: momentum is {momentum}; a number from 0 to below 1 is expected.")
+    valid = (momentum >= 0) & (momentum < 1)
+    in_float32 = signals.dtype == jnp.float32
+    for label, array in (("signals", signals), ("starting codes", codes)) if in_float32 else ():
+        largest = jnp.max(jnp.abs(array))
+        if _checks.concrete(largest):
+            _checks.squares(name, label, float(largest))
+        valid &= largest < LARGEST
+    momentum = jnp.where(valid, momentum, jnp.nan)  # where they are traced, nothing else tells
     key = jax.random.key(0) if key is None else key
     _checks.key(name, key)
     start = Alternated(dictionary, codes, state)

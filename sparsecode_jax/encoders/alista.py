@@ -94,23 +94,32 @@ def alista_weight(dictionary: ArrayLike) -> Array:
     .. math:: \min_W \|WD^\top\|_F^2 \quad\text{s.t. } \langle w_j, d_j\rangle = 1, \qquad
        w_j = \frac{G^{-1} d_j}{d_j^\top G^{-1} d_j}, \quad G = D^\top D
 
+    With fewer atoms than measurements the inverse is the pseudoinverse.
+
     Args:
-      dictionary: (N, M), of rank M. **Traced**.
+      dictionary: (N, M), of rank min(N, M). **Traced**.
 
     Returns:
-      (N, M).
+      (N, M), of the dictionary's dtype; half precision is solved in float32.
+
+    **Cost**: with P = min(N, M): 2MNP for the Gram matrix, P^3/3 + 2MNP for the equations.
 
     References:
       Liu, Chen, Wang, Yin, 2019, Eq. (16).
     """
     (dictionary,) = _checks.floating("alista_weight", dictionary)
     _checks.dictionary_matrix("alista_weight", dictionary)
-    size = dictionary.shape[1]
-    gram = jnp.matmul(dictionary.T, dictionary, precision="highest")
+    atoms = dictionary.astype(jnp.promote_types(dictionary.dtype, jnp.float32))
+    wide = atoms.shape[0] < atoms.shape[1]  # (D'D)^+ D' = D' (DD')^-1
+    gram = (
+        dictionaries.correlate(atoms, atoms) if wide else dictionaries.correlate(atoms.T, atoms.T)
+    )
     ridge = jnp.finfo(gram.dtype).eps * jnp.trace(gram)  # for dictionaries of lower rank
-    factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(size, dtype=gram.dtype))
-    weight = jax.scipy.linalg.cho_solve(factor, dictionary.T).T
-    return weight / jnp.sum(weight * dictionary, axis=1, keepdims=True)
+    factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
+    weight = jax.scipy.linalg.cho_solve(factor, atoms if wide else atoms.T)
+    weight = weight if wide else weight.T
+    weight = weight / jnp.sum(weight * atoms, axis=1, keepdims=True)
+    return weight.astype(dictionary.dtype)
 
 
 def alista_params(

@@ -250,6 +250,8 @@ def batch_top_k_threshold(
     last = kth_largest(positive, rank)[0]
     first = jnp.max(jnp.where(positive < last, positive, 0))
     threshold = jnp.maximum((last + first) / 2, jnp.finfo(positive.dtype).tiny)
+    known = jnp.all(jnp.isfinite(positive)) & jnp.isfinite(jnp.asarray(num_active))
+    threshold = jnp.where(known, threshold, jnp.nan)
     log_threshold = jnp.full(params.weight.shape[:1], jnp.log(threshold), positive.dtype)
     return JumpReluParams(params.weight, params.bias, log_threshold)
 

@@ -75,8 +75,8 @@ def start(
     largest = signals if codes0 is None else jnp.concatenate([signals, codes0], axis=-1)
     unit, inverse = unit_of(largest)
     gram, projections = gram_of(problem, atoms, norms), correlate(signals * inverse, atoms)
-    if squares is not None:
-        projections = if_representable(projections, dictionary, squares)
+    squares = jnp.diagonal(gram) if squares is None else squares
+    projections = if_representable(projections, dictionary, squares)
     if codes0 is None:
         shape = (*signals.shape[:-1], num_active)
         chosen, values = jnp.zeros(shape, jnp.int32), jnp.zeros(shape, signals.dtype)

@@ -58,6 +58,7 @@ def _step(prox: Callable, codes: Array, problem: Lasso) -> Array:
         atom, weight, code = coordinate
         square = jnp.sum(atom * atom)
         square = jnp.where(square > 0, square, 1)
+        square = jnp.where(square < jnp.inf, square, jnp.nan)  # not codes of 0
         along = jnp.matmul(residual, atom, precision=jax.lax.Precision.HIGHEST)
         new = prox(code + along / square, weight / square)
         return residual - (new - code)[..., None] * as_row(atom, residual), new
