@@ -79,7 +79,7 @@ def measure(config: Config, num_atoms: int, num_active: int, seed: int) -> dict[
     jax.block_until_ready(found.dictionary)
     seconds = time.monotonic() - started
 
-    def latent(dictionary: object, part: slice) -> float:
+    def latent(dictionary: jax.Array, part: slice) -> float:
         codes = sc.sparse_encode(
             problem.signals[part], dictionary, found.penalty, tolerance=TOLERANCE
         )

@@ -166,7 +166,7 @@ def measure(structure: str, config: Config) -> dict[str, np.ndarray]:
         source, _, way = method.partition(" + ")
         found = codes.get(method)
         if way:
-            options: dict[str, object] = {"penalty": PENALTY, "tolerance": 1e-4}
+            options: dict[str, Any] = {"penalty": PENALTY, "tolerance": 1e-4}
             if way.startswith("OMP"):
                 options = {"num_active": K, "solver": sc.solvers.orthogonal_matching_pursuit}
             found = [

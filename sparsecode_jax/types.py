@@ -56,6 +56,8 @@ class Solver(NamedTuple):
       splits_atoms: whether it uses the dictionary only in correlations and reconstructions, and
         else treats atoms one by one, so that the dictionary may be split over devices by its atoms.
       takes_codes0: whether it can begin at given codes; orthogonal pursuits cannot.
+      sparse_codes: ``(state) -> SparseCodes``, the same codes by value and place, of solvers that
+        hold them so; None of others.
 
     A state is a pytree. Each of its arrays either leads with the signals' leading axes or is shared
     by all signals; how a shared array changes from step to step does not depend on the signals.
@@ -69,6 +71,7 @@ class Solver(NamedTuple):
     prox: Callable[[Array, Array], Array] | None = None
     splits_atoms: bool = False
     takes_codes0: bool = True
+    sparse_codes: Callable[[PyTree], Any] | None = None
 
 
 class Aux(NamedTuple):

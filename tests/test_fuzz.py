@@ -354,7 +354,7 @@ def _judge(line: Call, args: dict, law: str, mode: str, named: dict, result: Any
         expected = leaves(call_with(line, plain, "plain"))
         tolerance = 2e-2 if "float16" in named[name] else 1e-6
     else:
-        expected, tolerance = reference(line, args), 2e-3
+        expected, tolerance = reference(line, args), max(2e-3, line.near)
         absurd = "scale1e" in named[name] or named[name] == "big_integer"
         if absurd and any(np.any(~np.isfinite(x)) for x in got):
             SEEN["overflow"] += 1  # and says so

@@ -1,5 +1,7 @@
 """Codes by value and place: the same numbers as dense codes, without dense arrays."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,6 +138,57 @@ def test_metrics_are_those_of_the_dense_codes(problem, codes, sparse):
             np.testing.assert_allclose(metric(few, threshold=threshold), expected, rtol=1e-6)
     pair = jax.tree.map(lambda x: jnp.stack([x, 2 * x % N]), sparse)
     np.testing.assert_allclose(metrics.dead_fraction(pair)[0], metrics.dead_fraction(codes))
+
+
+PURSUITS = {
+    "orthogonal_least_squares": 3, "orthogonal_matching_pursuit": 3, "gradient_pursuit": 5,
+    "iterative_hard_thresholding": 20, "cosamp": 2, "subspace_pursuit": 2, "exhaustive": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PURSUITS)
+@pytest.mark.parametrize("prox", [sc.prox.soft_threshold, sc.prox.nonnegative_soft_threshold])
+def test_pursuits_give_their_slots(problem, name, prox):
+    build = functools.partial(getattr(sc.solvers, name), prox=prox)
+    options = {"num_active": 2, "num_steps": PURSUITS[name], "solver": build}
+    signals = np.array(problem.signals[:, None])
+    signals[7, 0, 3] = np.nan
+
+    def find(as_sparse):
+        encode = functools.partial(sc.sparse_encode, as_sparse=as_sparse, **options)
+        return jax.jit(encode)(signals, problem.dictionary)
+
+    found, expected = find(True), find(False)
+    assert found.values.shape == found.indices.shape == (S, 1, 2) and found.num_atoms == N
+    known = np.arange(S) != 7
+    np.testing.assert_array_equal(found.dense()[known], expected[known])
+    assert np.isnan(found.values[7]).all() and (found.values[known] != 0).any()
+    used = found.values[known, 0].all(axis=-1)
+    assert (found.indices[known, 0, 0] != found.indices[known, 0, 1])[used].all()
+
+
+def test_slots_in_chunks_and_to_a_tolerance(problem):
+    many, dictionary = np.tile(problem.signals, (40, 1))[:2303], problem.dictionary
+    options = {"num_active": K, "as_sparse": True}
+    few = sc.sparse_encode(many[:S], dictionary, **options)
+    np.testing.assert_array_equal(sc.sparse_encode(many, dictionary, **options).values[:S],
+                                  few.values)  # fmt: skip
+    until = {"tolerance": 0.5, "num_active": K}
+    found = sc.sparse_encode(many[:S], dictionary, as_sparse=True, **until)
+    np.testing.assert_array_equal(found.dense(), sc.sparse_encode(many[:S], dictionary, **until))
+
+
+def test_slots_need_no_array_of_codes():
+    signals = jax.ShapeDtypeStruct((64, 16), jnp.float32)
+    dictionary = jax.ShapeDtypeStruct((16_384, 16), jnp.float32)
+    encode = functools.partial(sc.sparse_encode, num_active=2, as_sparse=True)
+    out = jax.jit(encode).lower(signals, dictionary).compile().memory_analysis()
+    assert out.output_size_in_bytes < 64 * 16_384
+
+
+def test_a_lasso_solver_has_no_slots(problem):
+    with pytest.raises(ValueError, match="sparse_encode: as_sparse=True, but this solver's codes"):
+        sc.sparse_encode(problem.signals, problem.dictionary, 0.1, num_steps=3, as_sparse=True)
 
 
 def test_nan_comes_out(sparse):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax._sharding import Layout, automatic, on_automatic_axes, varying_like
+from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.prox import nonnegative_soft_threshold, separable
 from sparsecode_jax.solvers._spread import (
     grows_with_signals,
@@ -107,6 +108,38 @@ def trajectory(
     return _trajectory(solver, problem, codes0, num_steps, record, record_every, layout)
 
 
+@overload
+def sparse_encode(
+    signals: ArrayLike,
+    dictionary: ArrayLike | dictionaries.Prepared,
+    penalty: ArrayLike | None = None,
+    *,
+    num_active: int | None = None,
+    num_steps: int | None = None,
+    tolerance: ArrayLike | None = None,
+    solver: Solver | Callable[[int], Solver] | None = None,
+    codes0: ArrayLike | None = None,
+    step_size: ArrayLike | None = None,
+    as_sparse: Literal[False] = False,
+) -> Array: ...
+
+
+@overload
+def sparse_encode(
+    signals: ArrayLike,
+    dictionary: ArrayLike | dictionaries.Prepared,
+    penalty: ArrayLike | None = None,
+    *,
+    num_active: int | None = None,
+    num_steps: int | None = None,
+    tolerance: ArrayLike | None = None,
+    solver: Solver | Callable[[int], Solver] | None = None,
+    codes0: ArrayLike | None = None,
+    step_size: ArrayLike | None = None,
+    as_sparse: Literal[True],
+) -> SparseCodes: ...
+
+
 @on_automatic_axes
 def sparse_encode(
     signals: ArrayLike,
@@ -119,7 +152,8 @@ def sparse_encode(
     solver: Solver | Callable[[int], Solver] | None = None,
     codes0: ArrayLike | None = None,
     step_size: ArrayLike | None = None,
-) -> Array:
+    as_sparse: bool = False,
+) -> Array | SparseCodes:
     r"""Find sparse codes of signals in a dictionary: the one-call front of the solvers.
 
     .. math:: \min_{z \ge 0} \tfrac12 \|x - z D\|^2 + \lambda \|z\|_1
@@ -150,13 +184,16 @@ def sparse_encode(
       codes0: (..., N), a warm start. **Traced**.
       step_size: (); None takes the solver's own choice (1/L for proximal gradient, where L is
         the squared spectral norm of the dictionary). **Traced**.
+      as_sparse: whether codes are returned as :class:`~sparsecode_jax.SparseCodes`, which pursuits
+        hold them in: no array (..., N) of codes is made. **Static**.
 
     Returns:
       Codes (..., N).
 
     Raises:
       ValueError: shapes that disagree, non-finite or negative numbers, a zero atom, no signal; not
-        exactly one of ``num_steps`` and ``tolerance``, or of ``penalty`` and ``num_active``.
+        exactly one of ``num_steps`` and ``tolerance``, or of ``penalty`` and ``num_active``;
+        ``as_sparse`` of a solver whose codes are an array.
 
     **Cost**: that of :func:`solve` or :func:`solve_to_tolerance`, plus ``dictionaries.step_size``
     once if no step is given, none is prepared and the solver needs one.
@@ -168,9 +205,10 @@ def sparse_encode(
       >>> codes = sc.sparse_encode(problem.signals, problem.dictionary, 0.02, tolerance=1e-5)
       >>> bool(sc.metrics.mcc(problem.codes, codes) > 0.95)
       True
-      >>> few = sc.sparse_encode(problem.signals, problem.dictionary, num_active=3)
-      >>> int((few != 0).sum(axis=-1).max())
-      3
+      >>> few = sc.sparse_encode(
+      ...     problem.signals, problem.dictionary, num_active=3, as_sparse=True)
+      >>> few.values.shape, few.shape
+      ((100, 3), (100, 32))
     """
     name = "sparse_encode"
     if num_active is not None:
@@ -192,6 +230,9 @@ def sparse_encode(
         solver, options = default_solver(dictionary)
     _checks.solver(name, solver)
     assert isinstance(solver, Solver)
+    _checks.flag(name, "as_sparse", as_sparse)
+    if as_sparse:
+        solver = _in_slots(name, solver)
     if step_size is None and solver.step_size is None and prepared_step is not None:
         step_size = prepared_step
     elif step_size is None:
@@ -214,6 +255,16 @@ def sparse_encode(
     codes0, layout = spread(name, solver, problem, codes0)
     problem = held_problem(problem)
     return _solve(solver, problem, codes0, num_steps, layout)
+
+
+def _in_slots(name: str, solver: Solver) -> Solver:
+    """Return a solver whose codes are those that it holds by value and place."""
+    if solver.sparse_codes is None:
+        raise ValueError(
+            f"{name}: as_sparse=True, but this solver's codes are an array (..., N); a pursuit, as "
+            "for num_active, is expected. Take SparseCodes.from_dense(codes, num_active=K)."
+        )
+    return solver._replace(codes=solver.sparse_codes)
 
 
 def default_solver(
@@ -307,10 +358,11 @@ def _by_chunk(run: Callable, state: PyTree, parts: Parts, problem: Lasso) -> Arr
         return run(state, problem)
     whole = batch - batch % size
     chunks = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), rows)
-    codes = jax.lax.map(some, chunks).reshape(whole, -1)
+    codes = jax.tree.map(lambda x: x.reshape(whole, -1), jax.lax.map(some, chunks))
     if whole == batch:
         return codes
-    return jnp.concatenate([codes, some(jax.tree.map(lambda x: x[whole:], rows))])
+    rest = some(jax.tree.map(lambda x: x[whole:], rows))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), codes, rest)
 
 
 @functools.partial(

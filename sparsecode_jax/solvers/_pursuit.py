@@ -12,6 +12,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
+from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.dictionaries import correlate
 from sparsecode_jax.prox import keeps_negatives
 from sparsecode_jax.solvers import _support
@@ -19,6 +20,7 @@ from sparsecode_jax.solvers._support import (
     add_at,
     first_largest,
     if_representable,
+    in_slots,
     negligible,
     no_codes,
     score,
@@ -75,6 +77,7 @@ def pursuit(
         Bound(_codes, num_active, signed),
         gap=Bound(_gap, num_active, signed),
         takes_codes0=False,
+        sparse_codes=Bound(_sparse_codes, num_active, signed),
     )
 
 
@@ -185,9 +188,16 @@ def _values(num_active: int, signed: bool, state: PursuitState) -> tuple[Array, 
 
 
 def _codes(num_active: int, signed: bool, state: PursuitState) -> Array:
+    return add_at(no_codes(state.correlations), *_in_use(num_active, signed, state))
+
+
+def _sparse_codes(num_active: int, signed: bool, state: PursuitState) -> SparseCodes:
+    return in_slots(state.correlations, *_in_use(num_active, signed, state))
+
+
+def _in_use(num_active: int, signed: bool, state: PursuitState) -> tuple[Array, Array]:
     values = _values(num_active, signed, state)[0] * state.unit
-    atoms = jnp.maximum(state.support, 0)  # values are 0 where none was chosen
-    return add_at(no_codes(state.correlations), atoms, values)
+    return jnp.maximum(state.support, 0), values  # values are 0 where none was chosen
 
 
 def _gap(num_active: int, signed: bool, state: PursuitState, problem: Lasso) -> Array:

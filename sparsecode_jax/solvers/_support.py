@@ -11,6 +11,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax._sharding import varying_like
+from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.dictionaries import correlate, unit_atoms
 from sparsecode_jax.types import Array, Lasso
 
@@ -25,12 +26,14 @@ __all__ = [
     "first_largest",
     "fit",
     "gram_of",
+    "in_slots",
     "if_representable",
     "keep_largest",
     "least_squares",
     "negligible",
     "no_codes",
     "read_codes",
+    "read_sparse_codes",
     "relative_error_left",
     "score",
     "start",
@@ -108,8 +111,23 @@ def if_representable(values: Array, dictionary: Array, squares: Array) -> Array:
 
 def read_codes(state: SupportState) -> Array:
     """Return the codes (..., N)."""
+    return add_at(no_codes(state.projections), state.atoms, _in_use(state))
+
+
+def read_sparse_codes(state: SupportState) -> SparseCodes:
+    """Return the codes by the state's K slots."""
+    return in_slots(state.projections, state.atoms, _in_use(state))
+
+
+def _in_use(state: SupportState) -> Array:
     values = state.values if state.norms is None else state.values / state.norms[state.atoms]
-    return add_at(no_codes(state.projections), state.atoms, values * state.unit)
+    return values * state.unit
+
+
+def in_slots(projections: Array, atoms: Array, values: Array) -> SparseCodes:
+    """Return values (..., K), NaNs for a signal whose projections (..., N) are not finite."""
+    known = jnp.all(jnp.isfinite(projections), axis=-1, keepdims=True)
+    return SparseCodes(jnp.where(known, values, jnp.nan), atoms, projections.shape[-1])
 
 
 def no_codes(projections: Array) -> Array:

@@ -171,7 +171,8 @@ def _run_to_tolerance(
     if implicit:
         flat = varying_like(flat, codes)  # so that derivatives are summed over devices
         codes = with_implicit_gradient(flat, codes, prox=solver.prox)  # type: ignore[arg-type]
-    return codes.reshape(*leading, -1), jax.tree.map(lambda x: x.reshape(leading), info)
+    codes = jax.tree.map(lambda x: x.reshape(*leading, -1), codes)
+    return codes, jax.tree.map(lambda x: x.reshape(leading), info)
 
 
 class _Queue(NamedTuple):

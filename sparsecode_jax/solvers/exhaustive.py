@@ -74,6 +74,7 @@ def exhaustive(
         Bound(_step, num_active, signed),
         _support.read_codes,
         gap=_support.relative_error_left,
+        sparse_codes=_support.read_sparse_codes,
     )
 
 

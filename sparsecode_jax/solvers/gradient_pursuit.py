@@ -59,6 +59,7 @@ def gradient_pursuit(
         Bound(_step, num_active, signed),
         _support.read_codes,
         gap=_support.relative_error_left,
+        sparse_codes=_support.read_sparse_codes,
     )
 
 

@@ -53,6 +53,7 @@ def iterative_hard_thresholding(
         Bound(_step, num_active, signed),
         _support.read_codes,
         gap=_support.relative_error_left,
+        sparse_codes=_support.read_sparse_codes,
     )
 
 

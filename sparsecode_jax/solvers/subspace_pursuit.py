@@ -64,6 +64,7 @@ def subspace_pursuit(
         Bound(_step, num_active, signed),
         _support.read_codes,
         gap=_support.relative_error_left,
+        sparse_codes=_support.read_sparse_codes,
     )
 
 

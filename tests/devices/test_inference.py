@@ -28,6 +28,7 @@ def lasso(signals, dictionary):
 
 CALLS = {
     "prepared": lambda x, d: sc.sparse_encode(x, sc.dictionaries.prepare(d), num_active=3),
+    "slots": lambda x, d: sc.sparse_encode(x, d, num_active=3, as_sparse=True).values,
     "steps": lambda x, d: sc.sparse_encode(x, d, PENALTY, num_steps=20),
     "tolerance": lambda x, d: sc.sparse_encode(x, d, PENALTY, tolerance=1e-4),
     "refit": lambda x, d: solvers.refit(jax.nn.relu(x @ d.T), x, d, num_active=4),
