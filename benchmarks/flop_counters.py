@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import functools
 import pathlib
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -26,13 +27,17 @@ M, N, LANES, TOLERANCE = 64, 256, 32, 1e-5
 
 
 class Program(NamedTuple):
-    """A program, its arguments, the truth as (convention, value), and torch's version of it."""
+    """A program, its arguments, the truth by convention, torch's version of it, and flax's module.
+
+    ``torch(torch, *args)`` runs the one, ``module(nnx, rngs)`` makes the other.
+    """
 
     name: str
     fn: Callable
     args: tuple
     truth: dict[str, int]
     torch: Callable | None = None
+    module: Callable | None = None
 
 
 def ista_step(z: Any, x: Any, d: Any, s: Any) -> Any:
@@ -120,20 +125,20 @@ def xla(program: Program) -> str:
     return f"{(analysis or {}).get('flops', 0):,.0f}"
 
 
-def roofline(program: Program) -> str:
-    """Return jax.experimental.roofline's count."""
+def roofline(program: Program, *fields: str) -> str:
+    """Return fields of jax.experimental.roofline's result (``flops``), once where they agree."""
     from jax.experimental.roofline import roofline
 
     try:
-        return f"{roofline(program.fn)(*program.args)[1].flops:,}"
+        result = roofline(program.fn)(*program.args)[1]
     except Exception as error:  # what it refuses, it refuses in many ways
         return type(error).__name__
+    numbers = [f"{getattr(result, field):,}" for field in fields or ("flops",)]
+    return " / ".join(dict.fromkeys(numbers))
 
 
 def flax_tabulate(program: Program) -> str:
     """Return the FLOPs column of flax's tabulate for a module that runs the program."""
-    import re
-
     from flax import linen
 
     class Wrapped(linen.Module):
@@ -147,7 +152,35 @@ def flax_tabulate(program: Program) -> str:
         )
     except Exception as error:
         return type(error).__name__
-    row = next(line for line in text.splitlines() if "Wrapped" in line and "│" in line)
+    return _of_the_whole(text)
+
+
+def nnx_tabulate(program: Program) -> str:
+    """Return the FLOPs column of ``nnx.tabulate`` for a module on the program's last argument."""
+    from flax import nnx
+
+    if program.module is None:
+        return "-"
+    module = program.module(nnx, nnx.Rngs(0))
+    methods = {kind: dict(vars(kind)) for kind in {type(m) for _, m in nnx.iter_modules(module)}}
+    try:
+        text = nnx.tabulate(
+            module, program.args[-1], compute_flops=True, console_kwargs={"width": 400}
+        )
+    except Exception as error:
+        for kind, before in methods.items():  # else they stay replaced, for all modules to come
+            for name, value in dict(vars(kind)).items():
+                if name not in before:
+                    delattr(kind, name)
+                elif value is not before[name]:
+                    setattr(kind, name, before[name])
+        return type(error).__name__
+    return _of_the_whole(text)
+
+
+def _of_the_whole(table: str) -> str:
+    """Return the number in the first row of a table of modules, which is the outermost one's."""
+    row = next(line for line in table.splitlines() if line.startswith("│"))
     numbers = [c.strip() for c in row.split("│") if re.fullmatch(r"\s*-?\d+\s*", c)]
     return f"{int(numbers[0]):,}" if numbers else "-"
 
@@ -161,9 +194,12 @@ def torch_count(program: Program) -> str:
         return "not installed"
     if program.torch is None:
         return "-"
-    arrays = [torch.from_numpy(jax.device_get(a).copy()) for a in program.args]
-    with FlopCounterMode(display=False) as counter:
-        program.torch(torch, *arrays)
+    args = jax.tree.map(lambda a: torch.from_numpy(jax.device_get(a).copy()), program.args)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            program.torch(torch, *args)
+    except Exception as error:
+        return type(error).__name__
     return f"{counter.get_total_flops():,}"
 
 

@@ -1,11 +1,14 @@
 """The Python blocks of the documentation run as they stand."""
 
 import re
+import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from benchmarks import flop_repros
+from benchmarks import flop_counters, flop_repros
 from sparsecode_jax.flops import CLASSES, PEAK_FLOPS, FlopCount, eval_flops, rules
 
 PAGE = (Path(__file__).parents[2] / "docs" / "flops.md").read_text(encoding="utf-8")
@@ -48,14 +51,48 @@ def test_every_public_method_is_on_the_page():
     assert set(missing) == {"counters", "table"}
 
 
+def table_of_reports():
+    """Return the page of public reports, and the cells of its table."""
+    page = flop_repros.PAGE.read_text(encoding="utf-8")
+    header, *rows = re.findall(r"^\| (.*) \|$", page, flags=re.MULTILINE)
+    assert tuple(header.split(" | ")) == flop_repros.COLUMNS
+    return page, [row.split(" | ") for row in rows]
+
+
 def test_counts_of_programs_of_public_reports():
     cases = flop_repros.cases()
-    assert len(cases) >= 15
-    page = flop_repros.PAGE.read_text(encoding="utf-8")
-    rows = re.findall(
-        r"^\| \[(\S+)\]\(\S+\) \| (.*?) \| ([\d,]+) \| ([\d,]+) \|", page, re.MULTILINE
-    )
-    for case, row in zip(cases, rows, strict=True):
+    assert len({case.issue for case in cases}) >= 16
+    for case, row in zip(cases, table_of_reports()[1], strict=True):
         count = eval_flops(case.fn, *case.args).total(case.convention)
         assert count == case.truth, case.program
-        assert row == (case.issue, case.program, f"{case.truth:,}", f"{count:,}")
+        cells = [flop_repros.link(case.issue), case.program, f"{case.truth:,}", f"{count:,}"]
+        assert row[:4] == cells
+
+
+def test_what_others_count_of_public_reports():
+    page, rows = table_of_reports()
+    for case, row in zip(flop_repros.cases(), rows, strict=True):
+        for column, cell in zip(flop_repros.COLUMNS[4:], row[4:], strict=True):
+            assert re.fullmatch(r"-?[\d,]+( / [\d,]+)?|-|raises", cell), row
+            assert (cell == "raises") == (f"`, {column} of {case.issue}." in page), row
+        assert (row[7] == "-") == (case.module is None) and row[8] != "-"
+        if f"jax {jax.__version__}," in page:
+            program = flop_counters.Program(case.program, case.fn, case.args, {})
+            assert row[6] == flop_counters.roofline(program, "flops", "unfused_flops")
+
+
+def test_a_module_that_raises_leaves_others_countable():
+    def module(nnx, rngs, after=()):
+        return nnx.Sequential(nnx.Linear(2, 3, rngs=rngs), *after)
+
+    program = flop_counters.Program("", None, (jnp.ones((4, 2)),), {}, None, module)
+    raising = program._replace(module=lambda *a: module(*a, after=[lambda x: x.no_such]))
+    expected = f"{4 * 3 * (2 * 2 + 1):,}"  # with the bias
+    for tried, count in ((program, expected), (raising, "AttributeError"), (program, expected)):
+        assert flop_counters.nnx_tabulate(tried) == count
+
+
+def test_without_torch_the_table_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit, match=r'the extra bench: pip install -e "\.\[bench\]"'):
+        flop_repros.main(write=False)
