@@ -76,7 +76,15 @@ def test_of_two_runs_with_one_output_the_second_is_refused(kills, task):
         assert pair["first won"] or pair["offset"] == 0, pair
 
 
-@pytest.mark.parametrize("task", ["train", pytest.param("learn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "train",
+        "sweep",
+        "measured",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("learn", "online")),
+    ],
+)
 def test_of_two_runs_with_one_checkpoint_the_second_is_refused(kills, task):
     assert kills("checkpoint", task) == {"codes": [2, 0], "named": True, "same": True}
 
