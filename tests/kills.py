@@ -48,7 +48,7 @@ def learn(checkpoint="run"):
         jax.random.key(KEY), SIGNALS, num_atoms=9, num_rounds=20, num_restarts=2, num_hops=2,
         checkpoint=checkpoint, progress=None,
     )  # fmt: skip
-    return found._asdict()
+    return {name: value for name, value in found._asdict().items() if value is not None}
 
 
 def online(checkpoint="run"):
