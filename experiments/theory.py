@@ -13,11 +13,15 @@ Refinetti and Goldt, 2022: shallow non-linear autoencoders follow equations for 
 (``experiments.shallow_autoencoders``), up to .2 of an error that falls from 8 to 2.2 with 250
 measurements and .06 with 4,000 (.14 with tied weights), and learn the principal components one
 after the other; by the equations they come to the error of these, 2, and with tied weights to 3.19.
+Rangamani et al., 2018: one ReLU layer near incoherent atoms recovers supports. In their asymptotic
+setting, K = h^p of h atoms, with identity and Hadamard atoms that is certain from h = 2^12, 2^15,
+2^18 and 2^32 on for p = .1, .2, .3 and .4 (and all of 20 to 200 supports are found at 2^11, 2^14,
+2^14 and 2^23); for p = .5 and .6 none is found at five h from 2^11 to 2^23, whatever the bias.
 
-One pass and its rank bound, the exception at K = 1, and support recovery by Rangamani et al. are
+One pass and its rank bound, the exception at K = 1, and support recovery at fixed sizes are
 measured by ``experiments.amortisation_gap``, which uses the functions below.
 
-Command: ``python -m experiments.theory`` (2 minutes; ``--quick`` 15 seconds). Expected:
+Command: ``python -m experiments.theory`` (3 minutes; ``--quick`` 15 seconds). Expected:
 docs/results/theory.txt.
 """
 
@@ -32,11 +36,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 import scipy.optimize
+import scipy.stats
 
 import sparsecode_jax as sc
 from experiments import authors, common, shallow_autoencoders
 
 NAME = "theory"
+LOW, HIGH = 1.0, 2.0  # magnitudes of the codes
+MEAN, SQUARE = (LOW + HIGH) / 2, (LOW**2 + LOW * HIGH + HIGH**2) / 3
 
 
 def rank_defect(dictionary: np.ndarray, weight: np.ndarray) -> float:
@@ -87,7 +94,8 @@ def support_bias(coherence: float, num_active: int, distance: float, mean: float
     The choice of Rangamani et al., 2018 ("Sparse coding and autoencoders"), who let K, the
     coherence :math:`\mu` and the distance :math:`\delta` of weight from atoms shrink with powers of
     the dimension; m is the mean magnitude. Their asymptotic statement is not transcribed here:
-    :func:`recovers` is a condition for finite sizes, from the same two inequalities.
+    :func:`recovers` is a condition for finite sizes, from the same two inequalities, and
+    :func:`supports_found` measures what happens as they grow.
     """
     return 2 * num_active * mean * (coherence + distance)
 
@@ -150,6 +158,72 @@ def support_recovery(
     return rate(support_bias(coherence, num_active, distance, float(mean))), best
 
 
+def hadamard_transform(values: np.ndarray) -> np.ndarray:
+    """Multiply rows (..., n) by a Hadamard matrix over its root, in n log2(n) additions each."""
+    size = values.shape[-1]
+    for _ in range(size.bit_length() - 1):
+        even, odd = values[..., ::2], values[..., 1::2]
+        values = np.concatenate([even + odd, even - odd], axis=-1)
+    return values / size**0.5
+
+
+def growing(size: float, power: float, margin: float) -> tuple[float, int, float]:
+    r"""Return coherence, K and distance of h atoms, identity and Hadamard, as h grows.
+
+    The asymptotic setting of Rangamani et al., :math:`K = h^p` and a distance that shrinks with a
+    power of h, here :math:`h^{-p-\nu}`; :math:`\mu = \sqrt{2/h}` is that of these atoms.
+    """
+    return (2 / size) ** 0.5, round(size**power), size ** -(power + margin)
+
+
+def supports_found(
+    size: int, power: float, margin: float, num_signals: int, seed: int
+) -> np.ndarray:
+    r"""Count the signals whose support a ReLU layer finds exactly, as :func:`growing` sets it.
+
+    For each signal x the weight is the worst one at the distance :math:`\delta` of the atoms, which
+    is what a guarantee has to bear: latents of active atoms lose :math:`\delta\|x\|`, others gain
+    it. No matrix is stored.
+
+    Args:
+      size: h, a power of two, of which half are the measurements.
+      power: p.
+      margin: :math:`\nu`.
+      num_signals: signals, magnitudes U(1, 2).
+      seed: of the signals.
+
+    Returns:
+      (2,), the numbers at the bias of :func:`support_bias` and at the best for each signal.
+    """
+    rng = np.random.default_rng(seed)
+    coherence, num_active, distance = growing(size, power, margin)
+    bias = support_bias(coherence, num_active, distance, MEAN)
+    found = np.zeros(2, int)
+    for _ in range(num_signals):
+        codes = np.zeros(size, np.float32)
+        support = rng.choice(size, num_active, replace=False)
+        codes[support] = rng.uniform(LOW, HIGH, num_active)
+        spikes, waves = np.split(codes, 2)
+        signal = spikes + hadamard_transform(waves)
+        latents = np.concatenate([signal, hadamard_transform(signal)])
+        deviation = distance * np.linalg.norm(signal)
+        weakest = latents[support].min() - deviation
+        latents[support] = -np.inf
+        strongest = latents.max() + deviation
+        found += [weakest > bias >= strongest, weakest > strongest]
+    return found
+
+
+def certain_from(power: float, margin: float) -> int | None:
+    r"""Return the least i so that :func:`recovers` holds for h = 2^i and above, or None.
+
+    By :math:`4Km(\mu + \delta) = 4m(\sqrt2\,h^{p-1/2} + h^{-\nu})` it holds from some h on if p is
+    below 1/2, and never if it is not: :math:`4\sqrt2\,m` is above every magnitude.
+    """
+    fails = [i for i in range(1, 1000) if not recovers(*growing(2.0**i, power, margin), LOW, HIGH)]
+    return fails[-1] + 1 if fails[-1] < 999 else None
+
+
 # --- linear autoencoders with weight decay (Kunin et al., 2019) -----------------------------------
 
 
@@ -197,9 +271,6 @@ def least_loss(eigenvalues: np.ndarray, num_latents: int, decay: float) -> float
 
 
 # --- dictionaries from a near start (Arora et al., 2015; Nguyen et al., 2019) ---------------------
-
-LOW, HIGH = 1.0, 2.0  # magnitudes of the codes, with signs at random
-MEAN, SQUARE = (LOW + HIGH) / 2, (LOW**2 + LOW * HIGH + HIGH**2) / 3
 
 
 def near_start(
@@ -262,7 +333,7 @@ def near_start(
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Linear autoencoders on the paper's signals; near starts of both rules."""
+    """Linear autoencoders on the paper's signals; near starts of both rules; growing supports."""
 
     latents: tuple[int, ...] = (1, 3, 8, 16)
     decays: tuple[float, ...] = (0.0, 0.01, 0.1)
@@ -276,11 +347,16 @@ class Config:
     sizes: tuple[int, ...] = (250, 1000, 4000)
     size_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     duration: float = 20.0
+    powers: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    margin: float = 0.25
+    exponents: tuple[int, ...] = (11, 14, 17, 20, 23)
+    num_signals: tuple[int, ...] = (200, 200, 200, 100, 20)
 
 
 QUICK = Config(
     latents=(3,), seeds=(0, 1), num_measurements=128, distances=(0.3,), num_steps=8,
     num_samples=2000, near_seeds=(0,), sizes=(250,), size_seeds=(0, 1), duration=10.0,
+    powers=(0.1, 0.3, 0.6), exponents=(6, 14), num_signals=(10, 20),
 )  # fmt: skip
 
 
@@ -395,6 +471,55 @@ def _factor(values: np.ndarray) -> str:
     return common.estimate(values) if np.all(values < 100) else "over 100"
 
 
+def support_numbers(config: Config) -> np.ndarray:
+    """Return how many supports are found, (power, size, bias)."""
+    return np.asarray([
+        [
+            supports_found(2**i, power, config.margin, number, seed=i)
+            for i, number in zip(config.exponents, config.num_signals, strict=True)
+        ]
+        for power in config.powers
+    ])  # fmt: skip
+
+
+def support_table(config: Config, found: np.ndarray) -> str:
+    """Show how support recovery behaves as dictionaries grow."""
+    rows: list[list[Any]] = []
+    for power, counts in zip(config.powers, found, strict=True):
+        start = certain_from(power, config.margin)
+        certain = [
+            recovers(*growing(2.0**i, power, config.margin), LOW, HIGH) for i in config.exponents
+        ]
+        for kind, bias in enumerate(("ε", "best")):
+            cells = [
+                _fraction(count, number) + "*" * (sure and not kind)
+                for count, number, sure in zip(
+                    counts[:, kind], config.num_signals, certain, strict=True
+                )
+            ]
+            known = ("never" if start is None else f"2^{start}") if not kind else ""
+            rows.append([f"{power:g}", bias, *cells, known])
+    columns = zip(config.exponents, config.num_signals, strict=True)
+    header = ("p", "bias", *(f"h = 2^{i}, n = {number}" for i, number in columns), "certain from")
+    return (
+        "One ReLU layer as the dictionary grows: h atoms, identity and Hadamard, K = h^p active, "
+        f"weights at δ = h^-(p + {config.margin:g}) from\nthe atoms: the part of n signals whose "
+        "support is found exactly, with the 95 % Clopper-Pearson interval\n"
+        f"{common.format_table(header, rows)}\n"
+        f"ε = 2 K m (μ + δ), μ = √(2/h), magnitudes U({LOW:g}, {HIGH:g}) of mean m; best: the best "
+        "bias for each signal x. Weights are the worst for each:\nlatents of active atoms lose "
+        "δ|x|, others gain it. *: a (1 - δ) > 2ε, a the least magnitude, so that recovery is "
+        "certain; 'certain\nfrom' is the h from which on this holds. It needs K μ to vanish, "
+        "p < 1/2, and so does every bias here: of codes that are not negative\nthe atom of equal "
+        "entries receives about K μ m/2, which is m/√2 > a at p = 1/2 and grows above.\n"
+    )
+
+
+def _fraction(count: int, num_signals: int) -> str:
+    low, high = scipy.stats.binomtest(int(count), num_signals).proportion_ci()
+    return f"{count / num_signals:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:  # noqa: B008
     """Check the theorems, print and write the tables and the numbers."""
     started = time.monotonic()
@@ -402,6 +527,7 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
     with common.stages(out, NAME, config) as stages:
         linear = stages.once("linear", lambda: {"numbers": linear_numbers(config)})["numbers"]
         near = stages.once("near", lambda: {"distances": near_numbers(config)})["distances"]
+        supports = stages.once("supports", lambda: {"found": support_numbers(config)})["found"]
         shallow = stages.once("shallow", lambda: shallow_autoencoders.numbers(*of_shallow))
         text = (
             f"{linear_table(config, linear)}\n{near_table(config, near)}\n"
@@ -409,19 +535,22 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
             "Without decay minima are "
             "not isolated and directions mix. arora: Algorithm 2 of Arora et al., 2015; nguyen: "
             "gradient of the\ntied autoencoder, Nguyen et al., 2019. Magnitudes "
-            f"U({LOW:g}, {HIGH:g}) with signs at random.\n"
+            f"U({LOW:g}, {HIGH:g}) with signs at random.\n\n{support_table(config, supports)}"
         )
         manifest = {
             "experiment": NAME, "config": dataclasses.asdict(config),
             "axes": {
                 "linear": ["latents", "decay", "seed", "loss, transpose, singular, aligned, MCC"],
                 "near": ["case", "seed", "step"],
+                "supports": ["power", "size", "bias"],
                 "shallow_simulated": ["tied", "size", "seed", "time", "spike or bulk"],
             },
             "seconds": round(time.monotonic() - started, 1),
         }  # fmt: skip
         kept = {f"shallow_{name}": value for name, value in shallow.items()}
-        sc.io.save_results(out / NAME, {"linear": linear, "near": near, **kept}, manifest)
+        sc.io.save_results(
+            out / NAME, {"linear": linear, "near": near, "supports": supports, **kept}, manifest
+        )
         (out / f"{NAME}.txt").write_text(text)
     print("\n" + text)
 
