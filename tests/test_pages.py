@@ -35,6 +35,10 @@ QUOTES = {
     (REVIEWERS, "theory"): [
         ("distance by {.705} and", "step 1", "arora", "256", "0.3"),
         ("and {.712} in the first step", "step 1", "nguyen", "256", "0.3"),
+        ("supports found is {1.00}, .96", "h = 2^20, n = 100", "0.3", "ε"),
+        ("p = .4 ({.00} with", "h = 2^20, n = 100", "0.4", "ε"),
+        ("h = 2^20, {1.00}, .83", "h = 2^23, n = 20", "0.4", "ε"),
+        ("no bias finds any ({.00}) from", "h = 2^23, n = 20", "0.5", "best"),
         ("with the 16 atoms is {.631},", "dictionary MCC", "8", "0.1"),
     ],
     (REVIEWERS, "decomposition"): [
