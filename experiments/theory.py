@@ -91,11 +91,11 @@ def spikes_and_waves(num_measurements: int) -> np.ndarray:
 def support_bias(coherence: float, num_active: int, distance: float, mean: float) -> float:
     r"""Return the threshold :math:`\epsilon = 2 K m (\mu + \delta)` of the ReLU layer.
 
-    The choice of Rangamani et al., 2018 ("Sparse coding and autoencoders"), who let K, the
-    coherence :math:`\mu` and the distance :math:`\delta` of weight from atoms shrink with powers of
-    the dimension; m is the mean magnitude. Their asymptotic statement is not transcribed here:
-    :func:`recovers` is a condition for finite sizes, from the same two inequalities, and
-    :func:`supports_found` measures what happens as they grow.
+    After Rangamani et al., 2018 ("Sparse coding and autoencoders"), who let K grow, and the
+    coherence :math:`\mu` and the distance :math:`\delta` of weight from atoms shrink, with powers
+    of the dimension; m is the mean magnitude. The factor 2 is what :func:`recovers` needs. Their
+    asymptotic statement is not transcribed here: :func:`recovers` is a condition for finite sizes,
+    from the same two inequalities, and :func:`supports_found` measures what happens as they grow.
     """
     return 2 * num_active * mean * (coherence + distance)
 

@@ -32,6 +32,7 @@ from sparsecode_jax import (
     synthetic,
     training,
 )
+from sparsecode_jax._sparse import dense
 from sparsecode_jax.dictionary_learning import updates
 from sparsecode_jax.training import losses, schedules
 
@@ -471,11 +472,11 @@ CALLS = {
         unseen=("tolerance",), near=5e-3,
     ),
     "sparse_encode(num_active)": call(
-        sc.sparse_encode,
+        lambda **kw: dense(sc.sparse_encode(**kw)),
         {"signals": SIGNALS, "dictionary": DICTIONARY, "num_active": 2,
          "solver": solvers.orthogonal_matching_pursuit, "as_sparse": True},
-        kinds={"solver": "function", "as_sparse": "flag"}, rows=("signals",),
-        via=("orthogonal_matching_pursuit",),
+        signature=sc.sparse_encode, kinds={"solver": "function", "as_sparse": "flag"},
+        rows=("signals",), via=("orthogonal_matching_pursuit",),
     ),
     "solvers.solve": call(
         on_lasso(solvers.solve), {**LASSO, "solver": solvers.sparsa(), "num_steps": 4,

@@ -151,8 +151,10 @@ def test_aux_k_brings_dead_latents_back():
     options = {"encoder": TOP_K, "params0": params, "num_steps": 300, "dead_after": 5}
 
     def dead(loss):
-        trained = fit(signals=signals, loss=loss, **options).params
-        return float(sc.metrics.dead_fraction(TOP_K.apply(trained.encoder, signals)))
+        trained = fit(signals=signals, loss=loss, **options)
+        assert trained.flops > 300 * 300 * M * N  # its steps can be counted
+        codes = TOP_K.apply(trained.params.encoder, signals)
+        return float(sc.metrics.dead_fraction(codes))
 
     assert dead(losses.aux_k(num_aux=8, weight=1.0)) < dead(losses.squared_error)
 

@@ -1,11 +1,14 @@
 """Training losses against NumPy, and what their gradients reach."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import special
 
+import sparsecode_jax as sc
 from sparsecode_jax import encoders
 from sparsecode_jax.training import losses
 from sparsecode_jax.training.losses import Batch
@@ -92,9 +95,10 @@ def _given(encoder, params, batch):
     return codes, batch._replace(aux=aux)
 
 
+@pytest.mark.parametrize("dead", [3, N // 2, N], ids=["two", "more", "all"])
 @pytest.mark.parametrize("encoder", [DENSE, SPARSE], ids=["dense", "sparse"])
-def test_aux_k_decodes_the_largest_dead_latents(encoder):
-    dead = np.arange(N) % 3 == 0
+def test_aux_k_decodes_the_largest_dead_latents(encoder, dead):
+    dead = np.isin(np.arange(N), np.arange(1, N, 3)[:2] if dead == 3 else np.arange(dead))
     codes, batch, rows = setting(encoder, dead=jnp.asarray(dead))
     latents = np.where(dead, np.asarray(batch.aux.latents, np.float64), 0)
     kept = np.zeros_like(latents)
@@ -114,6 +118,33 @@ def test_aux_k_decodes_the_largest_dead_latents(encoder):
     whole, plain = (jax.grad(of_params)(params, name) for name in ("whole", "plain"))
     moved = np.any(np.asarray(whole.weight) != np.asarray(plain.weight), axis=1)
     assert moved[dead].any() and not moved[~dead].any()  # the residual has no gradient
+    # As is decoded by rows: the gradient by the dictionary is what the kept latents leave.
+    slope = jax.grad(lambda d: loss(codes, batch._replace(dictionary=d)))(DICTIONARY)
+    plain = jax.grad(lambda d: losses.squared_error(codes, batch._replace(dictionary=d)))(
+        DICTIONARY
+    )
+    np.testing.assert_allclose(slope - plain, -0.25 * kept.T @ left / S, rtol=1e-4, atol=1e-6)
+
+
+def test_aux_k_costs_nearly_the_same_however_many_latents_are_dead():
+    """What ``fit`` charges for each step is what it takes with more than ``num_aux`` dead."""
+    loss = losses.aux_k(num_aux=2)
+    codes, given, _ = setting(DENSE)
+
+    def of(dead, latents, dictionary):
+        aux = given.aux._replace(latents=latents)
+        return loss(codes, given._replace(dictionary=dictionary, aux=aux, dead=dead))
+
+    slopes = jax.value_and_grad(of, argnums=(1, 2))
+    latents = given.aux.latents
+    totals = []
+    for num_dead in (0, 2, 3, N):
+        dead = jnp.arange(N) < num_dead
+        totals.append(sc.flops.count_flops(slopes)(dead, latents, DICTIONARY).total())
+    static = functools.partial(slopes, np.ones(N, bool))
+    totals.append(sc.flops.eval_flops(static, latents, DICTIONARY).total())
+    none, few, more, every, charged = totals
+    assert more == every == charged and none == few == charged + 2 * (M + S), totals
 
 
 def test_aux_k_without_dead_latents_moves_nothing():

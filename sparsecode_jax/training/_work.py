@@ -49,8 +49,11 @@ def count_work(state: TrainState, data: TrainData, program: Program) -> Work:
     def count(fn: Callable) -> int:
         return int(eval_flops(fn, *arguments).total())
 
+    recipe = program.recipe
+    if recipe.dead_after is not None:  # losses cost as much whichever latents are dead
+        recipe = recipe._replace(dead_after=0)
     try:
-        step, every = count(program.step()), program.recipe.resample_every
+        step, every = count(program._replace(recipe=recipe).step()), recipe.resample_every
         return Work(step, 0 if every is None else count(program.resampling()), every)
     except FlopCountError:
         return Work(None, 0, None)

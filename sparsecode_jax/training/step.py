@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sparsecode_jax import dictionaries, objectives
@@ -255,6 +256,8 @@ def train_step(
     if recipe.penalty_schedule is not None:
         penalty = penalty * jnp.asarray(recipe.penalty_schedule(state.step), penalty.dtype)
     dead = None if dead_after is None or state.idle is None else state.idle >= dead_after
+    if dead is not None and dead_after == 0:
+        dead = np.ones(dead.shape, bool)  # type: ignore[assignment]  # known while it is traced
 
     counted = state.idle is not None or data.target_l0 is not None
 
