@@ -7,10 +7,10 @@ alternating minimization, learned by SAEs, all for equal training FLOPs) with wa
 same FLOPs per signal) separates the two.
 
 Command: ``python -m experiments.decomposition`` (4 minutes on one core; resumable; ``--quick`` half
-a minute). Expected, latent MCC over five data sets: SAEs with their own encoders .62 to .70 (as
-published .57), FISTA in the SAEs' dictionaries .64 to .77, the SAEs' encoders trained for the true
+a minute). Expected, latent MCC over five data sets: SAEs with their own encoders .61 to .70 (as
+published .57), FISTA in the SAEs' dictionaries .61 to .77, the SAEs' encoders trained for the true
 dictionary .77 to .83, FISTA in the true dictionary .96, as in those of alternating minimization.
-Of gaps of .26 to .34 the dictionary is .17 to .25 and inference .08 to .13; a quarter to a half of
+Of gaps of .26 to .35 the dictionary is .16 to .28 and inference .08 to .13; a quarter to a half of
 each gap closes only with both.
 
 Nothing is chosen on the data sets that are reported. On two other data sets (``tuning_seeds``) each
