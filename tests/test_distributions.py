@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -51,7 +52,7 @@ def run(program, *sites):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sites))}
     command = [sys.executable, "-c", program]
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, cwd=sites[0], timeout=300
+        command, env=environment, capture_output=True, text=True, cwd=sites[0], timeout=1500
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -129,3 +130,37 @@ def test_its_readme_runs_and_names_what_is_there():
     exec(compile(block.replace("jaxflops", flops.__name__), "README", "exec"), {})
     for call in re.findall(r"`(\w+)[(\[]", text):
         assert any(hasattr(x, call) for x in (flops, flops.FlopCount, builtins, jax)), call
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(("count", "errors"), id="some"),
+        pytest.param(("*",), id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_the_tests_of_the_transform_pass_with_jaxflops_alone(wheels, tmp_path, names):
+    """They are its own: they need nothing of the other distribution, whose import fails here."""
+    tests = tmp_path / "own_tests"
+    shutil.copytree(ROOT / "tests" / "flops", tests)
+    for path in tests.glob("*.py"):
+        text = path.read_text().replace("sparsecode_jax.flops", "jaxflops")
+        path.write_text(
+            text.replace("from sparsecode_jax import flops", "import jaxflops as flops")
+        )
+    for name in ("docs", "package_programs"):  # of this project's own pages and programs
+        (tests / f"test_{name}.py").unlink()
+    (tmp_path / "conftest.py").write_text(
+        "import sys\nsys.modules['sparsecode_jax'] = None\n"
+        "def pytest_configure(config): config.addinivalue_line('markers', 'full_effort: x')\n"
+    )
+    files = sorted(path for name in names for path in tests.glob(f"test_{name}.py"))
+    program = (
+        "import sys, pytest\n"
+        f"code = pytest.main(['-q', '-p', 'no:cacheprovider', '--rootdir', {str(tmp_path)!r}, "
+        f"*{[str(path) for path in files]!r}])\n"
+        "assert code == 0, code\nassert sys.modules['jaxflops'].__file__.startswith"
+        f"({str(wheels['jaxflops'])!r})"
+    )
+    words = run(program, wheels["jaxflops"], tmp_path)
+    assert int(words[words.index("passed") - 1]) >= (30 if "*" not in names else 500)
