@@ -159,7 +159,7 @@ def numbers(config: Config, num_atoms: int, seed: int, stages: sc.io.Run) -> dic
         stages.once(f"lista-{label}-{depth}", functools.partial(error, depth))["error"]
         for depth in config.layers
     ]
-    active = np.mean(np.sum(np.abs(given["codes"]) > 1e-6, axis=1))
+    active = np.asarray(np.mean(np.sum(np.abs(given["codes"]) > 1e-6, axis=1)))
     return {"solvers": of_solvers(given, config), "lista": np.asarray(layers), "active": active}
 
 

@@ -281,7 +281,7 @@ def _compared(arrays: dict[str, np.ndarray], config: Config, methods: list[str])
             sure = np.asarray([corrected[case] < 0.05 for case in mine])
             rows.append([
                 label(method), k, len(mine), f"{means.mean():+.3f}",
-                f"{means.min():+.3f} to {means.max():+.3f}", int((means > 0).sum()),
+                f"{np.min(means):+.3f} to {np.max(means):+.3f}", int((means > 0).sum()),
                 int((sure & (means > 0)).sum()), int((sure & (means < 0)).sum()),
             ])  # fmt: skip
     header = (
@@ -396,7 +396,7 @@ def fine_table(arrays: dict[str, np.ndarray], config: Fine) -> str:
         f"signals, {config.num_atoms} known atoms, means over {config.num_runs} data sets with "
         f"95 % t intervals: the lasso by\n{config.num_steps} steps of FISTA, its penalty chosen "
         f"for each K and M on the training half among {penalties}. Chance (codes\nof other "
-        f"signals): {chance.min():.3f} to {chance.max():.3f}. Nothing was published.\n\nThe "
+        f"signals): {np.min(chance):.3f} to {np.max(chance):.3f}. Nothing was published.\n\nThe "
         f"largest K up to which the mean is {GOAL} or more, and M >= 2K ln(N/K)\n"
         f"{common.format_table(('M', 'mean', 'boundary'), bounds)}\n"
     )
