@@ -107,35 +107,43 @@ def estimate(values: Any, digits: int = 3) -> str:
     return f"{mean:.{digits}f}" + ("" if np.isnan(half) else f"±{half:.{digits}f}")
 
 
+_AGREEMENT = (
+    "Ours: mean of n runs with its 95 % t interval. The tolerance is for the difference of means; "
+    "2 sd: two standard deviations\nof the published runs, where rounding has taken runs apart."
+)
+
+
 def agreement(
-    rows: Sequence[tuple[str, int, float, float, float]],
+    rows: Sequence[tuple[str, int, Any, float, float]],
 ) -> tuple[str, bool]:
-    """Compare our values with published ones.
+    """Compare means of our runs with published ones.
 
     Args:
-      rows: (quantity, published step, ours, published, tolerance).
+      rows: (quantity, published step, ours of each run, published, tolerance).
 
     Returns:
-      A table, and whether every difference is within its tolerance.
+      A table, with the 95 % t interval of each mean of several runs, and whether every difference
+      is within its tolerance.
     """
     cells, agree = [], True
     for quantity, step, ours, theirs, tolerance in rows:
-        difference = abs(ours - theirs)
+        difference = abs(float(np.mean(ours)) - theirs)
         good = bool(difference <= tolerance)
         agree &= good
         cells.append(
             (
                 quantity,
                 f"{step:,}",
-                f"{ours:.4f}",
+                np.size(ours),
+                estimate(ours, 4),
                 f"{theirs:.4f}",
                 f"{difference:.5f}",
                 f"{tolerance:.4f}",
                 "yes" if good else "NO",
             )
         )
-    header = ("quantity", "step", "ours", "published", "difference", "tolerance", "agrees")
-    return format_table(header, cells), agree
+    header = ("quantity", "step", "n", "ours", "published", "difference", "tolerance", "agrees")
+    return f"{format_table(header, cells)}\n\n{_AGREEMENT}", agree
 
 
 def measured(

@@ -38,8 +38,8 @@ def published_at(experiment: str, method: str, step: int, column: str = "mcc_tes
 def compared(
     experiment: str, method: str, step: int, label: str, scores: Any, tolerance: float | None,
     column: str = "mcc_test",
-) -> tuple[str, int, float, float, float]:  # fmt: skip
-    """Return a row of the agreement table: the mean over runs beside the published one.
+) -> tuple[str, int, Any, float, float]:  # fmt: skip
+    """Return a row of the agreement table: the score of each run beside the published mean.
 
     After tens of thousands of steps rounding has taken encoders into other minima: without a
     tolerance two standard deviations of the published runs are allowed.
@@ -48,7 +48,7 @@ def compared(
         label = f"{label}, 2 sd"
         tolerance = 2 * published_at(experiment, method, step, f"{column}_std")
     theirs = published_at(experiment, method, step, column)
-    return f"{method}, {label}", step, float(np.mean(scores)), theirs, tolerance
+    return f"{method}, {label}", step, scores, theirs, tolerance
 
 
 def recovery_boundary(N: Any, K: Any) -> Any:  # noqa: N803
