@@ -16,6 +16,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.parsers import Parser
+from sphinx.pycode import ModuleAnalyzer
 
 import sparsecode_jax
 
@@ -70,6 +71,11 @@ sphinx_gallery_conf = {
 
 for part in sparsecode_jax.__all__:
     getattr(sparsecode_jax, part)  # is imported when it is asked for
+
+# Overloads are for type checkers: readers see the one signature with everything.
+fronts = ModuleAnalyzer.for_module("sparsecode_jax.solvers._core")
+fronts.analyze()
+fronts.overloads.clear()
 
 HOMES = {  # where a public class or function is defined, and where it is documented
     f"{getattr(module, name).__module__}.{name}": f"{home}.{name}"
