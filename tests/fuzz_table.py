@@ -68,7 +68,6 @@ class Call(NamedTuple):
       traced: whether it works under jit.
       drawn: whether it draws numbers, which in float64 are others.
       unmoved: whether a NaN does not show: it answers by yes and no, or hands back what is given.
-      unseen: arguments whose NaN does not show, one by one.
       near: how close rows stay to what they are without others and in float64, relatively; what
         is solved to a tolerance stays within it.
     """
@@ -82,7 +81,6 @@ class Call(NamedTuple):
     traced: bool = True
     drawn: bool = False
     unmoved: bool = False
-    unseen: tuple[str, ...] = ()
     near: float = 1e-4
     optional: frozenset[str] = frozenset()
 
@@ -469,7 +467,7 @@ CALLS = {
         lambda **kw: dictionaries.reconstruct(sc.sparse_encode(**kw), kw["dictionary"]),
         {"signals": SIGNALS, "dictionary": DICTIONARY, "penalty": PENALTY, "tolerance": 2e-6},
         signature=sc.sparse_encode, rows=("signals",), via=("solve_to_tolerance",),
-        unseen=("tolerance",), near=5e-3,
+        near=5e-3,
     ),
     "sparse_encode(num_active)": call(
         lambda **kw: dense(sc.sparse_encode(**kw)),

@@ -325,3 +325,18 @@ def test_hostile_scales_and_penalties_stay_finite(problem):
     np.testing.assert_array_equal(high.codes, 0)
     with pytest.raises(ValueError, match="the penalty has shape \\(12,\\); one number"):
         learn_dictionary(jax.random.key(0), problem.signals, penalty=jnp.ones(12), **SMALL)
+
+
+@pytest.mark.parametrize("num_rounds", [1, 2])
+@pytest.mark.parametrize(("scale", "momentum"), [(1e20, 0.5), (1.0, 1.5), (1.0, -0.1)])
+def test_what_cannot_be_told_under_jit_is_nan(problem, scale, momentum, num_rounds):
+    start = sc.dictionaries.random(jax.random.key(3), num_atoms=16, num_measurements=8)
+    penalties = np.full(num_rounds, 0.1, np.float32)
+
+    def run(signals, momentum):
+        return alternate(signals, start, penalties, num_steps=2, momentum=momentum).dictionary
+
+    assert np.isnan(jax.jit(run)(scale * problem.signals, momentum)).all()
+    assert np.isfinite(jax.jit(run)(problem.signals, 0.5)).all()
+    with pytest.raises(ValueError, match="alternate: .* is expected"):
+        run(scale * problem.signals, momentum)

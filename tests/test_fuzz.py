@@ -370,7 +370,7 @@ def _judge(line: Call, args: dict, law: str, mode: str, named: dict, result: Any
 def _judge_spoiled(line: Call, args: dict, name: str, mode: str, got: list) -> str | None:
     spoiled = ~np.isfinite(np.asarray(args[name], np.float64))
     is_nan = np.any(np.isnan(np.asarray(args[name], np.float64)))
-    if line.unmoved or name in line.unseen:
+    if line.unmoved:
         return None
     clean = leaves(call_with(line, line.args, "plain"))
     expected = reference(line, args)

@@ -248,6 +248,17 @@ def test_prefixes_by_frequency_are_those_of_latents_in_that_order(encoder):
     assert abs(float(plain) - expected) > 1e-3
 
 
+@pytest.mark.parametrize("dead", [np.arange(N) > 7, np.ones(N, bool)], ids=["some", "all"])
+def test_by_frequency_it_is_the_same_for_arrays_of_numpy_and_of_jax(dead):
+    codes, batch, _ = setting(DENSE, dead=dead)
+    frequency = np.random.default_rng(1).permutation(N).astype(np.float32)
+    given = batch._replace(true_codes=np.asarray(TRUE), frequency=frequency)
+    traced = jax.jit(lambda loss, batch: loss(codes, batch), static_argnums=0)
+    for inner in (losses.cosine, losses.aux_k(num_aux=3)):
+        loss = losses.matryoshka((5, N), inner, by_frequency=True)
+        np.testing.assert_allclose(loss(codes, given), traced(loss, given), rtol=1e-5)
+
+
 def test_matryoshka_cuts_gates_and_dead_latents_too():
     encoder = encoders.jump_relu(M, N, threshold0=0.3)
     codes, batch, (signals, dictionary, rows) = setting(encoder, dead=jnp.arange(N) > 7)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import sparsecode_jax as sc
 from sparsecode_jax import solvers
 
 from .contracts import S
@@ -44,3 +45,13 @@ def test_stops_each_signal_at_the_first_look_within_the_tolerance(case):
         assert np.all(info.converged)
     before = np.asarray(path)[np.maximum(looks - 1, 0), np.arange(S)]
     assert np.all((looks == 0) | (case.measure(problem, before) > case.tolerance))
+
+
+def test_a_tolerance_that_is_no_number_under_jit_gives_none():
+    p = sc.synthetic.sample_problem(
+        jax.random.key(0), 2, num_samples=20, num_measurements=8, num_atoms=12
+    )
+    run = jax.jit(
+        lambda tolerance: sc.sparse_encode(p.signals, p.dictionary, 0.1, tolerance=tolerance)
+    )
+    assert np.isnan(run(np.nan)).all() and np.isfinite(run(1e-4)).all()

@@ -160,7 +160,7 @@ def alternate(
         if _checks.concrete(largest):
             _checks.squares(name, label, float(largest))
         valid &= largest < LARGEST
-    momentum = jnp.where(valid, momentum, jnp.nan)  # where they are traced, nothing else tells
+    dictionary = jnp.where(valid, dictionary, jnp.nan)  # where they are traced, nothing else tells
     key = jax.random.key(0) if key is None else key
     _checks.key(name, key)
     start = Alternated(dictionary, codes, state)

@@ -219,8 +219,8 @@ def _aux_k(loss: Loss, num_aux: int, weight: float, codes: Array, batch: Batch) 
     num_aux = min(num_aux, latents.shape[-1])
     few, many = (functools.partial(decode, num_aux) for decode in (_of_few_dead, _of_many_dead))
     arguments = batch.dead, latents, _dictionary("aux_k", batch)
-    if isinstance(batch.dead, np.ndarray):  # all of them, as where a step is counted
-        decoded = many(*arguments)
+    if _checks.concrete(batch.dead):  # as where a step is counted
+        decoded = (few if np.sum(batch.dead) <= num_aux else many)(*arguments)
     else:
         decoded = jax.lax.cond(jnp.sum(batch.dead) <= num_aux, few, many, *arguments)
     return loss(codes, batch) + weight * 0.5 * _mean_square(residual - decoded)
@@ -325,11 +325,11 @@ def _in_order(order: Array, codes: Array, batch: Batch) -> tuple[Array, Batch]:
     """Renumber the latents: first comes ``order[0]``."""
 
     def renumbered(array: Array | None) -> Array | None:
-        if isinstance(array, np.ndarray):  # one number for all
-            return array
         # Whole rows of the transpose are moved: many times faster than single numbers.
         return None if array is None else array.T[order].T
 
+    every = _checks.concrete(batch.dead) and batch.dead is not None and bool(np.all(batch.dead))
+    dead = batch.dead if every else renumbered(batch.dead)  # what is known stays known
     aux = batch.aux
     if aux is not None:
         active = aux.active
@@ -338,7 +338,7 @@ def _in_order(order: Array, codes: Array, batch: Batch) -> tuple[Array, Batch]:
         aux = _map_aux(renumbered, aux, active)
     return codes.T[order].T, batch._replace(
         dictionary=_dictionary("matryoshka", batch)[order],
-        true_codes=renumbered(batch.true_codes), aux=aux, dead=renumbered(batch.dead),
+        true_codes=renumbered(batch.true_codes), aux=aux, dead=dead,
         frequency=renumbered(batch.frequency),
     )  # fmt: skip
 
