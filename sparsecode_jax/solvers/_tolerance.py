@@ -120,8 +120,9 @@ def solve_to_tolerance(
         chunk_size = max(chunk_size, 1)
     _checks.count(name, "chunk_size", chunk_size)
     if not _checks.concrete(tolerance):  # a message is not possible, and no gap would ever do
-        signals = jnp.where(jnp.isnan(tolerance), jnp.nan, problem.signals)
-        problem = problem._replace(signals=signals)
+        unknown = jnp.isnan(tolerance)
+        problem = problem._replace(signals=jnp.where(unknown, jnp.nan, problem.signals))
+        tolerance = jnp.where(unknown, 1, tolerance)
     codes0, layout = spread(name, solver, problem, codes0)
     problem = held_problem(problem)
     return _solve_to_tolerance(
