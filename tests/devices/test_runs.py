@@ -257,16 +257,15 @@ def test_scores_of_batches_that_are_split(data, kind):
     assert_close(jax.tree.map(np.asarray, found), jax.tree.map(np.asarray, expected), 1e-5)
 
 
-@pytest.mark.slow  # chaotic beyond a few rounds: whole runs end at the same value
-def test_whole_runs_of_the_learner_end_alike():
-    """The best of three do; a search may also end in a minimum beside the best, of 2 % more."""
+@pytest.mark.slow  # chaotic beyond a few rounds: searches that are long enough end alike
+@pytest.mark.parametrize("key", [0, 1, 2])
+def test_whole_runs_of_the_learner_end_within_one_percent(key):
     problem = sc.synthetic.sample_problem(
         jax.random.key(0), 3, num_samples=1024, num_measurements=8, num_atoms=16
     )
-    split = put(problem.signals, mesh_of("explicit", signals=8), "signals")
-    ends = [
-        [dictionary_learning.learn_dictionary(key, x, num_atoms=16).objective for x in pair]
-        for key, pair in zip(KEYS[:3], [(split, problem.signals)] * 3, strict=True)
-    ]
-    ends = np.asarray(ends)
-    assert np.ptp(ends.min(axis=0)) < 0.001 * ends.min() and ends.max() < 1.03 * ends.min(), ends
+    mesh = mesh_of("explicit", signals=8)
+    found, expected = (
+        dictionary_learning.learn_dictionary(KEYS[key], x, num_atoms=16, num_hops=16)
+        for x in (put(problem.signals, mesh, "signals"), problem.signals)
+    )
+    np.testing.assert_allclose(found.objective, expected.objective, rtol=0.01)
