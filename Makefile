@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 OUTSIDE := .matrix/outside
 WORKERS ?= 2
 
-.PHONY: help pareto reproduce language-model bench accelerators lint test test-all test-matrix test-outside docs clean
+.PHONY: help pareto reproduce language-model bench bench-compare accelerators lint test test-all test-matrix test-outside docs clean
 help:
 	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (about 8 minutes)"
 	@echo "make reproduce  every experiment at full fidelity, results/report.html (35 hours; resumes)"
 	@echo "                QUICK=1 short versions (15 minutes), ONLY=\"bias top_k\" some of them"
 	@echo "make language-model  better codes for dictionaries of a language model (hours; resumes)"
 	@echo "make bench      solvers and training beside their peers (20 minutes; resumes)"
+	@echo "make bench-compare  what a change did: this tree beside BASE=COMMIT, in turn, as ratios;"
+	@echo "                ONLY='\"lasso c\" TopK' some of it (20 minutes for all)"
 	@echo "make accelerators  every program compiled for a TPU, without one (an hour or two; resumes)"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-all   the same with the slow tests"
@@ -87,6 +89,10 @@ language-model: $(VENV)/lm.stamp
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.waits
+
+bench-compare: $(VENV)/experiments.stamp
+	$(BIN)/python -m benchmarks.compare $(if $(BASE),--base $(BASE)) $(if $(ONLY),--only $(ONLY))
 
 accelerators: $(VENV)/tpu.stamp
 	$(BIN)/python -m benchmarks.tpu --write docs/results/tpu.txt

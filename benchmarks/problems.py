@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import platform
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax.io import Run
@@ -21,6 +25,14 @@ class Scale(NamedTuple):
     num_active: int
     num_signals: int
     tolerance: float
+
+
+# The paper's size, an image patch's, a language model's.
+SCALES = {
+    "a": Scale(8, 16, 3, 1024, 1e-3),
+    "b": Scale(64, 256, 8, 4096, 1e-3),
+    "c": Scale(768, 6144, 32, 512, 1e-5),
+}
 
 
 class Problem(NamedTuple):
@@ -79,3 +91,21 @@ def draw(scale: Scale, seed: int, coherent: bool) -> Problem:
     atoms = atoms.astype(np.float32)
     penalty = 0.1 * float((signals @ atoms.T).max(axis=1).mean())
     return Problem(signals, atoms, penalty, tolerance, k)
+
+
+def machine() -> dict[str, Any]:
+    """Describe this machine: processor, cores, versions, and its matrix product rate."""
+    size = 2048
+    square = jnp.ones((size, size))
+    product = jax.jit(lambda a: a @ a)
+    product(square).block_until_ready()
+    times = []
+    for _ in range(7):
+        started = time.perf_counter()
+        product(square).block_until_ready()
+        times.append(time.perf_counter() - started)
+    return {
+        "cpu": processor(), "cores": os.cpu_count(),
+        "float32 GEMM": f"{2 * size**3 / min(times) / 1e9:.0f} GFLOP/s (2048 x 2048, jax)",
+        "python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__,
+    }  # fmt: skip

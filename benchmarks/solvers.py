@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import pathlib
-import platform
 import subprocess
 import sys
 import time
@@ -27,7 +25,7 @@ import numpy as np
 
 import sparsecode_jax as sc
 from benchmarks import peers  # sets the environment that SPAMS needs, before NumPy loads
-from benchmarks.problems import Problem, Scale, draw, once, processor, worst_gap
+from benchmarks.problems import SCALES, Problem, draw, machine, once, worst_gap
 from experiments.common import format_table
 from sparsecode_jax.flops import value_and_flops
 from sparsecode_jax.io import Run
@@ -35,12 +33,6 @@ from sparsecode_jax.io._atomic import write_bytes
 
 OUT = pathlib.Path("results/bench")
 
-
-SCALES = {
-    "a": Scale(8, 16, 3, 1024, 1e-3),
-    "b": Scale(64, 256, 8, 4096, 1e-3),
-    "c": Scale(768, 6144, 32, 512, 1e-5),
-}
 INSTANCES = ((101, False), (102, False), (103, True))  # seed, coherent; not used for tuning
 
 
@@ -156,30 +148,12 @@ def measure(task: str, problem: Problem, makers: dict[str, Callable], rounds: in
     return rows
 
 
-def machine() -> dict[str, Any]:
-    """Describe this machine: processor, cores, versions, and its matrix product rate."""
-    size = 2048
-    square = jnp.ones((size, size))
-    product = jax.jit(lambda a: a @ a)
-    product(square).block_until_ready()
-    times = []
-    for _ in range(7):
-        started = time.perf_counter()
-        product(square).block_until_ready()
-        times.append(time.perf_counter() - started)
-    return {
-        "cpu": processor(), "cores": os.cpu_count(),
-        "float32 GEMM": f"{2 * size**3 / min(times) / 1e9:.0f} GFLOP/s (2048 x 2048, jax)",
-        "python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__,
-    }  # fmt: skip
-
-
 def memory(num_signals: int = 4096) -> str:
     """Return the memory of scale c beyond its inputs, measured in a process of its own."""
     code = f"""
 import threading, time, jax
 import sparsecode_jax as sc
-from benchmarks.solvers import SCALES, draw
+from benchmarks.problems import SCALES, draw
 p = draw(SCALES["c"]._replace(num_signals={num_signals}), 101, False)
 x, d = jax.numpy.asarray(p.signals), jax.numpy.asarray(p.dictionary)
 encode = jax.jit(lambda x, d: sc.sparse_encode(x, d, p.penalty, tolerance=1e-5))

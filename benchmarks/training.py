@@ -26,8 +26,7 @@ import numpy as np
 import torch
 
 import sparsecode_jax as sc
-from benchmarks.problems import once
-from benchmarks.solvers import machine
+from benchmarks.problems import machine, once
 from experiments.common import format_table
 from sparsecode_jax.io import Run
 from sparsecode_jax.io._atomic import write_bytes

@@ -6,6 +6,8 @@ A message says which function, what is wrong with the values, what is expected, 
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import warnings
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from sparsecode_jax._scaling import LARGEST, SMALLEST
 from sparsecode_jax._sharding import to_host
 
+_FLOATS = frozenset(map(jnp.dtype, (jnp.float32, jnp.float64, jnp.float16, jnp.bfloat16)))
 _FEW = 1 << 20  # numbers that NumPy looks through before a program would be compiled
 _PASS_TRANSPOSE = "If your atoms are columns, pass dictionary.T."
 
@@ -32,6 +35,8 @@ def real(name: str, *arrays: Any) -> tuple[Any, ...]:
 
 
 def _real(name: str, array: Any) -> Any:
+    if type(array) is float or (isinstance(array, jax.Array) and array.dtype in _FLOATS):
+        return array
     if np.ma.is_masked(array):  # JAX would read what lies under the mask
         raise TypeError(
             f"{name}: got a masked array (shape {array.shape}) with "
@@ -79,6 +84,10 @@ def on_device(array: Any, dtype: Any = None) -> jax.Array:
 
     The copy is what that program makes: JAX would go on reading the memory of the caller.
     """
+    if isinstance(array, jax.Array) and (
+        dtype is None or (array.dtype == dtype and not array.weak_type)
+    ):
+        return array  # as jnp.asarray does, twenty times as slowly
     if type(array) is not np.ndarray:
         return jnp.asarray(array, dtype)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype if dtype is None else dtype)
@@ -92,7 +101,7 @@ def floating(name: str, *arrays: Any) -> tuple[jax.Array, ...]:
     dtype = jnp.result_type(*arrays)
     if not jnp.issubdtype(dtype, jnp.floating):
         dtype = jnp.result_type(float)
-    return tuple(a.astype(dtype) for a in arrays)
+    return tuple(on_device(a, dtype) for a in arrays)
 
 
 def finite(name: str, **arrays: Any) -> None:
@@ -113,6 +122,14 @@ def all_finite(array: Any) -> bool:
         return bool(np.isfinite(np.asarray(array)).all())
     with jax.ensure_compile_time_eval():  # a concrete array may be closed over while tracing
         return bool(_finite_device(array))
+
+
+def _largest(array: Any) -> float:
+    """Return the largest magnitude in a concrete array."""
+    if _in_reach(array) and np.size(array) <= _FEW:
+        return float(np.max(np.abs(np.asarray(array)), initial=0))
+    with jax.ensure_compile_time_eval():
+        return float(jnp.max(jnp.abs(array)))
 
 
 def _in_reach(array: Any) -> bool:
@@ -508,8 +525,7 @@ def to_tolerance(name: str, problem: Any, tolerance: Any, with_penalty: bool) ->
             f"certify; at least {4 * float(limits.eps):.1g} is expected. Use float64 for less."
         )
     if concrete(problem.signals):
-        with jax.ensure_compile_time_eval():
-            largest = float(jnp.max(jnp.abs(problem.signals)))
+        largest = _largest(problem.signals)
         low, high = float(limits.tiny / limits.eps), float(limits.max * limits.eps)
         if largest and not low < largest < high:
             raise ValueError(
@@ -591,6 +607,15 @@ def pursuit(name: str, penalty: Any, value: Any, build: Any) -> Any:
             "what builds it is expected, such as solver=orthogonal_matching_pursuit."
         )
     function(name, "solver", build)
+    with contextlib.suppress(ValueError):  # of functions that do not say what they take
+        parameters = inspect.signature(build).parameters.values()
+        if not any(p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in parameters):
+            raise TypeError(
+                f"{name}: num_active is {value}, but the solver's builder takes no number of "
+                "active atoms; one that takes it first is expected, such as "
+                "solver=orthogonal_matching_pursuit. Matching pursuit, which may take an atom "
+                "again, is run by solve(matching_pursuit(), ..., num_steps=)."
+            )
     return build(value)
 
 

@@ -360,6 +360,11 @@ def test_sparse_encode_takes_a_number_of_active_atoms():
         ({}, ValueError, "neither a penalty nor num_active is given"),
         ({"penalty": 0.1, "num_active": 3}, ValueError, "both a penalty and num_active are given"),
         ({"num_active": 3, "solver": OMP(3)}, TypeError, "the solver is built already, with a K"),
+        (
+            {"num_active": 3, "solver": sc.solvers.matching_pursuit},
+            TypeError,
+            "the solver's builder takes no number of active atoms",
+        ),
         ({"num_active": 0}, ValueError, "num_active is 0; an integer >= 1"),
         ({"num_active": 99}, ValueError, "num_active is 99"),
     ],

@@ -7,7 +7,7 @@ pytest.importorskip("spams", reason="SPAMS is in the bench extra: make bench ins
 
 import sparsecode_jax as sc
 from benchmarks import peers
-from benchmarks.solvers import Scale, draw
+from benchmarks.problems import Scale, draw
 
 SMALL = Scale(12, 40, 4, 60, 1e-5)
 
