@@ -27,11 +27,13 @@ class Scale(NamedTuple):
     tolerance: float
 
 
-# The paper's size, an image patch's, a language model's.
+# The paper's size, an image patch's, a language model's; a and c with many signals.
 SCALES = {
     "a": Scale(8, 16, 3, 1024, 1e-3),
     "b": Scale(64, 256, 8, 4096, 1e-3),
     "c": Scale(768, 6144, 32, 512, 1e-5),
+    "a, many": Scale(8, 16, 3, 65_536, 1e-3),
+    "c, many": Scale(768, 6144, 32, 4096, 1e-5),
 }
 
 

@@ -55,10 +55,9 @@ def _jitted(fn: Callable, args: tuple, per: int, unit: str) -> Program:
     )  # fmt: skip
 
 
-def lasso(scale: str, *, num_signals: int | None = None, prepared: bool = False) -> Program:
+def lasso(scale: str, *, prepared: bool = False) -> Program:
     """Encode to the gap of the scale by the library's own choice of solver."""
-    sizes = SCALES[scale]
-    problem = draw(sizes._replace(num_signals=num_signals or sizes.num_signals), SEED, False)
+    problem = draw(SCALES[scale], SEED, False)
     signals, atoms = jnp.asarray(problem.signals), jnp.asarray(problem.dictionary)
 
     def encode(signals: Any, atoms: Any) -> Any:
@@ -175,10 +174,10 @@ def _sparse_online(num_atoms: int) -> Program:
 
 PROGRAMS: dict[str, Callable[[], Program]] = {
     "lasso a": functools.partial(lasso, "a"),
-    "lasso a, 65,536 signals": functools.partial(lasso, "a", num_signals=65_536),
+    "lasso a, 65,536 signals": functools.partial(lasso, "a, many"),
     "lasso b": functools.partial(lasso, "b"),
     "lasso c": functools.partial(lasso, "c"),
-    "lasso c, 4,096 signals": functools.partial(lasso, "c", num_signals=4096),
+    "lasso c, 4,096 signals": functools.partial(lasso, "c, many"),
     "lasso c, prepared": functools.partial(lasso, "c", prepared=True),
     "OLS a": functools.partial(pursuit, "a", "orthogonal_least_squares"),
     "OLS b": functools.partial(pursuit, "b", "orthogonal_least_squares"),

@@ -231,8 +231,8 @@ def test_memory_does_not_grow_with_the_gathered_atoms_of_all_signals():
         found = re.findall(r"tensor<([0-9x]+)xf32>", text)
         return max(np.prod([int(n) for n in shape.split("x")], dtype=np.int64) for shape in found)
 
-    assert largest(2**12, 128) == 2**12 * 128 * 128 <= module._MOST_ENTRIES
-    assert largest(2**16, 256) <= module._MOST_ENTRIES < 2**16 * 256 * 256
+    assert largest(2**11, 128) == 2**11 * 128 * 128 <= module._MOST_ENTRIES
+    assert largest(2**13, 256) <= module._MOST_ENTRIES < 2**13 * 256 * 256
 
 
 def test_a_number_stands_for_sizes_that_grow_to_it():

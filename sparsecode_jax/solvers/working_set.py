@@ -31,7 +31,7 @@ __all__ = ["WorkingSetState", "working_set"]
 
 _HIGHEST = lax.Precision.HIGHEST
 _GROUPS = 16  # candidates are the best of each of so many groups of atoms per wanted atom
-_MOST_ENTRIES = 2**27  # of gathered atoms, and of their Gram matrices, at a time: 512 MiB each
+_MOST_ENTRIES = 2**25  # of gathered atoms, and of their Gram matrices, at a time: 128 MiB each
 
 
 class WorkingSetState(NamedTuple):
@@ -89,7 +89,7 @@ def working_set(
     correlate, 2MW^2 + 2MW for the Gram matrix and the residual (2MW where the problem has the
     products of all atoms), 2W^2 per inner step and 4W^2 before them. The choice of atoms is
     comparisons. A round of many signals is done in blocks whose gathered atoms, and Gram matrices,
-    are at most 2^27 numbers.
+    are at most 2^25 numbers.
 
     References:
       Working sets with a duality gap as certificate: Massias, Gramfort, Salmon, 2018 (celer);
