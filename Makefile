@@ -11,7 +11,7 @@ help:
 	@echo "make reproduce  every experiment at full fidelity, results/report.html (35 hours; resumes)"
 	@echo "                QUICK=1 short versions (15 minutes), ONLY=\"bias top_k\" some of them"
 	@echo "make language-model  better codes for dictionaries of a language model (hours; resumes)"
-	@echo "make bench      solvers and training beside their peers (20 minutes; resumes)"
+	@echo "make bench      solvers and training beside their peers, and what users wait for (40 minutes; resumes)"
 	@echo "make bench-compare  what a change did: this tree beside BASE=COMMIT, in turn, as ratios;"
 	@echo "                ONLY='\"lasso c\" TopK' some of it (20 minutes for all)"
 	@echo "make accelerators  every program compiled for a TPU, without one (an hour or two; resumes)"

@@ -119,11 +119,12 @@ def table(found: dict[str, dict[str, Any]], base: str) -> str:
 
     from experiments.common import format_table
 
-    rows = []
+    rows, failed = [], []
     for name, row in found.items():
         if "failed" in row:
             said = "; ".join(f"{key}: {error}" for key, error in row["failed"].items())
-            rows.append([name, "", "", "", "", f"did not run ({said})"])
+            rows.append([name, "did not run", "", "", "", ""])
+            failed.append(f"{name} did not run ({said})\n")
             continue
         ratios = np.asarray(row["ratios"])
         before, now = (row[key].get("flops") for key in ("base", "now"))
@@ -137,6 +138,7 @@ def table(found: dict[str, dict[str, Any]], base: str) -> str:
     return (
         f"{format_table(header, rows)}\n\nTime now over time of the base, median and range over "
         "rounds in which both ran; below 1 the change is faster.\nThe first run compiles.\n"
+        + "".join(failed)
     )
 
 

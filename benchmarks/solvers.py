@@ -1,6 +1,6 @@
 """Time the solvers beside their peers, on the same problems, interleaved.
 
-Command: ``make bench`` (about 15 minutes on 2 cores), or ``python -m benchmarks.solvers --quick``.
+Command: ``make bench`` (about 25 minutes on 2 cores), or ``python -m benchmarks.solvers --quick``.
 Needs the ``bench`` extra. Every contender reaches the same relative duality gap, within 3 %, on
 every signal that it is given, checked in float64; slow peers are given fewer signals. All of them
 run once in each round, so that what else the machine does meets them alike; a ratio is the median

@@ -2,7 +2,7 @@
 
     python -m benchmarks.waits [--quick] [--write docs/results/waits.txt]
 
-Part of ``make bench`` (about 15 minutes on 2 cores); needs nothing but the package's extra
+Part of ``make bench`` (about 10 minutes on 2 cores); needs nothing but the package's extra
 ``experiments``. Finished parts are kept in ``results/bench`` and not run again.
 
 The import is timed in interpreters of its own, with and without the package, in turn. Eager calls

@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-README, REVIEWERS = "README.md", "docs/reviewers.md"
+README, REVIEWERS, PERFORMANCE = "README.md", "docs/reviewers.md", "docs/performance.md"
 PUBLISHED, MEASURED = (
     f"FLOPs by the {account} account to reach an MCC on the test half"
     for account in ("published", "measured")
@@ -83,6 +83,16 @@ QUOTES = {
     (REVIEWERS, "sample_complexity"): [("are recovered ({.98}),", "MCC in", "10,000")],
     (REVIEWERS, "top_k"): [
         ("latent MCC ({.839} of", "penalty 0.5", "Latent MCC", "(a) k largest", "3"),
+    ],
+    (PERFORMANCE, "waits"): [
+        ("and {5.6} s at 16,384 atoms", "wide: 768 x 16,384", "its gradient"),
+        ("takes {1.2} ms more than", "eager - jitted", "tolerance=1e-3"),
+        ("TopK step takes 360 ms here, {38} %", "of the limit", "TopK, 16,384 latents, K = 64"),
+        ("reserves {277} MiB,", "temporaries, MiB", "TopK, 16,384 latents, K = 64"),
+    ],
+    (PERFORMANCE, "benchmarks_many"): [
+        ("we take {4.7}, 5.6", "sparse_encode / this, by instance", "lasso, scale a, many: M = 8,"
+         " N = 16, K = 3, 65536 signals, gap <= 0.001", "SPAMS, 2 threads"),
     ],
     (REVIEWERS, "flop_audit"): [("of sparse coding {45} times", "ratio", "sparse coding, step")],
 }  # fmt: skip
