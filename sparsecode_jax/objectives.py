@@ -303,7 +303,7 @@ def gap_of_parts(
       (...,).
     """
     num_measurements = signals.shape[-1]
-    rounding = 0.5 * jnp.finfo(signals.dtype).eps
+    rounding = 0.5 * float(jnp.finfo(signals.dtype).eps)  # as it is it would promote bfloat16
     root = num_measurements**0.5
     full = jnp.sum(signals * signals, axis=-1)
     energy = jnp.sum(residual * residual, axis=-1) + squares

@@ -426,3 +426,36 @@ def test_masks_and_imaginary_parts_are_not_dropped(name):
         CASTS[name](COMPLEX)
     with pytest.raises(TypeError, match=r"^[a-z0-9_]+: got a masked array .* masked entries; numb"):
         CASTS[name](MASKED)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_stays_half_to_a_tolerance_and_in_gradients(dtype):
+    problem = sc.synthetic.sample_problem(
+        jax.random.key(3), 3, num_samples=20, num_measurements=16, num_atoms=24
+    )
+    signals, dictionary = problem.signals, problem.dictionary
+    half = signals.astype(dtype), dictionary.astype(dtype)
+    for solver in (solvers.sparsa(), solvers.working_set((8, 16))):
+        lasso = Lasso(*half, jnp.asarray(0.2, dtype), sc.dictionaries.step_size(half[1]))
+        codes, info = solvers.solve_to_tolerance(solver, lasso, tolerance=0.05, max_steps=50)
+        assert codes.dtype == info.gap.dtype == dtype and bool(info.converged.all())
+        exact = sc.objectives.lasso(
+            signals, dictionary, codes.astype(jnp.float32), 0.2
+        ) - sc.objectives.lasso(
+            signals, dictionary, sc.sparse_encode(signals, dictionary, 0.2, tolerance=1e-5), 0.2
+        )
+        assert float(jnp.max(exact / (0.5 * jnp.sum(signals**2, axis=-1)))) < 0.06
+
+    def total(dictionary, signals):
+        return sc.sparse_encode(signals, dictionary, 0.2, tolerance=0.05).sum()
+
+    found = jax.grad(total)(half[1], half[0])
+    assert found.dtype == dtype and bool(jnp.isfinite(found).all())
+
+
+@pytest.mark.parametrize("build", [solvers.cosamp, solvers.subspace_pursuit])
+def test_pursuits_that_factorize_refuse_half_precision(build):
+    half = jnp.ones((2, 8), jnp.bfloat16), jnp.eye(8, dtype=jnp.bfloat16)
+    message = "signals have dtype bfloat16; float32 or float64 is expected"
+    with pytest.raises(TypeError, match=message):
+        sc.sparse_encode(*half, num_active=2, solver=build)

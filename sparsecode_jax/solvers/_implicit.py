@@ -74,7 +74,7 @@ def _backward(prox: Callable, saved: tuple[Lasso, Array], cotangent: Array) -> t
     (signals, dictionary, penalty, step_size, gram), codes = saved
     weight = ridge(prox, penalty)
     limit = 2 * min(dictionary.shape) + 10
-    rounding = jnp.finfo(codes.dtype).eps
+    rounding = float(jnp.finfo(codes.dtype).eps)  # of bfloat16 it would promote to float32
     small = rounding ** (2 / 3) * jnp.max(jnp.sum(dictionary * dictionary, axis=-1))
 
     def solve(right: Array, on: Array) -> Array:

@@ -1,15 +1,24 @@
-"""The step that CoSaMP and subspace pursuit share: merge supports, fit, keep the K largest."""
+"""What CoSaMP and subspace pursuit share: merge supports, fit, keep the K largest."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+from sparsecode_jax import _checks
 from sparsecode_jax.solvers import _support
 from sparsecode_jax.solvers._support import SupportState, at
-from sparsecode_jax.types import Lasso
+from sparsecode_jax.types import Array, Lasso
 
-__all__ = ["merge_and_prune"]
+__all__ = ["merge_and_prune", "start"]
+
+
+def start(
+    name: str, num_active: int, signed: bool, problem: Lasso, codes0: Array | None = None
+) -> SupportState:
+    """Begin, in a precision that the fit of a step has a factorization for."""
+    _checks.full_precision(name, "signals", problem.signals)
+    return _support.start(name, num_active, signed, problem, codes0)
 
 
 def merge_and_prune(

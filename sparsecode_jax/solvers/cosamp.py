@@ -8,7 +8,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
-from sparsecode_jax.solvers._merge import merge_and_prune
+from sparsecode_jax.solvers._merge import merge_and_prune, start
 from sparsecode_jax.solvers._support import SupportState, at, block_of
 from sparsecode_jax.types import Array, Lasso, Solver
 
@@ -43,6 +43,7 @@ def cosamp(
 
     Raises:
       ValueError: num_active is not an integer from 1 to N.
+      TypeError: half precision, when it is run.
 
     **Cost**: 2MN + 2M - 1 arithmetic operations per signal to start and (2K + 1)N + M + 1 + P(P +
     1)(2P + 1)/6 + 2P^2 per signal per step, P = min(2K, N) + K, and 4K^3 + 20K^2 + 9K - 2 more
@@ -55,7 +56,7 @@ def cosamp(
 
     signed = keeps_negatives("cosamp", prox)
     return Solver(
-        Bound(_support.start, "cosamp", num_active, signed),
+        Bound(start, "cosamp", num_active, signed),
         Bound(_step, num_active, signed),
         _support.read_codes,
         gap=_support.relative_error_left,

@@ -10,7 +10,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
 from sparsecode_jax.solvers import _support
-from sparsecode_jax.solvers._merge import merge_and_prune
+from sparsecode_jax.solvers._merge import merge_and_prune, start
 from sparsecode_jax.solvers._support import SupportState, at
 from sparsecode_jax.types import Array, Lasso, Solver
 
@@ -47,6 +47,7 @@ def subspace_pursuit(
 
     Raises:
       ValueError: num_active is not an integer from 1 to N.
+      TypeError: half precision, when it is run.
 
     **Cost**: 2MN + 2M - 1 arithmetic operations per signal to start and (2K + 1)N + M + P(P + 1)(2P
     + 1)/6 + 2P^2, P = 2K, + 4K^3 + 24K^2 + 17K - 3 per signal per step, where signed codes have
@@ -60,7 +61,7 @@ def subspace_pursuit(
 
     signed = keeps_negatives("subspace_pursuit", prox)
     return Solver(
-        Bound(_support.start, "subspace_pursuit", num_active, signed),
+        Bound(start, "subspace_pursuit", num_active, signed),
         Bound(_step, num_active, signed),
         _support.read_codes,
         gap=_support.relative_error_left,
