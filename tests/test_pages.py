@@ -85,7 +85,7 @@ QUOTES = {
         ("latent MCC ({.839} of", "penalty 0.5", "Latent MCC", "(a) k largest", "3"),
     ],
     (PERFORMANCE, "waits"): [
-        ("and {5.6} s at 16,384 atoms", "wide: 768 x 16,384", "its gradient"),
+        ("{5.6} s at 16,384 atoms (the gradient", "wide: 768 x 16,384", "its gradient"),
         ("takes {1.2} ms more than", "eager - jitted", "tolerance=1e-3"),
         ("TopK step takes 360 ms here, {38} %", "of the limit", "TopK, 16,384 latents, K = 64"),
         ("reserves {277} MiB,", "temporaries, MiB", "TopK, 16,384 latents, K = 64"),
