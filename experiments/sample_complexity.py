@@ -120,7 +120,7 @@ def learn(config: Config, num_atoms: int, signals: np.ndarray) -> tuple[Any, flo
         return found.dictionary, float(found.penalty), float(found.flops)
     online = learn_dictionary_online(
         key, np.array_split(signals, max(1, len(signals) // 512)), num_atoms=num_atoms,
-        num_epochs=config.num_epochs, solver=sc.solvers.fista(), num_steps=100,
+        num_epochs=config.num_epochs, num_steps=100,
         dictionary0=sc.dictionaries.random(
             key, num_atoms=num_atoms, num_measurements=signals.shape[1]
         ),

@@ -97,7 +97,7 @@ def test_atoms_may_begin_in_batches_smaller_than_their_number(batches):
 def test_every_batch_is_charged(batches):
     run = functools.partial(
         online._step,
-        solver=sc.solvers.sparsa(),
+        solver=sc.solvers.fista(),
         update=updates.block_coordinate(),
         num_steps=30,
         num_refitted=None,
@@ -115,9 +115,8 @@ def test_every_batch_is_charged(batches):
     assert costs[0] > 30 * 100 * 4 * M * N  # at least its steps
 
 
-def test_the_default_steps_learn_as_well_as_many_of_fista(batches):
-    many_steps = {"solver": sc.solvers.fista(), "num_steps": 100}
-    found = [learn(batches, num_epochs=3, **options) for options in ({}, many_steps)]
+def test_the_default_steps_learn_as_well_as_many(batches):
+    found = [learn(batches, num_epochs=3, num_steps=steps) for steps in (None, 100)]
     few, many = (one.objectives[-20:].mean() for one in found)
     assert abs(few / many - 1) < 0.02
     assert found[0].flops < found[1].flops / 2

@@ -37,14 +37,14 @@ from sparsecode_jax.io._identity import as_given, chained, digest_of, other_batc
 from sparsecode_jax.io.runs import Run
 from sparsecode_jax.metrics import l0
 from sparsecode_jax.prox import keeps_negatives
+from sparsecode_jax.solvers import fista
 from sparsecode_jax.solvers import refit as fit_on_support
-from sparsecode_jax.solvers import sparsa
 from sparsecode_jax.types import Array, ArrayLike, Key, PyTree, Solver
 
 __all__ = ["LearnedOnline", "learn_dictionary_online"]
 
 _PENALTY = 0.1  # as a fraction of the root mean square norm of the first signals
-_STEPS = 30  # of the solver of a lasso, per batch: as near as 100 of FISTA for a third of them
+_STEPS = 30  # of the solver of a lasso, per batch: 100 learn no better dictionaries
 _MEMORY = 2.0  # signals per atom over which its codes' moments are averaged
 _GAIN = 0.3  # of the penalty's logarithm per batch
 
@@ -128,7 +128,7 @@ def learn_dictionary_online(
       bias: b of ``x - b``, which is coded: "mean" of the first signals, or (M,). **Traced**.
       num_steps: solver steps per batch; None takes 30, or K. **Static**.
       num_epochs: passes over the batches. **Static**.
-      solver: None takes ``sparsa()``, non-negative. With ``num_active`` it is what builds the
+      solver: None takes ``fista()``, non-negative. With ``num_active`` it is what builds the
         pursuit; None takes ``orthogonal_least_squares``. **Static**.
       update: from :mod:`~sparsecode_jax.dictionary_learning.updates`; None takes
         ``block_coordinate()``, which remembers all batches in (N, N + M) numbers, and above 8,192
@@ -170,7 +170,7 @@ def learn_dictionary_online(
     _checks.count(name, "num_epochs", num_epochs)
     solver, num_steps = solver_and_steps(
         name, solver, num_steps, penalty=penalty, num_active=num_active, num_atoms=num_atoms,
-        default=sparsa(), default_steps=_STEPS,
+        default=fista(), default_steps=_STEPS,
     )  # fmt: skip
     if update is None:
         update = projected_gradient() if num_atoms > WIDE else block_coordinate()
@@ -396,8 +396,7 @@ def _check_refit(
     if solver.prox is None:
         raise ValueError(
             f"{name}: refit is given, but the solver does not say its proximal operator (prox), "
-            "and so not whether codes may be negative; one that does, such as sparsa(), is "
-            "expected."
+            "and so not whether codes may be negative; one that does, such as fista(), is expected."
         )
     keeps_negatives(name, solver.prox)
 
