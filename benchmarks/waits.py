@@ -201,7 +201,7 @@ def distribution(scale: str) -> dict[str, Any]:
         slowest = np.sort(steps)[-max(len(steps) // 100, 1) :]
         found["coherent" if coherent else "incoherent"] = {
             "quantiles": [float(q) for q in np.quantile(steps, (0.5, 0.9, 0.99, 1.0))],
-            "share": float(slowest.sum() / steps.sum()),
+            "share": float(slowest.sum()) / float(steps.sum()),
             "ratio": float(np.median(ratios)),
         }
     return found
