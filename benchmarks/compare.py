@@ -3,11 +3,12 @@
     python -m benchmarks.compare [--base COMMIT] [--only "lasso c" "TopK"] [--rounds 7]
 
 Command: ``make bench-compare BASE=COMMIT`` (BASE is the last commit if it is not said; all programs
-take about 20 minutes on 2 cores). The base is checked out into a temporary folder. Of each program
-two processes run it, in turn, one with the package of this working tree and one with the base's;
-the programs are this tree's (benchmarks/programs.py). Reported is the median over rounds of the
-time now over the time of the base, the least and the greatest of these ratios, FLOPs, and what the
-first run took with compilation. A program that the base cannot run says what it raised there.
+took ten minutes with --rounds 5, on 2 cores). The base is checked out into a temporary folder. Of
+each program two processes run it, in turn, one with the package of this working tree and one with
+the base's; the programs are this tree's (benchmarks/programs.py). Reported is the median over
+rounds of the time now over the time of the base, the least and the greatest of these ratios, FLOPs,
+and what the first run took with compilation. A program that the base cannot run says what it raised
+there.
 """
 
 from __future__ import annotations

@@ -15,6 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax.io import Run
+from sparsecode_jax.io._atomic import write_bytes
+
+OUT = pathlib.Path("results/bench")
+GEMM = "float32 GEMM"  # of a machine: measured, and so no part of what it is
 
 
 class Scale(NamedTuple):
@@ -95,19 +99,45 @@ def draw(scale: Scale, seed: int, coherent: bool) -> Problem:
     return Problem(signals, atoms, penalty, tolerance, k)
 
 
-def machine() -> dict[str, Any]:
-    """Describe this machine: processor, cores, versions, and its matrix product rate."""
+def large_product() -> tuple[Callable[[], Any], int]:
+    """Return a run of a 2,048 x 2,048 float32 product, which waits for it, and its operations."""
     size = 2048
     square = jnp.ones((size, size))
     product = jax.jit(lambda a: a @ a)
     product(square).block_until_ready()
+    return lambda: product(square).block_until_ready(), 2 * size**3
+
+
+def machine() -> dict[str, Any]:
+    """Describe this machine: processor, cores, versions, and its matrix product rate."""
+    run, operations = large_product()
     times = []
     for _ in range(7):
         started = time.perf_counter()
-        product(square).block_until_ready()
+        run()
         times.append(time.perf_counter() - started)
     return {
         "cpu": processor(), "cores": os.cpu_count(),
-        "float32 GEMM": f"{2 * size**3 / min(times) / 1e9:.0f} GFLOP/s (2048 x 2048, jax)",
+        GEMM: f"{operations / min(times) / 1e9:.0f} GFLOP/s (2048 x 2048, jax)",
         "python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__,
     }  # fmt: skip
+
+
+def measured(
+    name: str, described: dict[str, Any], parts: dict[str, Callable[[], Any]], **settings: Any
+) -> dict[str, Any]:
+    """Return what each part measures on the machine described; what was measured before is kept."""
+    identity = {key: value for key, value in described.items() if key != GEMM} | settings
+    found = {}
+    with Run(OUT / name, identity, name=name) as run:
+        for part, fn in {"machine": lambda: described, **parts}.items():
+            print(part, flush=True)
+            found[part] = once(run, part, fn)
+    return found
+
+
+def report(text: str, path: pathlib.Path | None) -> None:
+    """Print a table, and write it to a file if one is named."""
+    print("\n" + text)
+    if path is not None:
+        write_bytes(path, text.encode())

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sparsecode_jax as sc
-from benchmarks.problems import SCALES, draw
+from benchmarks.problems import SCALES, Problem, draw
 
 SEED = 101
 
@@ -43,14 +43,17 @@ class Program(NamedTuple):
     temporaries: Callable[[], int] | None = None
 
 
-def _jitted(fn: Callable, args: tuple, per: int, unit: str) -> Program:
-    compiled = jax.jit(fn)
+def encoding(problem: Problem, encode: Callable, *, prepared: bool = False) -> Program:
+    """Compile ``(signals, atoms) -> codes`` for a problem."""
+    atoms = jnp.asarray(problem.dictionary)
+    args = jnp.asarray(problem.signals), sc.dictionaries.prepare(atoms) if prepared else atoms
+    compiled = jax.jit(encode)
 
     def flops() -> float:
-        return float(sc.flops.value_and_flops(fn)(*args)[1].total())
+        return float(sc.flops.value_and_flops(encode)(*args)[1].total())
 
     return Program(
-        lambda: jax.block_until_ready(compiled(*args)), per, unit, flops,
+        lambda: jax.block_until_ready(compiled(*args)), len(problem.signals), "signal", flops,
         functools.partial(_temporaries, compiled, *args),
     )  # fmt: skip
 
@@ -58,25 +61,22 @@ def _jitted(fn: Callable, args: tuple, per: int, unit: str) -> Program:
 def lasso(scale: str, *, prepared: bool = False) -> Program:
     """Encode to the gap of the scale by the library's own choice of solver."""
     problem = draw(SCALES[scale], SEED, False)
-    signals, atoms = jnp.asarray(problem.signals), jnp.asarray(problem.dictionary)
 
     def encode(signals: Any, atoms: Any) -> Any:
         return sc.sparse_encode(signals, atoms, problem.penalty, tolerance=problem.tolerance)
 
-    given = sc.dictionaries.prepare(atoms) if prepared else atoms
-    return _jitted(encode, (signals, given), len(signals), "signal")
+    return encoding(problem, encode, prepared=prepared)
 
 
 def pursuit(scale: str, name: str) -> Program:
-    """Run a pursuit of the scale's K atoms."""
+    """Run a non-negative pursuit of the scale's K atoms."""
     problem = draw(SCALES[scale], SEED, False)
     build = getattr(sc.solvers, name)
 
     def encode(signals: Any, atoms: Any) -> Any:
         return sc.sparse_encode(signals, atoms, num_active=problem.num_active, solver=build)
 
-    args = jnp.asarray(problem.signals), jnp.asarray(problem.dictionary)
-    return _jitted(encode, args, len(problem.signals), "signal")
+    return encoding(problem, encode)
 
 
 def step(

@@ -25,13 +25,9 @@ import numpy as np
 
 import sparsecode_jax as sc
 from benchmarks import peers  # sets the environment that SPAMS needs, before NumPy loads
-from benchmarks.problems import SCALES, Problem, draw, machine, once, worst_gap
+from benchmarks.problems import SCALES, Problem, draw, machine, measured, report, worst_gap
+from benchmarks.programs import encoding
 from experiments.common import format_table
-from sparsecode_jax.flops import value_and_flops
-from sparsecode_jax.io import Run
-from sparsecode_jax.io._atomic import write_bytes
-
-OUT = pathlib.Path("results/bench")
 
 INSTANCES = ((101, False), (102, False), (103, True))  # seed, coherent; not used for tuning
 
@@ -41,7 +37,6 @@ def ours(
 ) -> tuple[Callable, int]:
     """Our solver by its one call, compiled; None is what ``sparse_encode`` chooses itself."""
 
-    @jax.jit
     def encode(signals: Any, atoms: Any) -> Any:
         if solver is None:
             return sc.sparse_encode(signals, atoms, problem.penalty, tolerance=problem.tolerance)
@@ -60,7 +55,6 @@ def our_pursuit(
     """Return a signed pursuit of K atoms, compiled."""
     build = functools.partial(solver, prox=sc.prox.soft_threshold)
 
-    @jax.jit
     def encode(signals: Any, atoms: Any) -> Any:
         return sc.sparse_encode(signals, atoms, num_active=problem.num_active, solver=build)
 
@@ -69,11 +63,10 @@ def our_pursuit(
 
 def timed(problem: Problem, encode: Callable, prepared: bool) -> tuple[Callable, int]:
     """Return a run of ours that is waited for, and how many signals it encodes."""
-    atoms = jnp.asarray(problem.dictionary)
-    args = jnp.asarray(problem.signals), sc.dictionaries.prepare(atoms) if prepared else atoms
-    run = lambda: encode(*args).block_until_ready()  # noqa: E731
-    run.count = lambda: value_and_flops(encode)(*args)[1].total()  # type: ignore[attr-defined]
-    return run, len(problem.signals)
+    program = encoding(problem, encode, prepared=prepared)
+    run = lambda: program.run()  # noqa: E731
+    run.count = program.flops  # type: ignore[attr-defined]
+    return run, program.per
 
 
 def contenders(name: str, problem: Problem) -> dict[str, dict[str, Callable]]:
@@ -254,7 +247,6 @@ def main(argv: list[str] | None = None) -> None:
     rounds = 2 if args.quick else args.rounds
 
     def instance(name: str, seed: int, coherent: bool) -> dict[str, Any]:
-        print(f"scale {name}, seed {seed}{', coherent' if coherent else ''}", flush=True)
         problem = draw(SCALES[name], seed, coherent)
         found = {}
         for task, makers in contenders(name, problem).items():
@@ -262,21 +254,16 @@ def main(argv: list[str] | None = None) -> None:
             found[task] = measure(task, problem, makers, rounds)
         return found
 
-    described = machine()
-    identity = {k: v for k, v in described.items() if k != "float32 GEMM"}  # a measurement
-    identity["rounds"], results = rounds, {}
-    with Run(OUT / f"solvers{'-quick' if args.quick else ''}", identity, name="solvers") as run:
-        results["machine"] = once(run, "machine", lambda: described)
-        for name in scales:
-            for seed, coherent in instances:
-                key = f"{name}-{seed}"
-                results[key] = once(run, key, functools.partial(instance, name, seed, coherent))
+    parts = {
+        f"{name}-{seed}": functools.partial(instance, name, seed, coherent)
+        for name in scales
+        for seed, coherent in instances
+    }
+    name = f"solvers{'-quick' if args.quick else ''}"
+    results = measured(name, machine(), parts, rounds=rounds)
     if "c" in scales:
         results["memory"], results["compile"] = memory(), compile_seconds()
-    text = table(results)
-    print("\n" + text)
-    if args.write:
-        write_bytes(args.write, text.encode())
+    report(table(results), args.write)
 
 
 if __name__ == "__main__":

@@ -25,37 +25,17 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-import sparsecode_jax as sc
-from benchmarks.problems import machine, once
+from benchmarks.problems import machine, measured, report
+from benchmarks.programs import Program, models, step
 from experiments.common import format_table
-from sparsecode_jax.io import Run
-from sparsecode_jax.io._atomic import write_bytes
-from sparsecode_jax.training import Autoencoder, Recipe, TrainData, init_state, losses, train_step
 
-OUT = pathlib.Path("results/bench")
 M, N, B, K = 768, 6144, 1024, 32
 PENALTY, RATE = 0.01, 1e-3
 
 
-def ours(
-    signals: np.ndarray, encoder: sc.Encoder, loss: Callable, dead_after: int | None = None
-) -> Callable[[], None]:
-    """Return a step of our training, its state donated, counting dead latents if asked to."""
-    n, m = N, signals.shape[1]
-    dictionary = sc.dictionaries.random(jax.random.key(1), num_atoms=n, num_measurements=m)
-    params = Autoencoder(encoder.init(jax.random.key(0)), dictionary)
-    data = TrainData(jnp.asarray(signals), None, None, jnp.float32(PENALTY), jnp.float32(RATE))
-    latents = None if dead_after is None else n
-    state = init_state(jax.random.key(2), params, data, num_latents=latents)
-    recipe = Recipe(loss=loss, dead_after=dead_after)
-    one = functools.partial(train_step, encoder=encoder, recipe=recipe)
-    step = jax.jit(one, donate_argnums=0)
-    held = [step(state, data)]
-
-    def run() -> None:
-        held[0] = jax.block_until_ready(step(held[0], data))
-
-    return run
+def ours(num_active: int | None, dead_after: int | None = None) -> Callable[[], None]:
+    """Return a step of our training, counting dead latents if asked to."""
+    return step(N, num_active, dead_after=dead_after).run
 
 
 def torch_step(signals: np.ndarray, n: int, num_active: int | None, batch: int | None = None):
@@ -133,7 +113,6 @@ def measure(makers: dict[str, Callable[[], Callable]], rounds: int) -> dict[str,
 def steps(rounds: int) -> dict[str, dict]:
     """Time one step of each kind."""
     signals = np.random.default_rng(0).normal(size=(B, M)).astype(np.float32)
-    encoders = sc.encoders
     weight, rows = jnp.ones((N, M)), jnp.asarray(signals)
     product = jax.jit(lambda x, w: x @ w.T)
 
@@ -141,18 +120,14 @@ def steps(rounds: int) -> dict[str, dict]:
         return lambda: product(rows, weight).block_until_ready()
 
     found = {}
-    for kind, encoder, loss, active in (
-        ("ReLU", encoders.linear(M, N), losses.lasso, None),
-        ("TopK", encoders.top_k(M, N, num_active=K), losses.squared_error, K),
-    ):
-        makers = {
-            "sparsecode_jax": functools.partial(ours, signals, encoder, loss),
+    for kind, active in (("ReLU", None), ("TopK", K)):
+        makers: dict[str, Callable[[], Callable]] = {
+            "sparsecode_jax": functools.partial(ours, active),
             "torch, eager": functools.partial(torch_step, signals, N, active),
             "one matrix product": gemm,
         }
         if active:
-            again = losses.aux_k(num_aux=M // 2)
-            makers["sparsecode_jax, aux_k"] = functools.partial(ours, signals, encoder, again, 100)
+            makers["sparsecode_jax, aux_k"] = functools.partial(ours, active, dead_after=100)
         if importlib.util.find_spec("sae_lens"):
             makers["SAELens"] = functools.partial(saelens_step, signals, active)
         print(f"{kind} step", flush=True)
@@ -164,21 +139,16 @@ def sweep(num_steps: int, rounds: int) -> dict[str, dict]:
     """Time whole trainings of the paper's size: seconds a model for 20,000 steps."""
     rng = np.random.default_rng(1)
     signals = rng.normal(size=(1024, 8)).astype(np.float32)
-    encoder = sc.encoders.linear(8, 16)
     found = {}
     for label, batch in (("batch 32", 32), ("full batch, 1,024", None)):
         eager = torch_step(signals, 16, None, batch)
         eager()
         rows: dict[str, list[float]] = {"torch, eager, one": []}
-        fits: dict[str, functools.partial] = {}
-        for models in (1, 256):
-            keys = jax.random.split(jax.random.key(0), models)
-            short = num_steps if batch is not None or models == 1 else max(num_steps // 8, 10)
-            fits[f"sparsecode_jax, {models}"] = functools.partial(
-                sc.training.fit, keys, encoder, signals, num_atoms=16, num_steps=short,
-                recipe=Recipe(loss=losses.lasso, batch_size=batch), progress=None,
-            )  # fmt: skip
-            rows[f"sparsecode_jax, {models}"] = []
+        fits: dict[str, Program] = {}
+        for count in (1, 256):
+            short = num_steps if batch is not None or count == 1 else max(num_steps // 8, 10)
+            fits[f"sparsecode_jax, {count}"] = models(count, batch, short)
+            rows[f"sparsecode_jax, {count}"] = []
         torch.set_num_threads(1)  # faster than two at these sizes
         for turn in range(rounds + 1):
             print(f"sweep, {label}: round {turn} of {rounds}", flush=True)
@@ -187,11 +157,11 @@ def sweep(num_steps: int, rounds: int) -> dict[str, dict]:
                 eager()
             one = (time.perf_counter() - started) / (num_steps // 20) * 20_000
             each = {"torch, eager, one": one}
-            for name, run in fits.items():
+            for name, fit in fits.items():
                 started = time.perf_counter()
-                run()
+                fit.run()
                 seconds = time.perf_counter() - started
-                each[name] = seconds / run.keywords["num_steps"] * 20_000
+                each[name] = seconds / fit.per * 20_000
             if turn:
                 for name, seconds in each.items():
                     rows[name].append(seconds)
@@ -246,19 +216,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="two rounds, short trainings")
     parser.add_argument("--write", type=pathlib.Path, help="also write the table to this file")
     args = parser.parse_args(argv)
-    described = {**machine(), "torch": torch.__version__}
-    where = {k: v for k, v in described.items() if k != "float32 GEMM"}  # a measurement
     sizes = (400, 1) if args.quick else (4000, 5)
-    with Run(OUT / ("training-quick" if args.quick else "training"), where, name="training") as run:
-        found = {
-            "machine": once(run, "machine", lambda: described),
-            "steps": once(run, "steps", lambda: steps(2 if args.quick else 9)),
-            "sweep": once(run, "sweep", lambda: sweep(*sizes)),
-        }
-    text = table(found)
-    print("\n" + text)
-    if args.write:
-        write_bytes(args.write, text.encode())
+    parts = {"steps": lambda: steps(2 if args.quick else 9), "sweep": lambda: sweep(*sizes)}
+    name = f"training{'-quick' if args.quick else ''}"
+    found = measured(name, {**machine(), "torch": torch.__version__}, parts)
+    report(table(found), args.write)
 
 
 if __name__ == "__main__":

@@ -30,13 +30,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import sparsecode_jax as sc
-from benchmarks.problems import SCALES, draw, machine, once
+from benchmarks.problems import SCALES, draw, large_product, machine, measured, report
 from benchmarks.programs import PROGRAMS, SEED
 from experiments.common import format_table
-from sparsecode_jax.io import Run
-from sparsecode_jax.io._atomic import write_bytes
 
-OUT = pathlib.Path("results/bench")
 # M, N, K, signals of first calls.
 SIZES = {
     **{x: (*SCALES[x][:3], 256) for x in ("a", "b", "c")},
@@ -209,10 +206,7 @@ def distribution(scale: str) -> dict[str, Any]:
 
 def limits(name: str, rounds: int) -> dict[str, Any]:
     """Time a program and a large matrix product in turn; add what it reserves and the peak."""
-    size = 2048
-    square = jnp.ones((size, size))
-    product = jax.jit(lambda a: a @ a)
-    product(square).block_until_ready()
+    product, operations = large_product()
     program = PROGRAMS[name]()
     program.run()
     program.run()
@@ -223,8 +217,8 @@ def limits(name: str, rounds: int) -> dict[str, Any]:
         mine.append((time.perf_counter() - started) / program.per)
         started = time.perf_counter()
         for _ in range(5):
-            product(square).block_until_ready()
-        limit.append((time.perf_counter() - started) / 5 / (2 * size**3))
+            product()
+        limit.append((time.perf_counter() - started) / 5 / operations)
     found: dict[str, Any] = {"seconds": float(np.median(mine)), "unit": program.unit}
     if program.flops is not None:
         flops = program.flops() / program.per
@@ -312,10 +306,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     sizes = QUICK_SIZES if args.quick else SIZES
     programs = QUICK_PROGRAMS if args.quick else tuple(PROGRAMS)
-    described = machine()
-    identity = {k: v for k, v in described.items() if k != "float32 GEMM"}  # a measurement
     parts: dict[str, Callable[[], Any]] = {
-        "machine": lambda: described,
         "imports": lambda: imports(2 if args.quick else 9),
         "eager": lambda: eager(10 if args.quick else 200),
         **{f"first-{key}": functools.partial(first_calls, size) for key, size in sizes.items()},
@@ -325,15 +316,8 @@ def main(argv: list[str] | None = None) -> None:
             for name in programs
         },
     }
-    found = {}
-    with Run(OUT / f"waits{'-quick' if args.quick else ''}", identity, name="waits") as run:
-        for name, part in parts.items():
-            print(f"  {name}", flush=True)
-            found[name] = once(run, name.replace("/", "-"), part)
-    text = table(found)
-    print("\n" + text)
-    if args.write:
-        write_bytes(args.write, text.encode())
+    found = measured(f"waits{'-quick' if args.quick else ''}", machine(), parts)
+    report(table(found), args.write)
 
 
 if __name__ == "__main__":

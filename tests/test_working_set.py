@@ -235,6 +235,14 @@ def test_memory_does_not_grow_with_the_gathered_atoms_of_all_signals():
     assert largest(2**13, 256) <= module._MOST_ENTRIES < 2**13 * 256 * 256
 
 
+def test_a_wide_dictionary_takes_half_a_gigabyte_at_most():
+    shapes = (512, 768), (6144, 768)
+    signals, atoms = (jax.ShapeDtypeStruct(shape, "float32") for shape in shapes)
+    encode = jax.jit(lambda x, d: solvers.sparse_encode(x, d, 0.1, tolerance=1e-5))
+    memory = encode.lower(signals, atoms).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2**29
+
+
 def test_a_number_stands_for_sizes_that_grow_to_it():
     assert working_set(200) == working_set()
     assert working_set(1000) == working_set((32, 32, 64, 96, 128, 256, 512, 1024))
