@@ -43,7 +43,8 @@ import numpy as np
 import optax
 
 import sparsecode_jax as sc
-from experiments import common, plots
+from experiments import common
+from experiments import synth_sae_bench_report as report
 from sparsecode_jax import encoders, metrics, solvers, training
 from sparsecode_jax.dictionary_learning import updates
 from sparsecode_jax.encoders import JumpReluParams, LinearParams
@@ -51,14 +52,6 @@ from sparsecode_jax.flops import eval_flops
 from sparsecode_jax.io import Run
 
 NAME = "synth_sae_bench"
-# F1, MCC, uniqueness, explained variance: width 4,096, L0 25, 200M samples, version 2.
-PUBLISHED = {
-    "Matryoshka": (0.8793, 0.7927, 0.9987, 0.7792),
-    "BatchTopK": (0.7316, 0.7574, 0.9837, 0.7923),
-    "JumpReLU": (0.7317, 0.7527, 0.9885, 0.7951),
-    "standard": (0.5562, 0.6039, 0.8976, 0.7654),
-    "matching pursuit": (0.4464, 0.6930, 0.8281, 0.8351),
-}
 DRAWS, CHOICE, SCORED = 1, 2, 3  # streams of samples: trained on, chosen by, reported
 
 
@@ -494,12 +487,12 @@ def score(
     return {**scores, **means, "flops": two - one, "once": 2 * one - two, "seconds": seconds}
 
 
-# --- report --------------------------------------------------------------------------------------
+# --- command --------------------------------------------------------------------------------------
 
 
 def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:  # noqa: B008
     """Run what is missing, write results and table."""
-    rows: dict[Case, dict[str, float]] = {}
+    rows: dict[report.Case, dict[str, float]] = {}
     # What one method gave is kept for a run of others.
     same = dataclasses.replace(config, methods=(), seeds=(), num_samples=())
     with common.stages(out, NAME, same) as run:
@@ -519,12 +512,12 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
             for way, read in readers(params, choice - jnp.asarray(params.bias), config).items():
                 found = functools.partial(score, params, read, config, model)
                 numbers = {k: float(v) for k, v in run.once(f"{name}-{way}", found).items()}
-                case = Case(method, seed, budget, way)
+                case = report.Case(method, seed, budget, way)
                 whole = trained_on(config, method, budget)
                 rows[case] = {**numbers, "trained_on": whole, "training_flops": params.flops}
                 print(f"{case.label()}: F1 {numbers['f1']:.4f}", flush=True)
-                text = write(config, rows, out)  # what there is, after each row
-            draw(rows, out / f"{NAME}.png")
+                text = report.write(config, rows, out / NAME)  # what there is, after each row
+            report.draw(rows, out / f"{NAME}.png")
         print("\n" + text)
 
 
@@ -535,20 +528,6 @@ def trained_on(config: Config, method: str, budget: int) -> int:
     return whole // several * several
 
 
-class Case(NamedTuple):
-    """One dictionary and one way to read it."""
-
-    method: str
-    seed: int
-    budget: int
-    way: str
-
-    def label(self) -> str:
-        """Return what the case is called in the results."""
-        trained = f" {self.budget}" if self.budget else ""
-        return f"{self.method} {self.seed}{trained}: {self.way}"
-
-
 def _dictionary(
     method: str, config: Config, model: sc.synthetic.FeatureModel, seed: int, budget: int, run: Run
 ) -> dict[str, Any]:
@@ -557,88 +536,6 @@ def _dictionary(
     else:
         found = train(method, config, model, seed, budget, run)
     return {k: v for k, v in found._asdict().items() if v is not None}
-
-
-def write(config: Config, rows: dict[Case, dict[str, float]], out: pathlib.Path) -> str:
-    """Write numbers, manifest and table, which is returned."""
-    columns = list(next(iter(rows.values())))
-    arrays = {key: np.asarray([row[key] for row in rows.values()]) for key in columns}
-    manifest = {
-        "experiment": NAME, "config": dataclasses.asdict(config),
-        "axes": {key: ["case"] for key in columns}, "cases": [case.label() for case in rows],
-        "flops": "inference per sample; training in training_flops; convention 'arithmetic'",
-        "seconds": round(float(arrays["seconds"].sum()), 1),
-    }  # fmt: skip
-    sc.io.save_results(out / NAME, arrays, manifest)
-    text = table(config, rows)
-    (out / f"{NAME}.txt").write_text(text)
-    return text
-
-
-def table(config: Config, rows: dict[Case, dict[str, float]]) -> str:
-    """Write the rows out, those of one dictionary together, and the published ones below."""
-    head = ("dictionary", "samples", "codes by", "F1", "precision", "recall", "EV", "L0", "MCC",
-            "unique", "dead", "training FLOPs", "per sample", "once")  # fmt: skip
-    cells = []
-    for (method, seed, budget, way), row in rows.items():
-        numbers = [f"{row[key]:.4f}" for key in ("f1", "precision", "recall", "explained_variance")]
-        rest = [f"{row['l0']:.1f}", f"{row['mcc']:.4f}", f"{row['uniqueness']:.4f}",
-                f"{row['dead_fraction']:.4f}"]  # fmt: skip
-        trained = f"{row['training_flops']:.2e}" if budget else "known"
-        label = method if len(config.seeds) == 1 else f"{method} {seed}"
-        cells.append((label, f"{budget:,}", way, *numbers, *rest, trained, f"{row['flops']:.2e}",
-                      f"{row['once']:.2e}"))  # fmt: skip
-    published = [
-        (name, f"{f1:.4f}", f"{mcc:.4f}", f"{unique:.4f}", f"{ev:.4f}")
-        for name, (f1, mcc, unique, ev) in PUBLISHED.items()
-    ]
-    lines = [
-        f"SynthSAEBench (a statistical twin, version 2): {config.num_features:,} features in "
-        f"{config.num_measurements} measurements,",
-        f"width {config.width:,}, L0 {config.num_active}; scored on {config.num_scored:,} samples "
-        "that nothing was",
-        f"trained on or chosen by; training seeds {list(config.seeds)}.",
-        "True atoms: those of the most frequent features, which have the width asked for. Learned: "
-        "alternating",
-        f"minimization, lasso codes of L0 {config.num_active} fitted anew on their supports. Dead "
-        "latents count as F1 0.",
-        f"In groups: {' to '.join(f'{size:,}' for size in config.prefixes)} atoms, the new ones "
-        f"from what those before leave of the first {config.groups_samples:,}",
-        "samples or less, then all together, with deflation, from all samples.",
-        "Leave-one-out: of codes with a mean L0 of "
-        f"{config.num_proposed}, those are kept that leave {config.num_active}. FLOPs of inference "
-        "per sample, and once for a dictionary.",
-        "",
-        common.format_table(head, cells),
-        "",
-        "Published (arXiv 2602.14687, the published model, 200M samples, 5 seeds, own encoders):",
-        "",
-        common.format_table(("SAE", "F1", "MCC", "unique", "EV"), published),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def draw(rows: dict[Case, dict[str, float]], path: pathlib.Path) -> None:
-    """Draw F1 against the FLOPs of training, each dictionary read by the lasso."""
-    found: dict[tuple[str, int], dict[float, float]] = {}
-    for (method, seed, budget, way), row in rows.items():
-        if way == "lasso":
-            flops = row["training_flops"] if budget else 0.0
-            found.setdefault((method, seed), {})[flops] = row["f1"]
-    ceiling = found.pop(("true atoms", 0))[0.0]
-    several = len({seed for _, seed in found}) > 1
-    curves = {
-        f"{method} {seed}" if several else method: (list(curve), list(curve.values()))
-        for (method, seed), curve in found.items()
-    }
-    if not curves:
-        return
-    levels = {"true atoms": ceiling} | {
-        f"published {name}, 200M samples": PUBLISHED[name][0]
-        for name in ("Matryoshka", "BatchTopK", "standard")
-    }
-    title = "SynthSAEBench, a statistical twin; published: the published model, own encoders"
-    plots.scores_of_training(curves, levels, title, path)
 
 
 if __name__ == "__main__":

@@ -55,3 +55,19 @@ def test_a_tolerance_that_is_no_number_under_jit_gives_none():
         lambda tolerance: sc.sparse_encode(p.signals, p.dictionary, 0.1, tolerance=tolerance)
     )
     assert np.isnan(run(np.nan)).all() and np.isfinite(run(1e-4)).all()
+
+
+def test_a_penalty_of_a_weak_type_compiles_nothing_anew(compilations):
+    problem = sc.synthetic.sample_problem(
+        jax.random.key(0), 2, num_samples=5, num_measurements=6, num_atoms=9
+    )
+    signals, dictionary = problem.signals, problem.dictionary
+    strong, weak = jnp.float32(0.1), jnp.asarray(0.1)
+    assert weak.weak_type and not strong.weak_type
+    jnp.asarray(weak, jnp.float32)  # the program that makes it strong
+    for options in ({"num_steps": 3}, {"tolerance": 0.1}):
+        sc.sparse_encode(signals, dictionary, strong, **options)
+        before = compilations.count
+        sc.sparse_encode(signals, dictionary, weak, **options)
+        sc.sparse_encode(signals, dictionary, 0.1, **options)
+        assert compilations.count == before
