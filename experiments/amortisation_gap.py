@@ -233,16 +233,17 @@ def support_table(supports: dict[str, np.ndarray], config: Config) -> str:
         "dictionary", "M", "K", "coherence", *(f"δ = {d:g}" for d in one_pass.DISTANCES)
     )  # fmt: skip
     return (
-        "One ReLU layer near the dictionary: how often the support is recovered exactly\n"
-        + common.format_table(header, cells)
+        "One ReLU layer near the dictionary: how often the support is recovered exactly, of "
+        f"{config.support_samples:,} signals\n" + common.format_table(header, cells)
     )
 
 
 NOTES = """The paper's known dictionary (N = 16, M = 8). Encoders maximize the cosine with the true
 codes: {config.steps:,} Adam updates of {config.batch_size} of {config.num_fresh:,} fresh signals.
 Each starts as steps of ISTA, with learning rates {rates}, and from random
-weights, with {random_rates}; the run shown is best on the train half (on which
-only those of '1,024 signals' are trained), 'runs' is the range of all on the test half. Penalties
+weights, with {random_rates}, one key each; the run shown is best on the train half (on which
+only those of '1,024 signals' are trained), 'runs' is the range of all on the test half, no
+interval: what a start can reach is the question, not its mean. Penalties
 of ISTA and FISTA are chosen on the train half. FLOPs are measured, convention 'arithmetic'.
 'all supports': non-negative least squares on every support of at most 3 atoms.
 Supports: weight rows at distance δ from the atoms, in random directions; magnitudes U(1, 2), N = 2M

@@ -112,12 +112,24 @@ def table(rows: list[tuple[float, ...]], config: Config) -> str:
             for d, s, *scores, flops in rows
         ],
     )
+    parts = {
+        "the paper's, learner keys": rows[: len(config.learner_seeds)],
+        "others, data sets": rows[len(config.learner_seeds) :],
+    }
+    summary = []
+    for label, part in ((label, part) for label, part in parts.items() if part):
+        scores = np.asarray(part)[:, 2:6]  # without seeds and FLOPs
+        below = scores[:, 3] - scores[:, 2]
+        cells = [common.estimate(column, 4) for column in (*scores.T, below)]
+        summary.append([label, len(part), *cells])
+    means = common.format_table(("data", "n", *header[2:6], "below it"), summary)
     sae, sparse_coding = (
         f"{paper.published_at('unknown_dictionary', method, 39_500):.3f}".removeprefix("0")
         for method in ("sae", "sparse_coding")
     )
     return (
-        f"{text}\n\nLearned on 1,024 training signals, {config.num_restarts} restarts of "
+        f"{text}\n\nMeans with 95 % t intervals over n runs\n{means}\n\n"
+        f"Learned on 1,024 training signals, {config.num_restarts} restarts of "
         f"{config.num_rounds} rounds, {config.num_hops} hops and refinement, all charged; scored "
         "on 1,024 test signals.\nThe first "
         f"{len(config.learner_seeds)} rows are the paper's data. 'true dictionary': latent MCC of "

@@ -202,14 +202,17 @@ def table(config: Config, found: dict[tuple[int, int], dict[str, np.ndarray]]) -
                 [[steps_to(c, run["lista"][i]) for c in run["solvers"]] for run in runs]
             )
             same = np.array([run["solvers"][:, depth - 1] for run in runs])
+            failed = int(np.sum(~(errors < same[:, 0])))  # above ISTA, which is where it starts
             rows.append([
                 num_atoms, depth, common.estimate(errors),
                 *(common.estimate(column) for column in same.T),
-                *(_steps(column, config.most) for column in taken.T),
-                f"{own:,}", _steps(taken[:, 1] * each[1], config.most * each[1]),
+                f"{failed} of {len(runs)}",
+                *("-" if failed else _steps(column, config.most) for column in taken.T),
+                f"{own:,}",
+                "-" if failed else _steps(taken[:, 1] * each[1], config.most * each[1]),
             ])  # fmt: skip
     header = (
-        "codes", "layers", "LISTA", "ISTA, as many steps", "FISTA, as many steps",
+        "codes", "layers", "LISTA", "ISTA, as many steps", "FISTA, as many steps", "failed",
         "ISTA steps to LISTA's error", "FISTA steps", "FLOPs, LISTA", "FISTA",
     )  # fmt: skip
     active = ", ".join(
@@ -220,7 +223,8 @@ def table(config: Config, found: dict[tuple[int, int], dict[str, np.ndarray]]) -
         f"Squared error of codes of {config.side} x {config.side} patches, as a share of that of "
         f"codes of 0, {len(config.seeds)} runs each, 95 % t intervals\n"
         f"{common.format_table(header, rows)}\n\nActive codes a patch: {active}. FLOPs are per "
-        "signal, without training.\n"
+        "signal, without training.\nFailed: trainings that end above ISTA with as many steps, "
+        "which is where they start; they are in the mean, and steps are not\ncompared then.\n"
     )
 
 

@@ -265,14 +265,15 @@ def _agreement(arrays: dict[str, np.ndarray], config: Config, method: str) -> st
 def _compared(arrays: dict[str, np.ndarray], config: Config, methods: list[str]) -> str:
     """Compare methods with sparse coding in every cell, paired by data set."""
     base = by_cell(arrays, config, f"{variants.SPARSE_CODING}/latent_mcc")
-    found = {}
-    for method in methods:
-        for cell, values in by_cell(arrays, config, f"{method}/latent_mcc").items():
-            if method != variants.SPARSE_CODING and np.isfinite([*values, *base[cell]]).all():
-                found[method, cell] = sc.statistics.compare_pairs(values, base[cell])
+    found = {
+        (method, cell): sc.statistics.compare_pairs(values, base[cell])
+        for method in methods if method != variants.SPARSE_CODING
+        for cell, values in by_cell(arrays, config, f"{method}/latent_mcc").items()
+    }  # fmt: skip
     corrected = dict(
         zip(found, sc.statistics.holm([one.p_t for one in found.values()]), strict=True)
     )
+    failed = sum(np.isnan(one.difference.estimate) for one in found.values())
     rows = []
     for method, k in itertools.product(methods, config.num_active):
         mine = [case for case in found if case[0] == method and case[1][2] == k]
@@ -280,8 +281,8 @@ def _compared(arrays: dict[str, np.ndarray], config: Config, methods: list[str])
             means = np.asarray([found[case].difference.estimate for case in mine])
             sure = np.asarray([corrected[case] < 0.05 for case in mine])
             rows.append([
-                label(method), k, len(mine), f"{means.mean():+.3f}",
-                f"{np.min(means):+.3f} to {np.max(means):+.3f}", int((means > 0).sum()),
+                label(method), k, len(mine), f"{np.nanmean(means):+.3f}",
+                f"{np.nanmin(means):+.3f} to {np.nanmax(means):+.3f}", int((means > 0).sum()),
                 int((sure & (means > 0)).sum()), int((sure & (means < 0)).sum()),
             ])  # fmt: skip
     header = (
@@ -290,7 +291,8 @@ def _compared(arrays: dict[str, np.ndarray], config: Config, methods: list[str])
     )  # fmt: skip
     return (
         "\nDifferences in latent MCC to sparse coding, paired by data set; p: of the t test after "
-        f"Holm's correction\nover all {len(found)} comparisons\n"
+        f"Holm's correction\nover all {len(found)} comparisons, {failed} of which have a run that "
+        "is not finite: these have no difference\n"
         f"{common.format_table(header, rows)}"
     )
 

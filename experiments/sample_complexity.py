@@ -180,7 +180,7 @@ def measure(config: Config, num_atoms: int, num_samples: int, seed: int) -> dict
 
 
 def table(config: Config, done: dict[tuple[int, ...], dict[str, float]]) -> str:
-    """Return the report: one row a number of atoms and samples, means and deviations over data."""
+    """Return the report: one row a number of atoms and samples, means and intervals over data."""
     columns = ("mcc_in", "mcc_out", "chance_out", "true_mcc_out", "dictionary", "accuracy_out",
                "auc_out", "true_accuracy_out", "true_auc_out")  # fmt: skip
     rows = []
@@ -188,11 +188,7 @@ def table(config: Config, done: dict[tuple[int, ...], dict[str, float]]) -> str:
         runs = [run for (n, count, _), run in done.items() if (n, count) == (atoms, samples)]
         size = math.ceil(2 * NUM_ACTIVE * math.log(atoms / NUM_ACTIVE))
         needed = bound(atoms, size, NUM_ACTIVE)
-        cells = []
-        for key in columns:
-            values = [run[key] for run in runs]
-            deviation = f"±{np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.3f}{deviation}")
+        cells = [common.estimate([run[key] for run in runs]) for key in columns]
         theirs = PUBLISHED.get((atoms, samples))
         rows.append([
             f"{atoms:,}", f"{samples:,}", f"{samples / 2 / needed:.2f}", len(runs), *cells,
@@ -205,7 +201,7 @@ def table(config: Config, done: dict[tuple[int, ...], dict[str, float]]) -> str:
     return (
         f"Dictionaries of N atoms, k = {NUM_ACTIVE}, learned from half of the samples.\n"
         "of bound: signals learned from over N(M - 1)/(M - k), up to which there are as many "
-        "unknowns as numbers,\nwhatever the supports. n: data sets; ±: standard deviation over "
+        "unknowns as numbers,\nwhatever the supports. n: data sets; ±: 95 % t interval over "
         "them. MCC of codes in and out of distribution;\nchance: with other samples' codes; true: "
         "with the true dictionary; dictionary: MCC of the atoms.\npublished: the best learned "
         "method of arXiv 2603.28744, mean of 3 seeds. FLOPs: of learning, 'arithmetic'.\n\n"

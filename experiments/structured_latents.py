@@ -224,9 +224,32 @@ def table(names: tuple[str, ...], arrays: dict[str, np.ndarray], config: Config)
         + common.format_table(
             ["latents", "learned", "TopK SAE", SAE], rows(arrays["dictionary"], sources)
         )
-        + f"\n\nTraining FLOPs of each dictionary: {budget}. Settings are those chosen on uniform "
+        + f"\n{_compared(names, arrays['latent'], config)}"
+        f"\n\nTraining FLOPs of each dictionary: {budget}. Settings are those chosen on uniform "
         "latents (experiments.decomposition); lasso:\npenalty "
         f"{PENALTY} to a gap of 1e-4; TopK and OMP are told K = {K}.\n"
+    )
+
+
+def _compared(names: tuple[str, ...], latent: np.ndarray, config: Config) -> str:
+    """Compare learned dictionaries with autoencoders', all read by the lasso, by data set."""
+    if len(config.seeds) < 2:
+        return ""
+    learned = METHODS.index("learned + lasso")
+    found = {
+        (name, other): sc.statistics.compare_pairs(values[learned], values[METHODS.index(other)])
+        for other in ("TopK SAE + lasso", f"{SAE} + lasso")
+        for name, values in zip(names, latent, strict=True)
+    }
+    corrected = sc.statistics.holm([one.p_t for one in found.values()])
+    rows = [
+        [other, name, f"{one.difference.estimate:+.3f}",
+         f"{one.difference.low:+.3f} to {one.difference.high:+.3f}", f"{one.p_t:.2g}", f"{p:.2g}"]
+        for ((name, other), one), p in zip(found.items(), corrected, strict=True)
+    ]  # fmt: skip
+    header = ("learned + lasso less", "latents", "latent MCC", "95 % interval", "t p", "Holm p")
+    return "\nPaired by data set; Holm's correction is over all rows\n" + common.format_table(
+        header, rows
     )
 
 

@@ -407,8 +407,9 @@ def linear_table(config: Config, found: np.ndarray) -> str:
     )  # fmt: skip
     return (
         f"Linear autoencoders on the paper's signals, {len(config.seeds)} random starts each: the "
-        "worst of all; MCC of their directions\nwith the 95 % t interval, over the matched pairs, "
-        f"and of orthonormal frames at random\n{common.format_table(header, rows)}\n"
+        "worst of all; MCC of their directions\nover the matched pairs with the 95 % t interval "
+        "over these starts, on one data set, and of orthonormal frames at random\n"
+        f"{common.format_table(header, rows)}\n"
     )
 
 

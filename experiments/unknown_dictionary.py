@@ -97,6 +97,7 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> bool:
                 method, config.logged, arrays[f"{method}_mcc"], arrays[f"{method}_dictionary_mcc"]
             )
         table, agree = common.agreement(rows)
+        table += compared(config, arrays)
         table += f"\n\n{neighbors(config.methods, problem.dictionary, arrays)}"
         manifest = {
             "experiment": SETTING,
@@ -110,6 +111,30 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> bool:
         (out / f"{SETTING}.txt").write_text(table + "\n")
     print(f"\n{table}\n\nwrote {paths[0]} and {paths[1]}")
     return agree
+
+
+def compared(config: Config, arrays: dict[str, np.ndarray]) -> str:
+    """Return the table of sparse coding against the others at the last record, by initial weights.
+
+    A run of each has the same number, but not the same weights: the test is Welch's.
+    """
+    others = [method for method in config.methods if method != "sparse_coding"]
+    if "sparse_coding" not in config.methods or not others:
+        return ""
+    best = arrays["sparse_coding_mcc"][-1]
+    found = [sc.statistics.compare_groups(best, arrays[f"{method}_mcc"][-1]) for method in others]
+    corrected = sc.statistics.holm([one.p_welch for one in found])
+    rows = [
+        (method, f"{one.difference.estimate:+.3f}",
+         f"{one.difference.low:+.3f} to {one.difference.high:+.3f}", f"{one.p_welch:.2g}",
+         f"{p:.2g}")
+        for method, one, p in zip(others, found, corrected, strict=True)
+    ]  # fmt: skip
+    header = ("sparse coding less", "latent MCC", "95 % interval", "Welch p", "Holm p")
+    return (
+        f"\n\nThe last record, over {best.shape[-1]} initial weights each on one data set; Holm's "
+        f"correction is over all rows\n{common.format_table(header, rows)}"
+    )
 
 
 def neighbors(methods: Sequence[str], truth: Any, arrays: dict[str, np.ndarray]) -> str:

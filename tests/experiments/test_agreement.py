@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from experiments import common, known_codes, known_dictionary, paper, settings, unknown_dictionary
 
@@ -56,3 +57,13 @@ def test_agreement_says_no():
 
 def test_agreement_says_no_to_nan():
     assert not common.agreement([("x", 1, np.nan, 0.6, 0.05)])[1]
+
+
+def test_sparse_coding_is_compared_with_the_others_at_the_last_record():
+    config = unknown_dictionary.Config(methods=("sae", "sparse_coding"))
+    runs = {"sae": [0.5, 0.6, 0.55], "sparse_coding": [0.7, 0.8, 0.81]}
+    arrays = {f"{name}_mcc": np.asarray([[0.1] * 3, values]) for name, values in runs.items()}
+    p = scipy.stats.ttest_ind(runs["sparse_coding"], runs["sae"], equal_var=False).pvalue
+    row = unknown_dictionary.compared(config, arrays).splitlines()[-1].split()
+    assert row[:2] == ["sae", "+0.220"] and row[-2:] == [f"{p:.2g}"] * 2
+    assert not unknown_dictionary.compared(unknown_dictionary.Config(methods=("sae",)), arrays)

@@ -76,3 +76,16 @@ def test_the_short_version_shows_that_layers_save_steps(tmp_path, capsys):
     for i, depth in enumerate(learned_ista.QUICK.layers):
         assert (arrays["lista"][0, :, i] < arrays["solvers"][0, :, 1, depth - 1]).all()
     assert re.search(r"^36 +3 ", text, re.M)
+
+
+def test_trainings_that_end_above_their_start_are_counted_and_steps_not_compared():
+    config = dataclasses.replace(learned_ista.QUICK, layers=(1, 3), seeds=(0, 1))
+    curves = np.stack([np.linspace(0.9, 0.1, config.most)] * 2)
+    found = {
+        (config.atoms[0], seed): {"solvers": curves, "lista": np.asarray(errors), "active": 3.0}
+        for seed, errors in enumerate(((0.5, 0.4), (0.5, 0.95)))
+    }
+    text = learned_ista.table(dataclasses.replace(config, atoms=config.atoms[:1]), found)
+    good, bad = (line.split() for line in text.splitlines()[3:5])
+    assert good[5:8] == ["0", "of", "2"] and good[8].isdigit()
+    assert bad[5:8] == ["1", "of", "2"] and bad[8:10] == ["-", "-"] and bad[-1] == "-"

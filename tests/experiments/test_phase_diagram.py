@@ -130,8 +130,9 @@ def test_the_table_compares_counts_failures_and_leaves_out_what_was_not_publishe
     assert second[4] == "1 of 3 failed" and second[5] == "0.577"
     assert third[3] == "15" and third[5].startswith("0.9")  # chance: nothing was published
     assert "SAE: the published mean latent MCC is inside our interval in 1 of 2 cells" in text
-    assert "over all 7 comparisons" in text  # 4 cells, 2 methods, one failed
-    assert rows_of(text, "SAE")[-2][1:3] == ["3", "1"]
+    assert "over all 8 comparisons, 1 of which have a run" in text  # 4 cells, 2 methods
+    assert rows_of(text, "SAE")[-2][1:3] == ["3", "2"]
+    assert "nan" not in text
     goals = [line.split() for line in text.splitlines() if re.match(r"\d", line)][-4:]
     assert [row[-1] for row in goals[:2]] == ["yes", "NO"]
     assert goals[1][-2] == "0.950" and len(goals[2]) == 6

@@ -87,3 +87,22 @@ def test_up_to_the_bound_there_are_as_many_unknowns_as_numbers():
         derivatives = np.concatenate([by_atoms, by_codes.reshape(count * size, -1)], axis=1)
         free.append(np.linalg.matrix_rank(derivatives) / (count * size))
     assert free[0] == 1 and free[1] < 1
+
+
+def test_means_over_seeds_stand_below_the_runs_with_their_intervals():
+    case, seeds = (100, 10), external_table.Config.seeds
+    keys = ("test", "train", "test_ceiling", "train_ceiling", "dictionary", "flops", "seconds")
+    runs = {
+        (*case, seed): dict.fromkeys(keys, 0.9) | {"test": value}
+        for seed, value in zip(seeds, (0.1, 0.2, 0.6), strict=True)
+    }
+    text = external_table.table(external_table.Config(cases=(case,)), runs)
+    half = 4.302653 * np.std([0.1, 0.2, 0.6], ddof=1) / math.sqrt(3)  # t of 2 degrees of freedom
+    assert f"100  10  3  0.3000±{half:.4f}  0.9000±0.0000" in text
+
+    config = dataclasses.replace(dictionary_learning.QUICK, learner_seeds=(0, 1))
+    rows = [(seed, 0, 1.0, 1.0, latent, 0.8, 1e9) for seed, latent in enumerate((0.5, 0.7, 0.6))]
+    paper, other = dictionary_learning.table(rows, config).split("below it\n")[1].split("\n")[1:3]
+    half = 12.706205 * 0.1  # t of 1 degree of freedom, deviation over the root of n
+    assert paper.split()[-3:] == [f"0.6000±{half:.4f}", "0.8000±0.0000", f"0.2000±{half:.4f}"]
+    assert other.split()[-3:] == ["0.6000", "0.8000", "0.2000"]

@@ -50,3 +50,16 @@ def test_the_short_version_writes_results_and_table(tmp_path):
     assert (arrays["latent"][:, true] > arrays["latent"][:, sae]).all()
     text = (tmp_path / f"{latents.NAME}.txt").read_text()
     assert "1 data sets" in text and "hierarchy" in text and "±" not in text
+
+
+def test_learned_dictionaries_are_compared_with_autoencoders_by_data_set():
+    config = latents.Config(seeds=(1, 2, 3))
+    values = np.zeros((1, len(latents.METHODS), 3))
+    values[0, latents.METHODS.index("learned + lasso")] = 0.5, 0.6, 0.9
+    values[0, latents.METHODS.index("TopK SAE + lasso")] = 0.4, 0.5, 0.7
+    text = latents._compared(("hierarchy",), values, config)
+    found = sc.statistics.compare_pairs((0.5, 0.6, 0.9), (0.4, 0.5, 0.7))
+    row = next(line for line in text.splitlines() if line.startswith("TopK SAE + lasso"))
+    assert row.split()[5] == "+0.133" and row.split()[-2] == f"{found.p_t:.2g}"
+    assert row.split()[-1] == f"{2 * found.p_t:.2g}"  # the less of two, by Holm
+    assert latents._compared(("hierarchy",), values, latents.QUICK) == ""
