@@ -326,6 +326,12 @@ def positive(name: str, **values: Any) -> None:
                 )
 
 
+def positive_number(name: str, label: str, value: Any) -> None:
+    """Raise unless a value is one number and, where it is concrete, finite and > 0."""
+    scalar(name, label, *real(name, value))
+    positive(name, **{label: value})
+
+
 def nonnegative(name: str, **values: Any) -> None:
     """Raise unless each concrete number is finite and >= 0."""
     for label, value in values.items():

@@ -157,7 +157,7 @@ def codes_of(encoder, signals=SIGNALS):
 
 def encoder_line(build, *, via=(), kinds={}, **args):  # noqa: B006
     args = {"num_measurements": M, "num_atoms": N, **args}
-    return running(build, args, codes_of, via=via, kinds=kinds)
+    return running(build, args, codes_of, via=via, kinds=kinds, drawn=True)
 
 
 def fitted(**kwargs):
@@ -174,7 +174,7 @@ def fitted(**kwargs):
 
 def update_line(build, **args):
     def run(update):
-        return update.step(update.init(DICTIONARY), SIGNALS, jnp.asarray(DICTIONARY), CODES)
+        return update.step(update.init(DICTIONARY), SIGNALS, jnp.asarray(DICTIONARY), NEAR)
 
     return running(build, args, run)
 
@@ -606,10 +606,11 @@ CALLS = {
         kinds={"tie": "flag"},
     ),
     "encoders.normalized": running(
-        encoders.normalized, {"encoder": ENCODER, "scale": 2.0}, codes_of,
+        encoders.normalized, {"encoder": ENCODER, "scale": 2.0}, codes_of, drawn=True,
     ),
     "encoders.refined": running(
         encoders.refined, {"encoder": ENCODER, "num_steps": 1, "step_size": 0.25}, codes_of,
+        kinds={"step_size": "static"}, drawn=True,
     ),
     "encoders.from_flax": running(
         encoders.from_flax, {"module": nn.Dense(N), "num_measurements": M}, codes_of,
@@ -688,7 +689,8 @@ CALLS = {
         schedules.cosine, {"num_steps": 4, "num_warmup": 1, "last": 0.1}, lambda f: f(2)
     ),
     "schedules.linear": running(
-        schedules.linear, {"num_steps": 4, "first": 3.0, "last": 1.0}, lambda f: f(2)
+        schedules.linear, {"num_steps": 4, "first": 3.0, "last": 1.0}, lambda f: f(2),
+        kinds={"first": "static"},
     ),
     "schedules.linear_decay": running(
         schedules.linear_decay, {"num_steps": 4, "num_warmup": 1, "num_decay": 2}, lambda f: f(3)
@@ -786,11 +788,12 @@ CALLS = {
         lambda **kw: flops.mfu(flops.eval_flops(jnp.dot, SIGNALS, SIGNALS.T), **kw),
         {"seconds": 0.5, "peak": 1e9, "convention": "matmul"},
         kinds={"seconds": "other", "peak": "other", "convention": "word"}, traced=False,
+        via=("class_weights",),
     ),
     "flops.with_flop_budget": call(
         lambda **kw: flops.with_flop_budget(jnp.sin, **kw)(SIGNALS)[0],
         {"budget": 1000, "convention": "arithmetic"},
-        kinds={"budget": "other", "convention": "word"}, traced=False,
+        kinds={"budget": "other", "convention": "word"}, traced=False, via=("class_weights",),
     ),
     "flops.tally": call(
         lambda **kw: flops.count_flops(lambda x: flops.tally(x, **kw))(SIGNALS).total(

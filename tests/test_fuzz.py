@@ -285,8 +285,8 @@ def reference(line: Call, args: dict[str, Any]) -> list[np.ndarray] | Exception:
             return error
 
 
-def differs(got: list, expected: list, tolerance: float) -> str | None:
-    """Say how answers differ, or None."""
+def differs(got: list, expected: list, tolerance: float, rounding: float = 0) -> str | None:
+    """Say how answers differ, or None; ``rounding`` is that of what is expected."""
     if [x.shape for x in got] != [x.shape for x in expected]:
         return f"shapes {[x.shape for x in got]}, expected {[x.shape for x in expected]}"
     for one, other in zip(got, expected, strict=True):
@@ -294,7 +294,7 @@ def differs(got: list, expected: list, tolerance: float) -> str | None:
         finite = np.isfinite(other)
         largest = np.max(np.abs(other[finite]), initial=0)
         with np.errstate(invalid="ignore"):
-            near = np.abs(one - other) <= tolerance * largest + 1e-37
+            near = np.abs(one - other) <= tolerance * largest + max(rounding, 1e-37)
         fine = np.where(finite, near, (one == other) | (np.isnan(one) & np.isnan(other)))
         fine |= (np.abs(other) > 1e38) & (np.abs(one) > 1e38)
         if not np.all(fine):
@@ -343,7 +343,7 @@ def _judge(line: Call, args: dict, law: str, mode: str, named: dict, result: Any
     if law == "any" or (law == "judge" and line.drawn):
         SEEN["something"] += 1
         return None
-    name = next(iter(named))
+    name, rounding = next(iter(named)), 0.0
     if law == "spoiled":
         return _judge_spoiled(line, args, name, mode, got)
     if law == "same":
@@ -355,13 +355,14 @@ def _judge(line: Call, args: dict, law: str, mode: str, named: dict, result: Any
         tolerance = 2e-2 if "float16" in named[name] else 1e-6
     else:
         expected, tolerance = reference(line, args), max(2e-3, line.near)
+        rounding = 0.0 if "scale" in named[name] else 1e-15  # of arguments of order 1
         absurd = "scale1e" in named[name] or named[name] == "big_integer"
         if absurd and any(np.any(~np.isfinite(x)) for x in got):
             SEEN["overflow"] += 1  # and says so
             return None
     if isinstance(expected, Exception):
         return f"accepted, but float64 raises {str(expected)[:150]}"
-    fault = differs(got, expected, tolerance)
+    fault = differs(got, expected, tolerance, rounding)
     if fault is None:
         SEEN["right"] += 1
     return fault

@@ -284,6 +284,8 @@ def test_errors_of_batches(batches):
         learn([batches[0], batches[1][:, :3]])
     with pytest.raises(ValueError, match="the batch 1 have shape \\(12,\\)"):
         learn([batches[0], batches[1][0]])
+    with pytest.raises(ValueError, match="learn_dictionary_online: batch 0 has shape"):
+        learn([batches[0][None]], dictionary0=np.ones((N, M)))
     with pytest.raises(ValueError, match="0 signals cannot determine 20 atoms"):
         learn([])
     with pytest.raises(TypeError, match="float16; float32 or float64 is expected"):

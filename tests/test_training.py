@@ -124,7 +124,8 @@ def test_parameters_are_averaged_without_bias_to_zero():
     weights = 0.8 ** np.arange(11, -1, -1)
     weights /= weights.sum()
     mean = jax.tree.map(lambda *x: sum(w * y for w, y in zip(weights, x, strict=True)), *history)
-    got = fit(optimizer=optax.sgd, learning_rate=0.3, average_decay=0.8)
+    decay = np.asarray(0.8)  # which has no hash
+    got = fit(optimizer=optax.sgd, learning_rate=0.3, average_decay=decay)
     chex.assert_trees_all_close(got.params, unit(mean), atol=1e-6)
     nothing = fit(average_decay=0.8, num_steps=0)
     chex.assert_trees_all_close(nothing.params, start(), atol=1e-7)
@@ -168,6 +169,17 @@ def test_the_decoder_bias_starts_at_the_mean_and_learns():
     assert record(done.params)["r2"] > record(begun.params)["r2"]
     own = fit(encoder=encoders.centered(LINEAR, M, tie=False), signals=shifted, bias="mean")
     assert float(jnp.abs(own.params.encoder.center - own.params.bias).max()) > 1
+
+
+def test_scores_tell_what_does_not_fit_the_signals():
+    for options, message in (
+        ({"true_codes": np.ones((len(SIGNALS) - 1, N))}, "same S signals"),
+        ({"true_dictionary": np.ones((M, N))}, f"atoms have {N}"),
+    ):
+        with pytest.raises(ValueError, match=f"^scores: .*{message}"):
+            training.scores(LINEAR, SIGNALS, **options)
+    with pytest.raises(ValueError, match=r"^scores: signals have shape .*\(S, M\)"):
+        training.scores(LINEAR, SIGNALS[None])
 
 
 def test_a_tied_weight_is_the_dictionary_and_both_uses_move_it():

@@ -427,6 +427,8 @@ def test_factories_return_one_program():
         (lambda: updates.block_coordinate(forgetting=-1), "forgetting is -1; a finite number >= 0"),
         (lambda: updates.projected_gradient(learning_rate=0.0), "learning_rate is 0.0; a finite"),
         (lambda: updates.neural_update(learning_rate=-1.0), "learning_rate is -1.0; a finite"),
+        (lambda: updates.neural_update(learning_rate=np.ones(2)), r"shape \(2,\); one number"),
+        (lambda: updates.projected_gradient(learning_rate=np.ones(2)), r"\(2,\); one number"),
         (
             lambda: updates.decorrelated(updates.k_svd(), max_coherence=1.0),
             "max_coherence is 1.0; a number between 0 and 1, both excluded",

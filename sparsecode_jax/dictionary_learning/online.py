@@ -337,6 +337,11 @@ def _signals(name: str, label: str, batch: ArrayLike, like: Array | None) -> Arr
     """Check a batch and put it on the device, in the dtype of the first."""
     (signals,) = _checks.floating(name, relabeled(batch))
     _checks.samples(name, label, signals)
+    if signals.ndim != 2:
+        raise ValueError(
+            f"{name}: {label} has shape {signals.shape}; (signals, measurements) is expected. Put "
+            "its leading axes into one, or iterate over them: batches of signals come one by one."
+        )
     _checks.full_precision(name, label, signals)
     _checks.finite(name, **{label: signals})
     if like is None:

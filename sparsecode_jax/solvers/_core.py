@@ -232,7 +232,7 @@ def sparse_encode(
     assert isinstance(solver, Solver)
     _checks.flag(name, "as_sparse", as_sparse)
     if as_sparse:
-        solver = _in_slots(name, solver)
+        solver = _with_sparse_codes(name, solver)
     if step_size is None and solver.step_size is None and prepared_step is not None:
         step_size = prepared_step
     elif step_size is None:
@@ -257,7 +257,7 @@ def sparse_encode(
     return _solve(solver, problem, codes0, num_steps, layout)
 
 
-def _in_slots(name: str, solver: Solver) -> Solver:
+def _with_sparse_codes(name: str, solver: Solver) -> Solver:
     """Return a solver whose codes are those that it holds by value and place."""
     if solver.sparse_codes is None:
         raise ValueError(

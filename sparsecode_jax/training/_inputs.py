@@ -21,7 +21,7 @@ __all__ = [
     "Axes",
     "Batches",
     "Signals",
-    "check_recipe",
+    "checked_recipe",
     "check_record_steps",
     "model_of",
     "prepare",
@@ -415,8 +415,8 @@ def _draw(key: Key, encoder: Encoder, num_atoms: int | None, num_measurements: i
     return jax.vmap(one)(key) if key.ndim else one(key)
 
 
-def check_recipe(recipe: Any, params: Autoencoder, encoder: Encoder) -> None:
-    """Raise where a static option of training has no meaning."""
+def checked_recipe(recipe: Any, params: Autoencoder, encoder: Encoder) -> Recipe:
+    """Return a recipe with plain numbers, or raise where a static option has no meaning."""
     if not isinstance(recipe, Recipe):
         raise TypeError(
             f"fit: the recipe is a {type(recipe).__name__}; a Recipe is expected, such as "
@@ -453,16 +453,18 @@ def check_recipe(recipe: Any, params: Autoencoder, encoder: Encoder) -> None:
     ):  # fmt: skip
         if decay is None:
             continue
-        _checks.static("fit", label, decay)
-        if not 0 < decay < 1:
+        number = _checks.static("fit", label, decay)
+        if not 0 < number < 1:
             raise ValueError(
                 f"fit: {label} is {decay}; a number between 0 and 1 is expected, such as 0.999."
             )
+        recipe = recipe._replace(**{label: number})  # an array has no hash
     if recipe.resample_every is not None and recipe.dead_after is None:
         raise ValueError(
             "fit: resample_every without dead_after; pass dead_after, the steps without activity "
             "after which a latent is dead."
         )
+    return recipe
 
 
 def check_record_steps(

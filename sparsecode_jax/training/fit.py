@@ -29,8 +29,8 @@ from sparsecode_jax.training import _programs
 from sparsecode_jax.training._curve import Curve
 from sparsecode_jax.training._inputs import (
     Batches,
-    check_recipe,
     check_record_steps,
+    checked_recipe,
     model_of,
     prepare,
     prepare_key,
@@ -189,7 +189,7 @@ def fit(
     data, params, axes, num_latents = prepare(
         keys, encoder, given, num_atoms, model, penalty, learning_rate, target_l0
     )
-    check_recipe(recipe, params, encoder)
+    recipe = checked_recipe(recipe, params, encoder)
     if recipe.resample_every is not None:
         check_resampling(encoder)
     source = Source(given.sampler, _batch_layout(data, params, recipe.batch_size))

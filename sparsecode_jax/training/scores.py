@@ -42,16 +42,24 @@ def scores(
     _checks.encoder("scores", encoder)
     (signals,) = _checks.floating("scores", signals)
     _checks.samples("scores", "signals", signals, minimum=2)
+    if signals.ndim != 2:
+        raise ValueError(f"scores: signals have shape {signals.shape}; (S, M) is expected.")
     _checks.finite("scores", signals=signals)
 
     if true_codes is not None:
         (true_codes,) = _checks.floating("scores", true_codes)
         _checks.samples("scores", "true codes", true_codes, minimum=2)
+        if true_codes.ndim != 2 or len(true_codes) != len(signals):
+            raise ValueError(
+                f"scores: true_codes have shape {true_codes.shape} and signals {signals.shape}; "
+                "(S, N) of the same S signals are expected."
+            )
         _checks.finite("scores", true_codes=true_codes)
 
     if true_dictionary is not None:
         (true_dictionary,) = _checks.floating("scores", true_dictionary)
         _checks.matrix("scores", "true dictionary", true_dictionary)
+        _checks.same_measurements("scores", signals, true_dictionary)
         _checks.finite("scores", true_dictionary=true_dictionary)
 
     def record(params: Autoencoder) -> dict[str, Any]:

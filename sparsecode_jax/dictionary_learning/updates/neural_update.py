@@ -39,7 +39,7 @@ def neural_update(*, learning_rate: float) -> DictionaryUpdate:
       Arora, Ge, Ma, Moitra, 2015, "Simple, efficient, and neural algorithms for sparse coding",
       Algorithm 2; their decoding by one thresholded product is a solver's matter here.
     """
-    _checks.positive("neural_update", learning_rate=learning_rate)
+    _checks.positive_number("neural_update", "learning_rate", learning_rate)
     return DictionaryUpdate(Bound(_init, learning_rate), _step)
 
 

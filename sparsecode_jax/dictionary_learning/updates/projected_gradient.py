@@ -38,7 +38,7 @@ def projected_gradient(*, learning_rate: float | None = None) -> DictionaryUpdat
       Olshausen, Field, 1997 (gradient steps on the atoms, then their norms).
     """
     if learning_rate is not None:
-        _checks.positive("projected_gradient", learning_rate=learning_rate)
+        _checks.positive_number("projected_gradient", "learning_rate", learning_rate)
     return DictionaryUpdate(Bound(_init, learning_rate), _step)
 
 
