@@ -448,23 +448,28 @@ def checked_recipe(recipe: Any, params: Autoencoder, encoder: Encoder) -> Recipe
             "parameters (Role.NUM_ACTIVE); one is expected, such as top_k(M, N, num_active=None)."
         )
     _checks.flag("fit", "unit_atoms", recipe.unit_atoms)
-    for label, decay in (
-        ("average_decay", recipe.average_decay), ("frequency_decay", recipe.frequency_decay)
-    ):  # fmt: skip
-        if decay is None:
-            continue
-        number = _checks.static("fit", label, decay)
-        if not 0 < number < 1:
-            raise ValueError(
-                f"fit: {label} is {decay}; a number between 0 and 1 is expected, such as 0.999."
-            )
-        recipe = recipe._replace(**{label: number})  # an array has no hash
+    recipe = recipe._replace(
+        average_decay=_decay("average_decay", recipe.average_decay),
+        frequency_decay=_decay("frequency_decay", recipe.frequency_decay),
+    )
     if recipe.resample_every is not None and recipe.dead_after is None:
         raise ValueError(
             "fit: resample_every without dead_after; pass dead_after, the steps without activity "
             "after which a latent is dead."
         )
     return recipe
+
+
+def _decay(label: str, decay: Any) -> float | None:
+    """Return a decay as a plain number, for an array has no hash, or raise."""
+    if decay is None:
+        return None
+    number = _checks.static("fit", label, decay)
+    if not 0 < number < 1:
+        raise ValueError(
+            f"fit: {label} is {decay}; a number between 0 and 1 is expected, such as 0.999."
+        )
+    return number
 
 
 def check_record_steps(
