@@ -82,17 +82,23 @@ def _on_host(array: Any) -> Any:
 def on_device(array: Any, dtype: Any = None) -> jax.Array:
     """Return ``jnp.asarray(array, dtype)``, which compiles a program for each shape of NumPy's.
 
-    The copy is what that program makes: JAX would go on reading the memory of the caller.
+    The copy is what that program makes: JAX would go on reading the memory of the caller. What a
+    program closes over stays concrete while it is traced, for ``solvers._spread.held`` to see it.
     """
     if isinstance(array, jax.Array) and (
         dtype is None or (array.dtype == dtype and not array.weak_type)
     ):
         return array  # as jnp.asarray does, twenty times as slowly
     if type(array) is not np.ndarray:
-        return jnp.asarray(array, dtype)
+        if not concrete(array) or not isinstance(array, jax.Array):
+            return jnp.asarray(array, dtype)
+        with jax.ensure_compile_time_eval():
+            return jnp.asarray(array, dtype)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype if dtype is None else dtype)
     with np.errstate(over="ignore"):  # what is too large becomes infinite, as in JAX
-        return jax.device_put(np.array(array, dtype))
+        copy = np.array(array, dtype)
+    with jax.ensure_compile_time_eval():
+        return jax.device_put(copy)
 
 
 def floating(name: str, *arrays: Any) -> tuple[jax.Array, ...]:

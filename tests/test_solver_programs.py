@@ -414,9 +414,12 @@ def test_ista_obeys_its_convergence_bound():
 
 
 @pytest.mark.full_effort  # where the compiler folds constants
-def test_a_dictionary_that_a_program_closes_over_is_not_folded():
+@pytest.mark.parametrize("kind", [jnp.float32, np.float32, np.float64])
+def test_a_dictionary_that_a_program_closes_over_is_not_folded(kind):
     """XLA would form the Gram matrix while it compiles: minutes for 2,304 atoms."""
     dictionary = sc.dictionaries.random(jax.random.key(0), num_atoms=96, num_measurements=32)
+    if kind is not jnp.float32:  # of NumPy
+        dictionary = np.asarray(dictionary, kind)
     signals = jnp.ones((4, 32))
 
     def folded(program):
