@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax._scaling import LARGEST, SMALLEST
-from sparsecode_jax._sharding import to_host
+from sparsecode_jax._sharding import one_mesh, to_host
 
 _FLOATS = frozenset(map(jnp.dtype, (jnp.float32, jnp.float64, jnp.float16, jnp.bfloat16)))
 _FEW = 1 << 20  # numbers that NumPy looks through before a program would be compiled
@@ -212,6 +212,7 @@ def product(
 ) -> tuple[jax.Array, jax.Array]:
     """Return arrays whose last axis agrees with one axis of a dictionary (N, M), or raise."""
     array, dictionary = map(on_device, real(name, array, dictionary))
+    one_mesh(name, **{label: array, "dictionary": dictionary})
     if not array.ndim or dictionary.ndim != 2 or array.shape[-1] != dictionary.shape[axis]:
         raise ValueError(
             f"{name}: {label} have shape {array.shape} and the dictionary {dictionary.shape}; "
@@ -273,6 +274,7 @@ def objective(
     """
     signals, dictionary, codes = floating(name, signals, dictionary, codes)
     penalty = on_device(*real(name, penalty))
+    one_mesh(name, signals=signals, dictionary=dictionary, codes=codes, penalty=penalty)
     signals_shape(name, signals)
     matrix(name, "dictionary", dictionary)
     same_measurements(name, signals, dictionary)
@@ -294,9 +296,10 @@ def same_measurements(name: str, signals: Any, dictionary: Any) -> None:
         )
 
 
-def takes(name: str, signals: Any, num_measurements: int) -> jax.Array:
-    """Return signals (..., M) for an encoder of M measurements, or raise."""
+def takes(name: str, params: Any, signals: Any, num_measurements: int) -> jax.Array:
+    """Return signals (..., M) for an encoder of M measurements with such parameters, or raise."""
     signals = on_device(*real(name, signals))
+    one_mesh(name, signals=signals, params=params)
     if jnp.ndim(signals) == 0 or jnp.shape(signals)[-1] != num_measurements:
         raise ValueError(
             f"{name}: the signals have shape {jnp.shape(signals)}; (..., {num_measurements}) is "

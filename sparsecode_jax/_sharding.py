@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from sparsecode_jax.types import PyTree
 
@@ -30,6 +31,7 @@ __all__ = [
     "layout_of_axes",
     "layout_of_codes",
     "on_automatic_axes",
+    "one_mesh",
     "over_devices",
     "placed",
     "placement",
@@ -80,6 +82,20 @@ def by_signal(layout: Layout | None) -> PartitionSpec:
     return _WHOLE if layout is None else PartitionSpec(*layout.rows)
 
 
+def one_mesh(name: str, **arrays: PyTree) -> None:
+    """Raise unless the concrete arrays of pytrees that lie on a mesh lie on one and the same.
+
+    Meshes are the same if they have the same devices in the same order and, where an axis of
+    either is explicit, equal axes. Arrays that are not committed to a device go along with others.
+
+    Args:
+      name: of the public function, for messages. **Static**.
+      **arrays: pytrees by what they are called in messages.
+    """
+    if not _is_one(map(_place, jax.tree.leaves(arrays)), alike=True):
+        raise _apart(name, arrays, alike=True)
+
+
 def layout_of(
     name: str, signals: Any, dictionary: Any = None, last: int | None = None
 ) -> Layout | None:
@@ -107,11 +123,7 @@ def layout_of(
     if here is None and there is None:
         return None
     if here is not None and there is not None and not _same_devices(here[0], there[0]):
-        raise ValueError(
-            f"{name}: the signals lie on the mesh {_said(here[0])} and the dictionary on "
-            f"{_said(there[0])}; one mesh is expected. Move one of them: "
-            "jax.device_put(dictionary, NamedSharding(signals.sharding.mesh, spec))."
-        )
+        raise _elsewhere(name, ("signals", here[0]), ("dictionary", there[0]))
     mesh = (here or there)[0]  # type: ignore[index]
     rows = here[1][:-1] if here else (None,) * ((last or np.ndim(signals)) - 1)
     atoms = names_of(there[1][0]) if there else ()
@@ -142,7 +154,7 @@ def layout_of_axes(name: str, axes: dict[str, Any], shared: PyTree = None) -> La
             mesh = place if mesh is None else mesh
             if not _same_devices(mesh, place):
                 raise ValueError(
-                    f"{name}: axis {axis!r} lies on the mesh {_said(place)} and another one on "
+                    f"{name}: axis {axis!r} lies on {_said(place)} and another one on "
                     f"{_said(mesh)}; one mesh is expected. Put them all on one with jax.device_put."
                 )
         rows.append(next((entries[0] for _, entries in found if entries[0]), None))
@@ -230,12 +242,13 @@ def over_devices(
     return run
 
 
-def on_automatic_axes(fn: Function) -> Function:
+def on_automatic_axes(fn: Function, name: str | None = None) -> Function:
     """Let a public function take concrete arrays on explicit axes: it works on automatic ones.
 
     Its results go back onto the mesh of its arguments. So do a context's explicit axes
     (``jax.set_mesh``) become automatic inside. Under a trace everything stays as it is: there the
-    types of arrays must agree, and ``over_devices`` sees to it.
+    types of arrays must agree, and ``over_devices`` sees to it. Concrete arrays on different
+    devices are refused (:func:`one_mesh`).
     """
 
     @functools.wraps(fn)
@@ -246,7 +259,11 @@ def on_automatic_axes(fn: Function) -> Function:
         leaves, tree = jax.tree.flatten(
             (args, [kwargs[name] for name in names]), is_leaf=lambda x: isinstance(x, Iterator)
         )
-        mesh = next((m for m in map(_own_explicit_mesh, leaves) if m is not None), None)
+        places = [_place(leaf) for leaf in leaves]
+        if not _is_one(places):
+            named = dict(zip(inspect.signature(fn).parameters, args, strict=False)) | kwargs
+            raise _apart(name or fn.__name__, named)
+        mesh = next((place for place in places if _is_explicit(place)), None)
         if mesh is None and not explicit:
             return fn(*args, **kwargs)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
@@ -356,8 +373,16 @@ def names_of(entry: Any) -> tuple:
     return tuple(entry) if isinstance(entry, tuple) else (entry,)
 
 
-def _said(mesh: Any) -> str:
-    return str(dict(mesh.shape))
+def _said(place: Any, devices: bool = False, axes: bool = False) -> str:
+    if not hasattr(place, "axis_names"):
+        return f"device {place.id} alone"
+    more = ""
+    if devices:
+        ids = [str(device.id) for device in place.devices.flat]
+        more = f" of devices {', '.join(ids[:8])}{', ...' if len(ids) > 8 else ''}"
+    if axes:
+        more = f" of {'explicit' if _is_explicit(place) else 'automatic'} axes"
+    return f"the mesh {dict(place.shape)}{more}"
 
 
 def _same_devices(one: Any, other: Any) -> bool:
@@ -375,12 +400,70 @@ def _traced_explicit_mesh(tree: Any) -> Any:
     return None
 
 
-def _own_explicit_mesh(leaf: Any) -> Mesh | None:
+def _place(leaf: Any) -> Any:
+    """Return the mesh of a concrete array, or the device that it is committed to, or None."""
     if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
         return None
-    mesh = getattr(leaf.sharding, "mesh", None)
-    explicit = isinstance(mesh, Mesh) and AxisType.Explicit in mesh.axis_types
-    return mesh if explicit else None
+    sharding = leaf.sharding
+    if isinstance(sharding, NamedSharding):
+        return sharding.mesh
+    alone = isinstance(sharding, SingleDeviceSharding) and leaf.committed
+    return next(iter(sharding.device_set)) if alone else None
+
+
+def _is_explicit(place: Any) -> bool:
+    return isinstance(place, Mesh) and AxisType.Explicit in place.axis_types
+
+
+def _devices_of(place: Any) -> tuple:
+    return tuple(place.devices.flat) if isinstance(place, Mesh) else (place,)
+
+
+def _is_one(places: Iterable[Any], *, alike: bool = False) -> bool:
+    """Say whether those that are known are one; equal explicit axes count where they must agree."""
+    first = None
+    for place in places:
+        if place is None or place is first:
+            continue
+        if first is None:
+            first = place
+        elif place != first and (
+            _devices_of(place) != _devices_of(first)
+            or (alike and (_is_explicit(place) or _is_explicit(first)))
+        ):
+            return False
+    return True
+
+
+def _apart(name: str, arrays: dict[str, PyTree], *, alike: bool = False) -> ValueError:
+    """Return the error of pytrees that do not lie on one mesh, with two of their arrays."""
+    found = [
+        (label + jax.tree_util.keystr(path), place)
+        for label, tree in arrays.items()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if (place := _place(leaf)) is not None
+    ]
+    other = next(other for other in found if not _is_one((found[0][1], other[1]), alike=alike))
+    return _elsewhere(name, found[0], other)
+
+
+def _elsewhere(name: str, first: tuple[str, Any], second: tuple[str, Any]) -> ValueError:
+    """Return the error of two arrays, given by label and place, on different meshes."""
+    (one, here), (other, there) = first, second
+    said = [_said(place) for place in (here, there)]
+    if said[0] == said[1]:
+        by_device = _devices_of(here) != _devices_of(there)
+        said = [_said(place, devices=by_device, axes=not by_device) for place in (here, there)]
+    if not hasattr(here, "axis_names"):  # to be moved onto the mesh, if there is one
+        one, other, here = other, one, there
+        said = said[::-1]
+    where = f"{one}.sharding"
+    if hasattr(here, "axis_names"):
+        where = f"NamedSharding({where}.mesh, spec)"
+    return ValueError(
+        f"{name}: {one!r} lies on {said[0]} and {other!r} on {said[1]}; one mesh is expected. Move "
+        f"one of them: jax.device_put({other}, {where})."
+    )
 
 
 def _plain(mesh: Mesh) -> Mesh:
@@ -395,8 +478,8 @@ def _moved(leaf: Any, mesh: Mesh | None = None, automatic: bool = False) -> Any:
     if not isinstance(leaf.sharding, NamedSharding):
         return leaf
     if automatic:
-        own = _own_explicit_mesh(leaf)
-        if own is None:
+        own = _place(leaf)
+        if not _is_explicit(own):
             return leaf
         mesh = _plain(own)
     assert mesh is not None

@@ -185,7 +185,7 @@ def reconstruct(codes: Array | SparseCodes, dictionary: Array) -> Array:
     if isinstance(codes, SparseCodes):
         values, indices = codes.checked()
         _checks.num_rows("reconstruct", "the dictionary", dictionary, codes.num_atoms)
-        return on_automatic_axes(combine_rows)(values, indices, dictionary)
+        return on_automatic_axes(combine_rows, "reconstruct")(values, indices, dictionary)
     codes, dictionary = _checks.product("reconstruct", "codes", codes, dictionary, axis=0)
     return jnp.matmul(codes, dictionary, precision=_HIGHEST)
 

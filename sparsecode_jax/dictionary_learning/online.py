@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sparsecode_jax import _checks, dictionaries, objectives
-from sparsecode_jax._sharding import on_automatic_axes, relabeled, to_host
+from sparsecode_jax._sharding import on_automatic_axes, one_mesh, relabeled, to_host
 from sparsecode_jax.dictionary_learning._replacement import (
     WIDE,
     average_moments,
@@ -239,6 +239,7 @@ def learn_dictionary_online(
                     raise other_batches(name, checkpoint, done)
                 if index >= done:
                     signals = _signals(name, f"batch {index}", batch, first)
+                    one_mesh(name, dictionary=state.dictionary, **{f"batches[{index}]": signals})
                     draw = jax.random.fold_in(key, index)
                     state, value = run(draw, state, signals, shift, scale, target)
                     values.append(float(value))
@@ -330,6 +331,7 @@ def _first_signals(name: str, stream: Iterator, needed: int) -> tuple[Array, Ite
         read.append(batch)
         like = first[0] if first else None
         first.append(_signals(name, f"batch {len(first)}", batch, like))
+        one_mesh(name, **{"batches[0]": first[0], f"batches[{len(first) - 1}]": first[-1]})
     return jnp.concatenate(first), itertools.chain(read, stream)
 
 
@@ -352,6 +354,7 @@ def _signals(name: str, label: str, batch: ArrayLike, like: Array | None) -> Arr
 
 def _given(name: str, dictionary: ArrayLike, signals: Array, num_atoms: int) -> Array:
     _checks.real(name, dictionary)
+    one_mesh(name, signals=signals, dictionary0=dictionary)
     dictionary = jnp.asarray(dictionary, signals.dtype)
     _checks.dictionary_matrix(name, dictionary)
     _checks.same_measurements(name, signals, dictionary)

@@ -71,7 +71,7 @@ def alista(
 
 
 def _apply(prox: Prox, params: AlistaParams, signals: Array) -> Array:
-    signals = _checks.takes("alista", signals, params.dictionary.shape[-1])
+    signals = _checks.takes("alista", params, signals, params.dictionary.shape[-1])
     return _layers(params, signals, prox=prox)
 
 

@@ -53,7 +53,7 @@ def _init(module: Any, num_measurements: int, key: Key) -> PyTree:
 
 
 def _apply(module: Any, num_measurements: int, params: PyTree, signals: Array) -> Array:
-    signals = _checks.takes("from_flax", signals, num_measurements)
+    signals = _checks.takes("from_flax", params, signals, num_measurements)
     return module.apply(params, signals)
 
 

@@ -62,7 +62,7 @@ def _init(draw: Callable[[Key], LinearParams], key: Key) -> GatedParams:
 
 
 def _aux(params: GatedParams, signals: Array) -> tuple[Array, Aux]:
-    signals = _checks.takes("gated", signals, params.weight.shape[-1])
+    signals = _checks.takes("gated", params, signals, params.weight.shape[-1])
     shared = signals @ params.weight.T
     gate = shared + as_row(params.gate_bias, shared)
     scale = as_row(jnp.exp(params.log_magnitude), shared)

@@ -68,7 +68,7 @@ def _init(num_measurements: int, num_atoms: int, use_bias: bool, key: Key) -> Li
 
 def affine(name: str, params: Any, signals: Array) -> Array:
     """Return the latents before the non-linearity, (..., N), of params with a weight and a bias."""
-    signals = _checks.takes(name, signals, params.weight.shape[-1])
+    signals = _checks.takes(name, params, signals, params.weight.shape[-1])
     latents = signals @ params.weight.T
     return latents if params.bias is None else latents + as_row(params.bias, latents)
 

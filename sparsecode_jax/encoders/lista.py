@@ -67,7 +67,7 @@ def lista(
 
 
 def _apply(prox: Prox, params: ListaParams, signals: Array) -> Array:
-    signals = _checks.takes("lista", signals, params.weights.shape[-1])
+    signals = _checks.takes("lista", params, signals, params.weights.shape[-1])
     return _layers(params, signals, prox=prox)
 
 

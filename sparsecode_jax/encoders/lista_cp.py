@@ -67,7 +67,7 @@ def lista_cp(
 
 
 def _apply(prox: Prox, params: ListaCpParams, signals: Array) -> Array:
-    signals = _checks.takes("lista_cp", signals, params.dictionary.shape[-1])
+    signals = _checks.takes("lista_cp", params, signals, params.dictionary.shape[-1])
     return _layers(params, signals, prox=prox)
 
 

@@ -73,7 +73,7 @@ def _init(widths: tuple[int, ...], use_bias: bool, key: Key) -> MlpParams:
 
 
 def _apply(params: MlpParams, signals: Array) -> Array:
-    signals = _checks.takes("mlp", signals, params.weights[0].shape[-1])
+    signals = _checks.takes("mlp", params, signals, params.weights[0].shape[-1])
     # Features first: with few measurements, W @ x.T trains 3x faster on CPU than x @ W.T.
     leading = signals.shape[:-1]
     latents = signals.reshape((-1, signals.shape[-1])).T

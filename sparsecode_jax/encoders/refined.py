@@ -95,7 +95,7 @@ def _aux(
     encoder: Encoder, num_steps: int, step_size: float, params: RefinedParams, signals: Array
 ) -> tuple[Array, Aux]:
     assert encoder.aux is not None and encoder.activation is not None
-    signals = _checks.takes("refined", signals, params.dictionary.shape[-1])
+    signals = _checks.takes("refined", params, signals, params.dictionary.shape[-1])
     centered = signals - as_row(params.bias, signals)
     weight = _weight(encoder, params.encoder)
     codes, aux = encoder.aux(params.encoder, signals)

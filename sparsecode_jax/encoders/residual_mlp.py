@@ -79,7 +79,9 @@ def _init(
 
 
 def _apply(params: ResidualMlpParams, signals: Array) -> Array:
-    return _blocks(params, _checks.takes("residual_mlp", signals, params.first.weight.shape[-1]))
+    return _blocks(
+        params, _checks.takes("residual_mlp", params, signals, params.first.weight.shape[-1])
+    )
 
 
 # Eagerly the loop over the blocks would be compiled anew at every call.

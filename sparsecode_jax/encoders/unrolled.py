@@ -71,7 +71,7 @@ def _init(num_measurements: int, num_atoms: int, penalty: float, key: Key) -> Un
 
 
 def _apply(solver: Solver, num_steps: int, params: UnrolledParams, signals: Array) -> Array:
-    signals = _checks.takes("unrolled", signals, params.dictionary.shape[-1])
+    signals = _checks.takes("unrolled", params, signals, params.dictionary.shape[-1])
     step = step_size_of(solver)(jax.lax.stop_gradient(params.dictionary))
     problem = Lasso(signals, params.dictionary, jnp.exp(params.log_penalty), step)
     return solvers.solve(solver, problem, num_steps=num_steps)

@@ -168,13 +168,13 @@ def _init(encoder: Encoder, num_measurements: int, key: Key) -> CenteredParams:
 
 
 def _apply(encoder: Encoder, params: CenteredParams, signals: Array) -> Array:
-    signals = _checks.takes("centered", signals, params.center.shape[-1])
+    signals = _checks.takes("centered", params, signals, params.center.shape[-1])
     return encoder.apply(params.encoder, signals - as_row(params.center, signals))
 
 
 def _aux(encoder: Encoder, params: CenteredParams, signals: Array) -> tuple[Array, Aux]:
     assert encoder.aux is not None
-    signals = _checks.takes("centered", signals, params.center.shape[-1])
+    signals = _checks.takes("centered", params, signals, params.center.shape[-1])
     return encoder.aux(params.encoder, signals - as_row(params.center, signals))
 
 

@@ -249,7 +249,12 @@ def _normalized(kind: str, signals: Array) -> tuple[Array, Callable[[Array], Arr
 
 
 def _flat(
-    form: _Form, name: str, signals: ArrayLike, num_measurements: int, dtype: Any = None
+    form: _Form,
+    name: str,
+    tensors: Any,
+    signals: ArrayLike,
+    num_measurements: int,
+    dtype: Any = None,
 ) -> Array:
     """Return signals (..., M) in a dtype, that of the folder without one."""
     if form.heads:
@@ -262,7 +267,7 @@ def _flat(
                 "outputs before they are put together."
             )
         signals = jnp.reshape(jnp.asarray(signals), (*shape[:-2], num_measurements))
-    return _checks.takes(name, signals, num_measurements).astype(dtype or form.dtype)
+    return _checks.takes(name, tensors, signals, num_measurements).astype(dtype or form.dtype)
 
 
 def _of_form(form: _Form, tensors: Mapping[str, Array], signals: Array) -> Array:
@@ -360,7 +365,7 @@ _forward_core = functools.partial(jax.jit, static_argnums=0)(_of_both)
 
 
 def _encode(form: _Form, tensors: Mapping[str, Array], d_in: int, signals: ArrayLike) -> Array:
-    return _encode_core(form, tensors, _flat(form, "encode", signals, d_in))
+    return _encode_core(form, tensors, _flat(form, "encode", tensors, signals, d_in))
 
 
 def _decode(
@@ -370,7 +375,8 @@ def _decode(
     codes: ArrayLike | SparseCodes,
     signals: ArrayLike | None = None,
 ) -> Array:
-    codes = _checks.takes("decode", dense(codes), tensors["W_dec"].shape[0]).astype(form.dtype)
+    codes = _checks.takes("decode", tensors, dense(codes), tensors["W_dec"].shape[0])
+    codes = codes.astype(form.dtype)
     transcoder = form.architecture.endswith("transcoder")
     if signals is None:
         if form.normalize != "none" and not transcoder:
@@ -379,7 +385,7 @@ def _decode(
                 "the codes are expected, for their scale. Pass decode(codes, signals)."
             )
         return _decode_core(form, tensors, codes, None)
-    flat = _flat(form, "decode", signals, d_in)
+    flat = _flat(form, "decode", tensors, signals, d_in)
     if flat.shape[:-1] != codes.shape[:-1]:
         raise ValueError(
             f"decode: codes of shape {codes.shape} and signals of shape {jnp.shape(signals)}; the "
@@ -390,13 +396,13 @@ def _decode(
 
 
 def _forward(form: _Form, tensors: Mapping[str, Array], d_in: int, signals: ArrayLike) -> Array:
-    found = _forward_core(form, tensors, _flat(form, "forward", signals, d_in))
+    found = _forward_core(form, tensors, _flat(form, "forward", tensors, signals, d_in))
     return found.reshape(jnp.shape(signals)) if form.heads else found
 
 
 def _normalize(form: _Form, d_in: int, signals: ArrayLike) -> Array:
     wide = jnp.promote_types(form.dtype, jnp.float32)
-    return _normalized(form.normalize, _flat(form, "normalize", signals, d_in, wide))[0]
+    return _normalized(form.normalize, _flat(form, "normalize", None, signals, d_in, wide))[0]
 
 
 # --- the same as parts of this package -----------------------------------------------------------
@@ -502,7 +508,7 @@ def _pursuit_init(num_measurements: int, num_atoms: int, key: Key) -> MatchingPu
 
 
 def _pursuit_apply(options: _Pursuit, params: MatchingPursuitParams, signals: Array) -> Array:
-    signals = _checks.takes("matching_pursuit", signals, params.dictionary.shape[-1])
+    signals = _checks.takes("matching_pursuit", params, signals, params.dictionary.shape[-1])
     return _pursued(options, params.dictionary, signals.astype(params.dictionary.dtype))
 
 

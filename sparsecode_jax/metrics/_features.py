@@ -15,7 +15,7 @@ import numpy as np
 
 from sparsecode_jax import _checks
 from sparsecode_jax._scaling import unit_of
-from sparsecode_jax._sharding import automatic, relabeled, to_host
+from sparsecode_jax._sharding import automatic, one_mesh, relabeled, to_host
 from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.metrics._matching import matched_mean, unit_atoms
 from sparsecode_jax.metrics._samples import Codes, norm_ratios, same_shape
@@ -200,7 +200,9 @@ def score_features(
             f"{name}: a dictionary is traced, but batches are added up on the host; arrays are "
             "expected. Call it outside of jit, vmap and grad, or see latent_f1."
         )
-    true_atoms, atoms = _two_dictionaries(name, *relabeled((true_dictionary, dictionary)))
+    pair = relabeled((true_dictionary, dictionary))
+    one_mesh(name, true_dictionary=pair[0], dictionary=pair[1])
+    true_atoms, atoms = _two_dictionaries(name, *pair)
     nearest = _nearest(true_atoms, atoms)
     found = _no_samples(atoms)
     for number, batch in enumerate(_listed(name, batches)):
@@ -414,6 +416,10 @@ def _one_batch(
             "outside of jit, vmap and grad, or see latent_f1."
         )
     signals, true_codes, codes, reconstruction = relabeled(tuple(batch))
+    one_mesh(
+        name, signals=signals, true_codes=true_codes, codes=codes, reconstruction=reconstruction,
+        true_dictionary=true_atoms, dictionary=atoms,
+    )  # fmt: skip
     signals, reconstruction = same_shape(name, signals, reconstruction)
     true_codes, codes = _two_codes(name, true_codes, codes, true_atoms, atoms)
     expected = len(_values(codes)), atoms.shape[1]

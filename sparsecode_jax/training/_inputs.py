@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparsecode_jax import _checks, dictionaries
-from sparsecode_jax._sharding import Layout, layout_of_axes, relabeled, to_host
+from sparsecode_jax._sharding import Layout, layout_of_axes, one_mesh, relabeled, to_host
 from sparsecode_jax.io._identity import chained, other_batches
 from sparsecode_jax.training._draws import split_batch
 from sparsecode_jax.training.step import Autoencoder, Model, Recipe, TrainData, bound
@@ -166,6 +166,7 @@ class Batches:
 
     def _put(self, batch: Any, data: TrainData) -> TrainData:
         signals, true_codes = split_batch(relabeled(batch))
+        one_mesh("fit", signals=data.signals, batch=signals)
         if np.ndim(signals) != 2 or np.shape(signals)[1] != self._shape[1]:
             raise ValueError(
                 f"fit: a batch of the stream has shape {np.shape(signals)}; (B, {self._shape[1]}), "

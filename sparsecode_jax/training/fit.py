@@ -21,6 +21,7 @@ from sparsecode_jax._sharding import (
     layout_of,
     names_of,
     on_automatic_axes,
+    one_mesh,
     to_host,
 )
 from sparsecode_jax.io._identity import digest_of, program_of
@@ -319,6 +320,7 @@ def _identity(
 
 def _batch_layout(data: TrainData, params: Autoencoder, batch_size: int | None) -> Layout | None:
     """Return how a batch and the atoms lie: as the signals and the dictionary they come from."""
+    one_mesh("fit", signals=data.signals, model=params)  # of the first batch of a stream, too
     layout = layout_of("fit", data.signals, params.dictionary, last=2)
     if layout is None or (layout.rows == (None,) and not layout.others):
         return None
