@@ -454,12 +454,10 @@ def _elsewhere(name: str, first: tuple[str, Any], second: tuple[str, Any]) -> Va
     if said[0] == said[1]:
         by_device = _devices_of(here) != _devices_of(there)
         said = [_said(place, devices=by_device, axes=not by_device) for place in (here, there)]
-    if not hasattr(here, "axis_names"):  # to be moved onto the mesh, if there is one
-        one, other, here = other, one, there
-        said = said[::-1]
-    where = f"{one}.sharding"
-    if hasattr(here, "axis_names"):
-        where = f"NamedSharding({where}.mesh, spec)"
+    meshes = [hasattr(place, "axis_names") for place in (here, there)]
+    if meshes == [False, True]:  # it is the device's that moves
+        one, other, said = other, one, said[::-1]
+    where = f"NamedSharding({one}.sharding.mesh, spec)" if any(meshes) else f"{one}.sharding"
     return ValueError(
         f"{name}: {one!r} lies on {said[0]} and {other!r} on {said[1]}; one mesh is expected. Move "
         f"one of them: jax.device_put({other}, {where})."

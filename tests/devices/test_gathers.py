@@ -14,7 +14,10 @@ from .conftest import gathers, mesh_of, put
 from .test_inference import CALLS, lasso
 from .test_runs import KEYS, PENALTIES, score
 
+pytestmark = pytest.mark.full_effort
+
 ENCODER = encoders.top_k(16, 24, num_active=3)
+BY_BATCH = encoders.batch_top_k(16, 24, num_active=3)
 OPTIONS = {"num_atoms": 24, "progress": None}
 TRAINING = {"num_steps": 3, "recipe": training.Recipe(batch_size=16), **OPTIONS}
 LEARNING = {"num_restarts": 1, "num_hops": 0, "num_rounds": 3, **OPTIONS}
@@ -33,6 +36,9 @@ OF_WHAT_IS_SPLIT = {
         solvers.fista(), lasso(x, d), num_steps=4, record=total
     ),
     "sweep": lambda d, x, z, r: sc.sweep(score, seed=r, penalty=PENALTIES),
+    "sweep in chunks": lambda d, x, z, r: sc.sweep_chunked(
+        score, seed=r, penalty=PENALTIES, chunk_size=8, progress=None
+    ),
     "training of runs": lambda d, x, z, r: training.fit(r, ENCODER, jax.device_get(x), **TRAINING),
     "training on signals": lambda d, x, z, r: training.fit(KEYS[0], ENCODER, x, **TRAINING),
     "learner": lambda d, x, z, r: dictionary_learning.learn_dictionary(KEYS[0], x, **LEARNING),
@@ -40,9 +46,15 @@ OF_WHAT_IS_SPLIT = {
         KEYS[0], [x] * 2, **OPTIONS
     ),
     "encoder": lambda d, x, z, r: ENCODER.apply(ENCODER.init(KEYS[0]), x),
+    "encoder of batches": lambda d, x, z, r: BY_BATCH.apply(BY_BATCH.init(KEYS[0]), x),
     "mcc": lambda d, x, z, r: metrics.mcc(z, z),
     "r2": lambda d, x, z, r: metrics.r2(z, z),
     "l0": lambda d, x, z, r: metrics.l0(z),
+    "dead_fraction": lambda d, x, z, r: metrics.dead_fraction(z),
+    "mse": lambda d, x, z, r: metrics.mse(x, x),
+    "shrinkage": lambda d, x, z, r: metrics.shrinkage(x, x),
+    "latent_correlation": lambda d, x, z, r: metrics.latent_correlation(z, z),
+    "latent_f1": lambda d, x, z, r: metrics.latent_f1(z, z, true_dictionary=d, dictionary=d),
 }
 
 
@@ -58,9 +70,18 @@ def gathered_by(call):
     return set().union(*map(gathers, texts))
 
 
-@pytest.mark.parametrize("name", OF_WHAT_IS_SPLIT)
-def test_at_most_one_number_per_signal_is_gathered(data, name):
-    mesh = mesh_of("automatic", signals=8)
+EXPLICIT = "steps", "tolerance", "slots"  # of sparse_encode
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *(("automatic", name) for name in OF_WHAT_IS_SPLIT),
+        *(("explicit", name) for name in EXPLICIT),
+    ],
+)
+def test_at_most_one_number_per_signal_is_gathered(data, kind, name):
+    mesh = mesh_of(kind, signals=8)
     split = (put(x, mesh, "signals") for x in (data.signals, data.codes, KEYS))
     found = gathered_by(lambda: OF_WHAT_IS_SPLIT[name](data.dictionary, *split))
     assert all(math.prod(shape) <= 64 for shape in found), found

@@ -12,6 +12,7 @@ from sparsecode_jax import Lasso, solvers
 from sparsecode_jax._sharding import layout_of
 from sparsecode_jax.solvers import _core, _tolerance
 
+from .. import tolerance
 from ..contracts import SOLVERS
 from .conftest import KINDS, assert_close, mesh_of, put, spec_of
 
@@ -44,6 +45,55 @@ def test_codes_are_those_of_one_device_and_stay_with_their_signals(data, kind, c
     codes = CALLS[call](signals, put(data.dictionary, mesh))
     assert devices == 1 or (spec_of(codes) == ("signals",) and codes.sharding.mesh == mesh)
     assert_close(codes, CALLS[call](data.signals, data.dictionary), 1e-5)
+
+
+def total(codes):
+    return jnp.sum(codes, axis=-1)
+
+
+RUNS = {
+    "solve": lambda problem: solvers.solve(solvers.ista(), problem, num_steps=5),
+    "solve_to_tolerance": lambda problem: solvers.solve_to_tolerance(
+        solvers.fista(), problem, tolerance=1e-3, max_steps=200, check_every=5
+    ),
+    "trajectory": lambda problem: solvers.trajectory(
+        solvers.lca(), problem, num_steps=4, record=total, record_every=2
+    ),
+    "pursuit": lambda problem: solvers.solve(
+        solvers.orthogonal_matching_pursuit(3), problem, num_steps=3
+    ),
+    "working set": lambda problem: solvers.solve(WORKING_SET, problem, num_steps=2),
+}
+WORKING_SET = tolerance.CASES["working set"].solver
+GRID = [2, 8, *(pytest.param(devices, marks=pytest.mark.slow) for devices in (1, 4))]
+
+
+@KIND
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("devices", GRID)  # slow: the rest of the grid, and 4 in other tests here
+def test_every_way_to_run_a_solver(data, kind, name, devices):
+    signals = put(data.signals, mesh_of(kind, signals=devices), "signals")
+    found = RUNS[name](lasso(signals, data.dictionary))
+    assert devices == 1 or "signals" in spec_of(jax.tree.leaves(found)[0])
+    assert_close(found, RUNS[name](lasso(data.signals, data.dictionary)), 1e-5)
+
+
+SOON = "matching pursuit", "iterative hard thresholding", "cosamp"
+PURSUITS = [
+    pytest.param(name, marks=() if name in SOON else pytest.mark.slow)
+    for name, case in tolerance.CASES.items()
+    if case.numpy is None
+]
+
+
+@KIND
+@pytest.mark.parametrize("name", PURSUITS)
+def test_every_pursuit(data, kind, name):  # slow: those that CALLS has, or whose parts it has
+    solver = tolerance.CASES[name].solver
+    run = lambda x: solvers.solve(solver, lasso(x, data.dictionary), num_steps=3)  # noqa: E731
+    codes = run(put(data.signals, mesh_of(kind, signals=4), "signals"))
+    assert spec_of(codes) == ("signals",)
+    assert_close(codes, run(data.signals), 1e-5)
 
 
 @KIND
@@ -173,13 +223,13 @@ def test_a_second_call_compiles_nothing(data, compilations):
 @KIND
 def test_bad_layouts_are_refused_in_one_sentence(data, kind):
     mesh = mesh_of(kind, signals=4, atoms=2)
-    other = mesh_of(kind, atoms=4)
+    other = mesh_of(kind, atoms=8)  # the same devices
     x, d = data.signals, data.dictionary
     rows = put(x, mesh, "signals")
     cases = (
         (put(x, mesh, None, "signals"), d, "signals are split over their measurements"),
         (rows, put(d, mesh, None, "atoms"), "dictionary are split over their measurements"),
-        (rows, put(d, other, "atoms"), "lie on the mesh .* and the dictionary on"),
+        (rows, put(d, other, "atoms"), "'signals' lies on the mesh .* and 'dictionary' on"),
         (rows, put(d, mesh, "signals"), "both split over the mesh axis 'signals'"),
     )
     for signals, dictionary, message in cases:

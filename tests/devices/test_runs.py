@@ -13,6 +13,7 @@ from ..encoder_cases import ENCODERS as ENCODER_CASES
 from .conftest import KINDS, assert_close, mesh_of, put, spec_of
 
 KIND = pytest.mark.parametrize("kind", KINDS)
+SLOW = pytest.mark.slow  # the rest of a grid of devices
 KEYS = jax.random.split(jax.random.key(1), 8)
 PENALTIES = jnp.array([0.01, 0.1])
 
@@ -101,31 +102,47 @@ def test_a_batch_that_does_not_divide_is_refused(data):
         train(KEYS[0], signals, "linear", 1, batch_size=12)
 
 
+def learn(signals, num_rounds=1):
+    return dictionary_learning.learn_dictionary(
+        KEYS[0], signals, num_atoms=24, num_restarts=1, num_hops=0, num_rounds=num_rounds,
+        progress=None,
+    )[:3]  # fmt: skip
+
+
+def learn_online(signals, dictionary):
+    return dictionary_learning.learn_dictionary_online(
+        KEYS[0], [signals] * 2, num_atoms=24, dictionary0=dictionary, progress=None
+    )[:3]
+
+
+DEVICES = pytest.mark.parametrize("devices", [2, 8, *(pytest.param(n, marks=SLOW) for n in (1, 4))])
+
+
 @KIND
-def test_dictionaries_are_learned_where_the_signals_are(data, kind):
-    mesh = mesh_of(kind, signals=4)
-
-    def learn(signals, num_rounds):
-        return dictionary_learning.learn_dictionary(
-            KEYS[0], signals, num_atoms=24, num_restarts=1, num_hops=0, num_rounds=num_rounds
-        )[:3]
-
-    signals = put(data.signals, mesh, "signals")
-    start = put(data.dictionary, mesh)
-    num_rounds, rtol = {"automatic": (1, 1e-5), "explicit": (20, 1e-3)}[kind]
-    found, expected = learn(signals, num_rounds), learn(data.signals, num_rounds)
-    assert spec_of(found[1]) == ("signals",)
-    assert_close(found[0], expected[0], rtol)
+@DEVICES
+def test_dictionaries_are_learned_where_the_signals_are(data, kind, devices):
+    mesh = mesh_of(kind, signals=devices)
+    found, expected = learn(put(data.signals, mesh, "signals")), learn(data.signals)
+    assert devices == 1 or spec_of(found[1]) == ("signals",)
+    assert found[0].sharding.mesh == mesh
+    assert_close(found[0], expected[0], 1e-5)
     assert_close(found[1:], expected[1:], 1e-3)  # codes are found to a tolerance
 
-    def online(signals, start):
-        return dictionary_learning.learn_dictionary_online(
-            KEYS[0], [signals] * 2, num_atoms=24, dictionary0=start, progress=None
-        ).dictionary
 
-    found = online(signals, start)
-    assert found.sharding.mesh == mesh
-    assert_close(found, online(data.signals, data.dictionary), 1e-5)
+def test_a_whole_search_is_that_of_one_device(data):
+    mesh = mesh_of("explicit", signals=4)
+    found, expected = learn(put(data.signals, mesh, "signals"), 20), learn(data.signals, 20)
+    assert spec_of(found[1]) == ("signals",)
+    assert_close(found, expected, 1e-3)
+
+
+@KIND
+@DEVICES
+def test_dictionaries_are_learned_online_where_the_batches_are(data, kind, devices):
+    mesh = mesh_of(kind, signals=devices)
+    found = learn_online(put(data.signals, mesh, "signals"), put(data.dictionary, mesh))
+    assert found[0].sharding.mesh == mesh
+    assert_close(found, learn_online(data.signals, data.dictionary), 1e-5)
 
 
 @KIND
@@ -164,16 +181,18 @@ def test_layouts_that_training_cannot_use_are_refused(data, kind):
     params = jax.tree.map(np.asarray, train(KEYS[0], data.signals, "linear", 1))
     twice = params._replace(dictionary=put(params.dictionary, mesh, "signals"))
     other = params._replace(dictionary=put(params.dictionary, mesh_of(kind, atoms=2), "atoms"))
-    for start, message in ((twice, "both split over the mesh axis"), (other, "lie on the mesh")):
+    for start, message in ((twice, "both split over the mesh axis"), (other, "lies on the mesh")):
         with pytest.raises(ValueError, match=message):
             training.fit(
                 KEYS[0], ENCODERS["linear"], signals, model=start, num_steps=1, progress=None
             )
 
 
+@KIND
+@pytest.mark.parametrize("sizes", [(4, 2), *(pytest.param((n,), marks=SLOW) for n in (1, 2, 8))])
 @pytest.mark.parametrize("case", ENCODER_CASES)
-def test_encoders_keep_codes_with_their_signals(data, case):
-    mesh = mesh_of("explicit", signals=4, atoms=2)
+def test_encoders_keep_codes_with_their_signals(data, kind, sizes, case):
+    mesh = mesh_of(kind, **dict(zip(("signals", "atoms"), sizes, strict=False)))
     signals = put(data.signals, mesh, "signals")
     encoder = case.build(64, 16, 24)
     params = encoder.init(KEYS[0])
@@ -181,7 +200,7 @@ def test_encoders_keep_codes_with_their_signals(data, case):
     codes = encoder.apply(split, signals)
     assert_close(codes, encoder.apply(params, data.signals), 1e-5)
     if not isinstance(params, encoders.FreeCodesParams):  # which lie where their parameters do
-        assert spec_of(codes)[:1] == ("signals",)
+        assert sizes == (1,) or spec_of(codes)[:1] == ("signals",)
 
 
 DIFFERENTIATED = {
