@@ -276,6 +276,7 @@ def test_signals_that_are_constant_have_no_explained_variance():
     assert np.isnan(nothing.explained_variance) and np.isnan(nothing.shrinkage)
 
 
+@pytest.mark.full_effort
 @pytest.mark.parametrize("streamed", [False, True], ids=["latent_f1", "score_features"])
 def test_sparse_codes_are_not_made_dense(streamed):
     samples, features, slots, latents, size = 8192, 16384, 64, 4096, 32

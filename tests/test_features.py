@@ -396,6 +396,7 @@ def test_groups_may_be_a_list_and_numbers_are_of_32_bits_or_more():
     draw(dataclasses.replace(half, probabilities=np.full(24, 0.2, np.float32)), 5)
 
 
+@pytest.mark.full_effort
 def test_nothing_of_samples_by_features_is_made():
     atoms = jax.ShapeDtypeStruct((16_384, 64), jnp.float32)
     of_units = jax.ShapeDtypeStruct((16_384,), jnp.float32)

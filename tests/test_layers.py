@@ -290,3 +290,37 @@ def test_the_package_exports_its_parts():
     with pytest.raises(AttributeError, match="'sparsecode_jax' has no attribute 'omp'"):
         sparsecode_jax.omp  # noqa: B018
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", sparsecode_jax.__version__)
+
+
+def readers_of_programs(path):
+    """Return the tests of a file that read compiled programs, as (name, whether marked)."""
+    tree = ast.parse(path.read_text())
+    marked = any("full_effort" in ast.unparse(x) for x in tree.body if isinstance(x, ast.Assign))
+    functions = {x.name: x for x in tree.body if isinstance(x, ast.FunctionDef)}
+
+    def read(name, seen):
+        """Return what a function calls of any object, and so do those of the file that it names."""
+        for node in ast.walk(functions[name]):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                yield node.func.attr if node.args or node.keywords else f"{node.func.attr}()"
+            elif isinstance(node, ast.Name) and node.id in functions.keys() - seen:
+                yield from read(node.id, seen | {node.id})
+
+    for name, function in functions.items():
+        calls = set(read(name, {name})) if name.startswith("test_") else set()
+        if calls & {"memory_analysis()", "hlo_modules()"} or calls >= {"compile()", "as_text()"}:
+            yield (
+                name,
+                marked or any("full_effort" in ast.unparse(x) for x in function.decorator_list),
+            )
+
+
+def test_what_xla_makes_is_read_at_full_effort():
+    found = {
+        (path.name, name): marked
+        for path in pathlib.Path(__file__).parent.rglob("test_*.py")
+        for name, marked in readers_of_programs(path)
+    }
+    assert ("test_gathers.py", "test_what_is_gathered_is_seen") in found
+    assert ("test_refit.py", "test_nothing_is_sorted") in found
+    assert not [where for where, marked in found.items() if not marked]

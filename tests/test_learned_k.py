@@ -154,6 +154,7 @@ def test_twins_are_found_in_blocks_of_atoms_alike(monkeypatch, problem):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.full_effort
 @pytest.mark.parametrize("learner", ["online", "whole"])
 def test_nothing_of_n_by_n_numbers_above_the_limit(learner):
     """The programs of 8,193 atoms: all arrays together are not half as large as N x N."""

@@ -143,6 +143,7 @@ def test_a_dictionary_that_a_program_closes_over_is_no_constant_to_compute_with(
     assert "optimization_barrier" not in str(given)
 
 
+@pytest.mark.full_effort
 def test_nothing_is_sorted():
     shapes = (64, 2048), (64, 16), (2048, 16)
     codes, signals, dictionary = (jax.ShapeDtypeStruct(s, np.float32) for s in shapes)

@@ -178,6 +178,7 @@ def test_slots_in_chunks_and_to_a_tolerance(problem):
     np.testing.assert_array_equal(found.dense(), sc.sparse_encode(many[:S], dictionary, **until))
 
 
+@pytest.mark.full_effort
 def test_slots_need_no_array_of_codes():
     signals = jax.ShapeDtypeStruct((64, 16), jnp.float32)
     dictionary = jax.ShapeDtypeStruct((16_384, 16), jnp.float32)

@@ -235,6 +235,7 @@ def test_memory_does_not_grow_with_the_gathered_atoms_of_all_signals():
     assert largest(2**13, 256) <= module._MOST_ENTRIES < 2**13 * 256 * 256
 
 
+@pytest.mark.full_effort
 def test_a_wide_dictionary_takes_half_a_gigabyte_at_most():
     shapes = (512, 768), (6144, 768)
     signals, atoms = (jax.ShapeDtypeStruct(shape, "float32") for shape in shapes)

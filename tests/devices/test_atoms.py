@@ -93,6 +93,7 @@ def needed(compiled):
     return memory.temp_size_in_bytes + memory.argument_size_in_bytes
 
 
+@pytest.mark.full_effort
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solvers_take_memory_on_each_device_for_its_own_atoms(name):
     mesh = mesh_of("automatic", atoms=8)
@@ -124,6 +125,7 @@ def training_step(encoder, num, layout, atoms=(), batch_size=None):
     return step.lower(state, data).compile()
 
 
+@pytest.mark.full_effort
 @pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("atoms", [(), ("atoms",)])
 @pytest.mark.parametrize("batch_size", [None, 64])
@@ -135,6 +137,7 @@ def test_a_training_step_gathers_neither_signals_nor_codes(name, atoms, batch_si
     assert all(shape[0] <= rows and np.prod(shape[1:]) <= 2 * 4 for shape in found), found
 
 
+@pytest.mark.full_effort
 @pytest.mark.parametrize("name", ["linear", "top_k"])
 def test_training_takes_memory_on_each_device_for_its_own_atoms(name):
     num = 64, 4096, 32

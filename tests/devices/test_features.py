@@ -40,6 +40,7 @@ def test_samples_split_over_devices_are_those_of_one(model, num_devices):
     assert spec_of(batch.signals) == ("signals",)
 
 
+@pytest.mark.full_effort
 def test_no_device_gathers_the_samples_of_others(model):
     mesh = mesh_of("automatic", signals=8)
     alone = jax.eval_shape(draw, jax.random.key(1), model)

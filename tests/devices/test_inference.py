@@ -118,12 +118,6 @@ def test_each_device_stops_when_its_own_signals_are_done(data, kind):
     assert_close(codes, expected, 1e-5)
     np.testing.assert_array_equal(info.num_steps, like.num_steps)
     assert {spec_of(x) for x in info} == {("signals",)}
-    problem = lasso(put(data.signals, mesh_of("automatic", signals=4), "signals"), data.dictionary)
-    layout = layout_of("test", problem.signals)
-    program = _tolerance._solve_to_tolerance.lower(
-        solvers.sparsa(), jax.tree.map(jnp.asarray, problem), None, 1e-4, 500, 5, 8, layout
-    )
-    assert not COLLECTIVE.search(program.compile().as_text())
 
 
 @KIND
@@ -163,12 +157,19 @@ def test_inside_a_program_on_explicit_axes_with_gradients(data, call):
     assert spec_of(gradients[0]) == ("signals",)
 
 
-def test_nothing_is_communicated(data):
+@pytest.mark.full_effort
+@pytest.mark.parametrize("call", ["steps", "tolerance"])
+def test_nothing_is_communicated(data, call):
     mesh = mesh_of("automatic", signals=8)
     signals = put(data.signals, mesh, "signals")
     problem = Lasso(signals, jnp.asarray(data.dictionary), jnp.float32(0.05), jnp.float32(0.1))
     layout = layout_of("test", signals)
-    program = _core._solve.lower(solvers.fista(), problem, None, 5, layout)
+    if call == "steps":
+        program = _core._solve.lower(solvers.fista(), problem, None, 5, layout)
+    else:
+        program = _tolerance._solve_to_tolerance.lower(
+            solvers.sparsa(), problem, None, 1e-4, 500, 5, 8, layout
+        )
     assert not COLLECTIVE.search(program.compile().as_text())
 
 
