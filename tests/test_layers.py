@@ -8,6 +8,7 @@ import os
 import pathlib
 import pkgutil
 import re
+import runpy
 import subprocess
 import sys
 
@@ -177,6 +178,27 @@ def private_names(path):
 
 def test_private_names_of_jax_are_read_in_two_modules():
     assert {name_of(path) for path in FILES if private_names(path)} == set(PRIVATE)
+
+
+#: Tests that import them as well: what they hold is private.
+OF_TESTS = {"tests/flops/oracle.py", "tests/flops/test_kernels.py"}
+
+
+def test_private_modules_of_jax_are_imported_nowhere_else():
+    folders = ("sparsecode_jax", "experiments", "benchmarks", "examples", "docs", "tests", "tools")
+    everything = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert users(everything, "jax._src") == {*PRIVATE, *OF_TESTS}
+
+
+def test_a_private_name_stands_beside_the_releases_that_it_was_seen_with():
+    releases = runpy.run_path(str(ROOT / "tools" / "test_matrix.py"))["RELEASES"]
+    *others, last = releases
+    said = f"een in {', '.join(others)} and {last}"
+    for name in PRIVATE:
+        lines = (ROOT / name).read_text().splitlines()
+        places = [number for number, line in enumerate(lines) if "from jax._src" in line]
+        of_all = said in (ast.get_docstring(ast.parse("\n".join(lines))) or "")
+        assert places and all(of_all or said in lines[number - 1] for number in places), name
 
 
 def test_what_the_front_of_io_shows_of_a_later_layer_makes_no_circle():
