@@ -1,8 +1,10 @@
 """The environment: a compiler that multiplies correctly, pins that say so, a wheel that imports."""
 
+import importlib.util
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -135,6 +137,62 @@ def test_the_bound_on_jax_is_one():
     (pin,) = [d for d in project()["dependencies"] if d.startswith("jax>")]
     assert pin == "jax>=0.10.1,!=0.10.2,<0.13"
     assert pin in (ROOT / "sparsecode_jax" / "_jax_release.py").read_text()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy whose environment holds what says that it is Python 3.11.0, and notes its calls."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    stand_ins = {".venv/bin/python": "3.11.0", "same": "3.11.0", "other": "3.12.9"}
+    for name, version in stand_ins.items():
+        script = tmp_path / name
+        script.write_text(f'#!/bin/sh\necho {name} "$@" >> calls\necho {version}\n')
+        script.chmod(0o755)
+    return tmp_path
+
+
+def make(folder, *arguments):
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHON", "MAKEFLAGS", "MAKELEVEL")}
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_another_interpreter_than_the_environment_has_is_refused(checkout):
+    done = make(checkout, "test", "PYTHON=./other")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        ".venv holds Python 3.11.0 but PYTHON=./other is 3.12.9; run make clean first, or leave "
+        "PYTHON out to use what is there.\n"
+    )
+    calls = (checkout / "calls").read_text().splitlines()
+    assert len(calls) == 2 and all(" -c import platform;" in call for call in calls), calls
+    assert not list(checkout.glob(".venv/*.stamp"))
+
+
+@pytest.mark.parametrize("arguments", [(), ("PYTHON=./same",)])
+def test_the_interpreter_of_the_environment_is_taken(checkout, arguments):
+    done = make(checkout, ".venv/docs.stamp", *arguments)
+    assert done.returncode == 0, done.stderr
+    calls = (checkout / "calls").read_text().splitlines()
+    assert calls[-1].startswith(".venv/bin/python -m pip install")
+    assert "-m venv" not in " ".join(calls)
+
+
+@pytest.mark.parametrize("found", [{}, {"3.11": "python3.11"}])
+def test_the_matrix_says_that_no_newer_python_was_found(found, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("test_matrix", ROOT / "tools" / "test_matrix.py")
+    matrix = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(matrix)
+    monkeypatch.setattr(matrix, "interpreters", lambda: found)
+    monkeypatch.setattr(matrix, "run", None)  # what would fail
+    monkeypatch.setattr(sys, "argv", ["test_matrix.py", "--newest"])
+    assert matrix.main() == 0
+    said = capsys.readouterr().out
+    assert said.endswith(
+        f"No Python newer than 3.11 was found, so nothing was run on jax {matrix.NEWEST}.\n"
+    )
 
 
 @pytest.mark.slow

@@ -186,8 +186,9 @@ OF_TESTS = {"tests/flops/oracle.py", "tests/flops/test_kernels.py"}
 
 def test_private_modules_of_jax_are_imported_nowhere_else():
     folders = ("sparsecode_jax", "experiments", "benchmarks", "examples", "docs", "tests", "tools")
-    everything = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    assert users(everything, "jax._src") == {*PRIVATE, *OF_TESTS}
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    paths = [path for path in paths if "_src" in path.read_text()]  # parsing takes longer
+    assert users(paths, "jax._src") == {*PRIVATE, *OF_TESTS}
 
 
 def test_a_private_name_stands_beside_the_releases_that_it_was_seen_with():
