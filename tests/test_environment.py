@@ -186,7 +186,7 @@ def test_the_matrix_says_that_no_newer_python_was_found(found, monkeypatch, caps
     matrix = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(matrix)
     monkeypatch.setattr(matrix, "interpreters", lambda: found)
-    monkeypatch.setattr(matrix, "run", None)  # what would fail
+    monkeypatch.setattr(matrix, "environment", None)  # what would fail
     monkeypatch.setattr(sys, "argv", ["test_matrix.py", "--newest"])
     assert matrix.main() == 0
     said = capsys.readouterr().out

@@ -4,10 +4,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import sparsecode_jax as sc
-from sparsecode_jax import Lasso, solvers
+from sparsecode_jax import Lasso, SparseCodes, dictionaries, metrics, solvers, synthetic
 from sparsecode_jax.dictionary_learning import alternate, online, updates
 from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
 from sparsecode_jax.training import Autoencoder, Recipe, TrainData, init_state, losses, train_step
@@ -85,7 +86,11 @@ TRAINED = {
     "gated": (sc.encoders.gated(M, N), losses.gated),
     "top_k": (sc.encoders.top_k(M, N, num_active=K), losses.aux_k(num_aux=4)),
     "batch_top_k": (sc.encoders.batch_top_k(M, N, num_active=K), losses.squared_error),
+    "mlp": (sc.encoders.mlp(M, N, hidden=(8,)), losses.lasso),
+    "residual_mlp": (sc.encoders.residual_mlp(M, N, width=8, num_blocks=2), losses.lasso),
     "lista": (sc.encoders.lista(M, N, num_layers=2), losses.lasso),
+    "lista_cp": (sc.encoders.lista_cp(M, N, num_layers=2), losses.lasso),
+    "alista": (sc.encoders.alista(M, N, num_layers=2), losses.lasso),
     "unrolled": (sc.encoders.unrolled(solvers.fista(), M, N, num_steps=2), losses.lasso),
     "pursuit": (
         sc.encoders.unrolled(sc.solvers.orthogonal_matching_pursuit(K), M, N, num_steps=K),
@@ -96,12 +101,88 @@ TRAINED = {
 
 @pytest.mark.parametrize(("encoder", "loss"), TRAINED.values(), ids=TRAINED)
 def test_training_steps_lower(encoder, loss):
+    training_step(encoder, loss, batch_size=8)
+
+
+def test_a_training_step_of_free_codes_lowers():
+    training_step(sc.encoders.free_codes(S, N), losses.lasso, batch_size=None)
+
+
+def training_step(encoder, loss, batch_size):
     data = TrainData(SIGNALS, None, None, SCALAR, SCALAR)
     params = Autoencoder(jax.eval_shape(encoder.init, KEY), ATOMS)
     state = jax.eval_shape(functools.partial(init_state, num_latents=N), KEY, params, data)
-    recipe = Recipe(loss=loss, batch_size=8, dead_after=5)
+    recipe = Recipe(loss=loss, batch_size=batch_size, dead_after=5)
     step = functools.partial(train_step, encoder=encoder, recipe=recipe)
     assert lower(step, state, data).params.dictionary == (N, M)
+
+
+def total(codes):
+    return jnp.sum(codes, axis=-1)
+
+
+def swept(signals, penalties):
+    def run(signal, penalty):
+        return jnp.sum(sc.sparse_encode(signal, ATOMS_OF_ONES, penalty, num_steps=2))
+
+    return sc.sweep(run, signal=signals, penalty=penalties)
+
+
+ATOMS_OF_ONES = np.ones((N, M), np.float32)
+CODES, SLOTS = array(S, N), SparseCodes(array(S, K), array(S, K, dtype=jnp.int32), N)
+FEATURES = synthetic.FeatureModel(
+    ATOMS, array(N), means=array(N), deviations=array(N), factors=array(N, 2),
+    tree=synthetic.tree(synthetic.balanced_trees(2, branching=2, depth=2, num_units=N)),
+)  # fmt: skip
+DRAWN = {"num_samples": S, "num_measurements": M, "num_atoms": N}
+
+#: By name: a pure function, what it takes, and the shapes of what it returns.
+FUNCTIONS = {
+    "mcc": (metrics.mcc, (CODES, array(S, N + 2)), ()),
+    "latent_correlation": (metrics.latent_correlation, (CODES, CODES), ()),
+    "latent_f1": (
+        lambda z, y, d: metrics.latent_f1(z, y, true_dictionary=d, dictionary=d),
+        (CODES, SLOTS, ATOMS), (N,),
+    ),
+    "dictionary_mcc": (metrics.dictionary_mcc, (ATOMS, array(N + 2, M)), ()),
+    "pearson_dictionary_mcc": (metrics.pearson_dictionary_mcc, (ATOMS, ATOMS), ()),
+    "uniqueness": (metrics.uniqueness, (ATOMS, ATOMS), ()),
+    "nearest_neighbor_cosine": (metrics.nearest_neighbor_cosine, (ATOMS,), ()),
+    "mse": (metrics.mse, (SIGNALS, SIGNALS), ()),
+    "r2": (metrics.r2, (SIGNALS, SIGNALS), ()),
+    "shrinkage": (metrics.shrinkage, (SIGNALS, SIGNALS), ()),
+    "l0": (metrics.l0, (CODES,), ()),
+    "dead_fraction": (metrics.dead_fraction, (SLOTS,), ()),
+    "sweep": (swept, (SIGNALS, array(3)), (S, 3)),
+    "trajectory": (
+        functools.partial(solvers.trajectory, solvers.fista(), num_steps=5, record=total,
+                          record_every=2),
+        (LASSO,), ((S, N), (2, S)),
+    ),
+    "leave_one_out": (
+        functools.partial(solvers.leave_one_out, threshold=0.1), (CODES, SIGNALS, ATOMS), (S, N)
+    ),
+    "prepare": (sc.dictionaries.prepare, (ATOMS,), dictionaries.Prepared((N, M), (), (N, N))),
+    "as_sparse": (
+        lambda x, d: sc.sparse_encode(x, d, num_active=K, as_sparse=True).values,
+        (SIGNALS, ATOMS), (S, K),
+    ),
+    "sample_problem": (
+        lambda key, k: synthetic.sample_problem(key, k, noise=0.1, **DRAWN).signals,
+        (KEY, array(dtype=jnp.int32)), (S, M),
+    ),
+    "sample_features": (
+        lambda key, model: synthetic.sample_features(
+            key, model, num_samples=S, max_active=4
+        ).signals,
+        (KEY, FEATURES), (S, M),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fn", "arguments", "shapes"), FUNCTIONS.values(), ids=FUNCTIONS)
+def test_functions_lower(fn, arguments, shapes):
+    assert lower(fn, *arguments) == shapes
 
 
 UPDATES = ("method_of_optimal_directions", "approximate_k_svd", "k_svd", "block_coordinate",
