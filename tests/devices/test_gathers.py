@@ -28,6 +28,12 @@ def total(codes):
     return jnp.sum(codes, axis=-1)
 
 
+def encoded(seed, penalty):
+    """Return more numbers than may be gathered."""
+    problem = sc.synthetic.sample_problem(seed, 3, num_samples=16, num_measurements=8, num_atoms=12)
+    return sc.sparse_encode(problem.signals, problem.dictionary, penalty, num_steps=2)
+
+
 # Of signals x (64, 16), codes z (64, 24) and keys of runs r (8,), all split over eight devices.
 OF_WHAT_IS_SPLIT = {
     **{name: lambda d, x, z, r, call=call: call(x, d) for name, call in CALLS.items()},
@@ -37,7 +43,7 @@ OF_WHAT_IS_SPLIT = {
     ),
     "sweep": lambda d, x, z, r: sc.sweep(score, seed=r, penalty=PENALTIES),
     "sweep in chunks": lambda d, x, z, r: sc.sweep_chunked(
-        score, seed=r, penalty=PENALTIES, chunk_size=8, progress=None
+        encoded, seed=r, penalty=PENALTIES, chunk_size=8, progress=None
     ),
     "training of runs": lambda d, x, z, r: training.fit(r, ENCODER, jax.device_get(x), **TRAINING),
     "training on signals": lambda d, x, z, r: training.fit(KEYS[0], ENCODER, x, **TRAINING),
