@@ -4,7 +4,7 @@ Claim: the paper's conclusion does not hang on its uniform latents. At its size 
 measurements, about 3 active, 1,024 training signals) ``learn_dictionary`` with lasso codes has a
 higher mean latent MCC than sparse autoencoders of equal training FLOPs under every structure, and
 what is lost is told apart: the same inference in the true dictionary is the ceiling. Under the
-authors' Zipf law, where rare features are seen a few times, the dictionary is what is missing (.74,
+authors' Zipf law, where rare features are seen a few times, the dictionary is what is missing (.75,
 ceiling .94); where features are pairs on circles neither (.44 of .48): codes of one sign cannot
 follow a circle.
 

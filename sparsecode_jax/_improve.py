@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sparsecode_jax import _checks, dictionaries, solvers
+from sparsecode_jax._rows import as_row
 from sparsecode_jax._sparse import SparseCodes
 from sparsecode_jax.flops import eval_flops, value_and_flops
 from sparsecode_jax.io._identity import digest_of
@@ -389,6 +390,11 @@ class _Reader:
             normalize=self.sae.normalize, prox=self.prox,
         )  # fmt: skip
 
+    def centered(self, block: np.ndarray) -> Array:
+        """Return signals as the atoms see them."""
+        rows = self.sae.normalize(block)
+        return rows - as_row(self.parts.bias, rows)
+
     def once(self, way: _Way, block: np.ndarray) -> tuple[int, int]:
         """Return the operations for a dictionary: before all blocks, and in each."""
         if way not in self.counted:
@@ -471,8 +477,9 @@ def _read(
             if way.solver is None and way.kept is None:
                 return own
             started = own if parts.places is None else own[:, parts.places]
-            started = started * parts.norms
-        centered = normalize(signals).astype(parts.bias.dtype) - parts.bias
+            started = started * as_row(parts.norms, started)
+        centered = normalize(signals).astype(parts.bias.dtype)
+        centered = centered - as_row(parts.bias, centered)
         if way.solver is None:
             found = started
         else:
@@ -486,7 +493,7 @@ def _read(
         if way.kept is not None:
             atoms = dictionaries.Prepared(parts.atoms, parts.step_size, parts.gram)
             found = solvers.refit(found, centered, atoms, num_active=way.kept, prox=prox)
-        found = found / parts.norms
+        found = found / as_row(parts.norms, found)
         if parts.places is None:
             return found
         num_atoms = encoder.apply(parts.params, rows[:1]).shape[-1]
@@ -535,7 +542,7 @@ def _chosen(
     if way.warm:
         atoms, largest = reader.parts.atoms, 0.0
         for block, count in reader.blocks(choice):
-            rows = reader.sae.normalize(block)[:count] - reader.parts.bias
+            rows = reader.centered(block)[:count]
             products = dictionaries.correlate(rows, atoms)
             products = jnp.abs(products) if reader.signed else products
             largest += float(jnp.sum(jnp.max(products, axis=1)))
@@ -559,9 +566,9 @@ def _threshold(reader: _Reader, way: _Way, num_active: int, choice: np.ndarray) 
     for block, count in reader.blocks(choice):
         codes = reader.run(proposed, np.nan, block)[0]
         codes = codes if reader.parts.places is None else codes[:, reader.parts.places]
-        codes = (codes * reader.parts.norms)[:count]
+        codes = (codes * as_row(reader.parts.norms, codes))[:count]
         sparse = SparseCodes.from_dense(codes, num_active=way.num_steps)
-        blocks.append((sparse, reader.sae.normalize(block)[:count] - reader.parts.bias))
+        blocks.append((sparse, reader.centered(block)[:count]))
     low, high = 0.0, max(float(jnp.max(jnp.abs(codes.values))) for codes, _ in blocks)
     for _ in range(20):
         middle = (low + high) / 2

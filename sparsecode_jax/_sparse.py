@@ -85,11 +85,14 @@ class SparseCodes:
     def to_scipy(self) -> Any:
         """Return a ``scipy.sparse.csr_array`` (S, N) of the codes of S signals, without zeros.
 
-        Leading axes are taken as one. What is returned is on the host.
+        Leading axes are taken as one. What is returned is on the host, in float32 if codes have
+        half precision, which SciPy does not know.
         """
         import scipy.sparse  # on use: it is slow to load
 
         values, indices = (x.reshape(-1, x.shape[-1]) for x in map(to_host, self.checked()))
+        if values.dtype.itemsize == 2:
+            values = values.astype(np.float32)
         used = values != 0
         starts = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
         return scipy.sparse.csr_array(
@@ -108,6 +111,7 @@ class SparseCodes:
 
         Raises:
           TypeError: it is not sparse.
+          ValueError: it has not two axes.
         """
         import scipy.sparse
 
@@ -115,6 +119,11 @@ class SparseCodes:
             raise TypeError(
                 f"from_scipy: a {type(matrix).__name__} is given; a sparse matrix of SciPy is "
                 "expected. Of an array take SparseCodes.from_dense(array)."
+            )
+        if len(matrix.shape) != 2:
+            raise ValueError(
+                f"from_scipy: the array has shape {matrix.shape}; (S, N), a row per signal, is "
+                "expected. Put a vector into reshape((1, -1))."
             )
         rows = scipy.sparse.csr_array(matrix, copy=True)
         rows.sum_duplicates()

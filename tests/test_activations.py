@@ -382,7 +382,9 @@ def test_a_full_disk_keeps_what_was_written(tmp_path, monkeypatch):
     np.testing.assert_array_equal(written(tmp_path).tokens, np.arange(70))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "pickle", "shape", "manifest", "missing"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "pickle", "shape", "manifest", "deep", "sizes", "missing"]
+)
 def test_damaged_stores_are_refused(tmp_path, damage):
     written(tmp_path)
     shard = tmp_path / "shard-00001.npy"
@@ -394,6 +396,11 @@ def test_damaged_stores_are_refused(tmp_path, damage):
         np.save(shard, np.zeros((21, M + 1), np.float16))
     elif damage == "manifest":
         (tmp_path / "manifest.json").write_text("[1")
+    elif damage == "deep":
+        (tmp_path / "manifest.json").write_text("[" * 100_000)
+    elif damage == "sizes":
+        said = json.loads((tmp_path / "manifest.json").read_text())
+        (tmp_path / "manifest.json").write_text(json.dumps({**said, "sizes": 3}))
     else:
         (tmp_path / "shard-00002-labels.npz").unlink()
     with pytest.raises(ValueError, match=r"^load: .*(cannot be read|are expected|no manifest)"):

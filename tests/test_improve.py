@@ -335,3 +335,9 @@ def test_memory_maps_are_read_in_blocks(tmp_path, found):
     again = improve(autoencoder(), mapped)
     np.testing.assert_array_equal(again.r2, found.r2)
     assert pathlib.Path(tmp_path / "x.npy").exists()
+
+
+def test_no_rank_is_promoted(found):
+    with jax.numpy_rank_promotion("raise"):
+        again = improve(autoencoder(), SIGNALS[: CHOICE + 64])
+    assert again.names == found.names

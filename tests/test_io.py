@@ -18,6 +18,7 @@ import pytest
 from flax import serialization
 
 from sparsecode_jax.io import load_checkpoint, load_results, save_checkpoint, save_results
+from sparsecode_jax.io.checkpoints import identity_in
 
 
 class State(NamedTuple):
@@ -211,6 +212,20 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path, monkeypatch):
         assert path.read_bytes() == content
     assert not unexpected
     assert [p.name for p in tmp_path.iterdir()] == ["c"]  # nothing was executed
+
+
+def test_files_of_no_run_have_no_identity(tmp_path):
+    path = tmp_path / "c"
+    path.write_bytes(archive())
+    assert identity_in(path) == {}
+    encrypted = bytearray(path.read_bytes())
+    encrypted[6] |= 1  # the flag, in the entry and in the directory
+    encrypted[encrypted.index(b"PK\x01\x02") + 8] |= 1
+    with zipfile.ZipFile(tmp_path / "deep", "w") as file:
+        file.writestr("checkpoint.json", "[" * 100_000)
+    for content in (bytes(encrypted), (tmp_path / "deep").read_bytes(), b"text"):
+        path.write_bytes(content)
+        assert identity_in(path) is None
 
 
 def test_a_missing_checkpoint_says_so(tmp_path):

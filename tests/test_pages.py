@@ -69,7 +69,8 @@ QUOTES = {
         ("gated {.645} and", "R2", "gated", "encoder"),
     ],
     (REVIEWERS, "structured_latents"): [
-        ("structures: Zipf {.738} ±", "learned + lasso", "Zipf (the authors')"),
+        ("p = .065), Zipf ({.746} ±", "learned + lasso", "Zipf (the authors')"),
+        ("TopK by +{.149} (", "latent MCC", "TopK SAE + lasso", "hierarchy"),
     ],
     (REVIEWERS, "synth_sae_bench"): [
         ("F1 {.93} by the lasso", "F1", "true atoms", "lasso"),

@@ -78,6 +78,15 @@ def test_weights_that_are_not_finite_real_floats_are_refused(tmp_path, change, s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("said", [3, None, True, "weight"])
+def test_a_manifest_that_says_something_else_is_refused(tmp_path, said):
+    training.save(tmp_path / "model", fit().params)
+    arrays, _ = io.load_results(tmp_path / "model")
+    io.save_results(tmp_path / "model", arrays, {"bfloat16": said})
+    with pytest.raises(ValueError, match=r"^load: the manifest of .* a list of names is expected"):
+        training.load(tmp_path / "model", LINEAR)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float64", ">f4"])
 def test_weights_of_other_floats_are_read(tmp_path, dtype):
     training.save(tmp_path / "model", fit().params)

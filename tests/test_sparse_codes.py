@@ -66,6 +66,13 @@ def test_entries_that_scipy_repeats_or_keeps_as_zeros():
     np.testing.assert_array_equal(empty.dense(), np.zeros((2, 4)))
 
 
+def test_half_precision_becomes_float32_in_scipy():
+    for dtype in (jnp.bfloat16, jnp.float16):
+        codes = SparseCodes(jnp.asarray([[1.5, 0.0]], dtype), jnp.array([[2, 0]]), 3)
+        assert codes.to_scipy().dtype == np.float32
+        np.testing.assert_array_equal(codes.to_scipy().toarray(), [[0, 0, 1.5]])
+
+
 def test_unused_slots_may_point_anywhere():
     codes = SparseCodes(jnp.array([[7.0, 0.0, 0.0]]), jnp.array([[1, 1, 0]]), 3)
     np.testing.assert_array_equal(codes.dense(), [[0, 7, 0]])
@@ -208,6 +215,7 @@ def test_bad_input_is_refused(codes):
         (lambda: SparseCodes(values, places + N, N).dense(), ValueError, "from 24 to 24 of 24"),
         (lambda: SparseCodes(values, places - 1, N).dense(), ValueError, "from -1 to -1"),
         (lambda: SparseCodes.from_scipy(codes), TypeError, "from_dense"),
+        (lambda: SparseCodes.from_scipy(scipy.sparse.coo_array(codes[0])), ValueError, "per sig"),
         (lambda: SparseCodes.from_dense(1.0), ValueError, r"\(\.\.\., N\)"),
         (lambda: SparseCodes.from_dense(codes, num_active=N + 1), ValueError, "25"),
         (lambda: jax.jit(SparseCodes.from_dense)(codes), TypeError, "num_active is expected"),

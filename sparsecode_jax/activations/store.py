@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sparsecode_jax import _checks
+from sparsecode_jax.io._archives import parsed
 from sparsecode_jax.io._atomic import replacing, write_bytes
 from sparsecode_jax.io.runs import Run
 
@@ -346,8 +347,8 @@ def load(folder: Any) -> Store:
             + (". It is not finished: capture it with the same arguments." if begun else ".")
         )
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        sizes, width = manifest["sizes"], manifest["num_measurements"]
+        manifest = parsed((folder / MANIFEST).read_bytes())
+        sizes, width = list(manifest["sizes"]), manifest["num_measurements"]
         dtype = manifest["identity"]["dtype"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(

@@ -10,17 +10,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sparsecode_jax import _processes
 from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, bad_input, one_line
 from sparsecode_jax.cli.parser import PROGRAM, parse
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 __all__ = ["main"]
 
@@ -78,9 +82,6 @@ def _run(name: str, options: argparse.Namespace, is_process: bool) -> int:
                 _processes.together("leaving")
             _leave(code)
         return code
-    except BrokenPipeError:  # the reader of stdout has gone; what was written to files is there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that flushing it at exit does not fail
-        return 1
     except Exception as error:
         if options.debug:
             raise
@@ -102,7 +103,7 @@ def _be_one_of_many(options: argparse.Namespace, is_process: bool) -> None:
         options.quiet = True
     if is_process:
         if _processes.is_first():
-            sys.stdout = os.fdopen(os.dup(1), "w")
+            sys.stdout = _outlet(os.dup(1))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
@@ -132,7 +133,21 @@ def _prepare_process() -> None:
             os.fstat(number)
         except OSError:  # closed by who called, as 2>&- does
             os.open(os.devnull, os.O_RDWR)
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(os.dup(1), "w")
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(os.dup(2), "w")
+    sys.stdout, sys.stderr = _outlet(1), _outlet(2)
+
+
+class _Outlet(io.FileIO):
+    """A stream whose reader may go: what is written then goes nowhere, and the work goes on."""
+
+    def write(self, data: Buffer) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
+
+
+def _outlet(number: int) -> io.TextIOWrapper:
+    """Return a stream of text to a file descriptor, a line at a time."""
+    raw = io.BufferedWriter(_Outlet(number, "w", closefd=False))
+    return io.TextIOWrapper(raw, errors="backslashreplace", line_buffering=True)

@@ -100,11 +100,11 @@ def _show(options: argparse.Namespace, counts: Counts, extra: dict[str, Any]) ->
     lines = [(f"total ({convention})", total)]
     lines += [(f"  {name}", value) for name, value in result["by_class"].items()]
     labels = {
-        "per_signal": "a signal",
-        "per_iteration": "an iteration, of all signals",
+        "per_signal": "per signal",
+        "per_iteration": "per iteration, of all signals",
         "setup": "before the first iteration",
-        "per_restart": "a restart",
-        "per_hop": "a hop",
+        "per_restart": "per restart",
+        "per_hop": "per hop",
         "refinement": "refinement, after all hops",
         "codes": "the codes that are returned",
         "per_round": "a round of a restart, on average",

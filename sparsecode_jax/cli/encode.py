@@ -262,7 +262,7 @@ def _report(config: dict, summary: dict, files: list[pathlib.Path], atoms: Atoms
         f"mean objective {summary['objective']:.4g}, R² {r2}, active atoms per signal "
         f"{summary['l0']:.2f} of {len(atoms.dictionary):,}, "
         f"atoms never used {summary['dead_atoms']:,}\n"
-        f"FLOPs {summary['flops']['total']:.4g} ({summary['flops']['per_signal']:,.0f} a signal, "
+        f"FLOPs {summary['flops']['total']:.4g} ({summary['flops']['per_signal']:,.0f} per signal, "
         "convention arithmetic)\nwrote " + ", ".join(map(str, files))
     )
     warn = []

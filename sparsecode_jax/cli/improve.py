@@ -101,7 +101,7 @@ def _run(options: argparse.Namespace, output: Output) -> None:
     files = output.publish()
     print(frontier)
     print(
-        f"R2, L0 and dead latents of {frontier.num_signals:,} signals; FLOPs of a signal, in the "
+        f"R2, L0 and dead latents of {frontier.num_signals:,} signals; FLOPs per signal, in the "
         "convention arithmetic; * nothing as cheap explains as much; > recommended"
         + ("" if options.max_flops is None else f" within {options.max_flops:.4g} FLOPs")
     )

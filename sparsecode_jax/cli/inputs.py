@@ -17,7 +17,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax._processes import on_first
 from sparsecode_jax._scaling import LARGEST, SMALLEST
 from sparsecode_jax.cli.errors import BadInputError, bad_input, one_line
-from sparsecode_jax.io._archives import check_archive
+from sparsecode_jax.io._archives import check_archive, check_array
 
 __all__ = [
     "Atoms",
@@ -41,6 +41,8 @@ def _load(path: pathlib.Path, what: str, **options: Any) -> Any:
     try:
         if zipfile.is_zipfile(path):
             check_archive(path)
+        else:
+            check_array(path)
         return np.load(path, allow_pickle=False, **options)
     except _UNREADABLE as error:
         raise _unreadable(path, what, error) from None

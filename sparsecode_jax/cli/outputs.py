@@ -18,6 +18,7 @@ import numpy as np
 
 from sparsecode_jax import _processes
 from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, bad_input
+from sparsecode_jax.io._archives import parsed
 from sparsecode_jax.io._atomic import replacing, write_bytes
 from sparsecode_jax.io._spread import delete
 from sparsecode_jax.io.checkpoints import difference, identity_in
@@ -244,7 +245,7 @@ class Output:
     def _wrote_dense(self) -> bool:
         """Say whether an earlier run wrote codes as an array, which is then its own to replace."""
         try:
-            return json.loads(pathlib.Path(f"{self.path}.json").read_text())["codes"] == DENSE
+            return parsed(pathlib.Path(f"{self.path}.json").read_bytes())["codes"] == DENSE
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -260,8 +261,8 @@ class Output:
 def _read_journal(path: pathlib.Path) -> dict[str, Any]:
     """Read what ``publish`` wrote, or raise BadInputError if it cannot have written that."""
     try:
-        said = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        said = parsed(path.read_bytes())
+    except (OSError, ValueError):
         said = None
     if not _is_journal(said):
         raise BadInputError(

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding
 from sparsecode_jax import _processes
 from sparsecode_jax._sharding import to_host
 from sparsecode_jax.io import _spread
+from sparsecode_jax.io._archives import parsed
 from sparsecode_jax.io._atomic import replacing
 from sparsecode_jax.types import PyTree
 
@@ -198,7 +199,10 @@ def _header(archive: zipfile.ZipFile) -> dict[str, Any]:
         x.compress_type != zipfile.ZIP_STORED for x in archive.infolist()
     ):
         raise ValueError("entries are compressed")
-    header = json.loads(archive.read(info))
+    try:
+        header = parsed(archive.read(info))
+    except (RuntimeError, NotImplementedError) as error:  # it is encrypted, or of another kind
+        raise ValueError(str(error)) from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT}")
     leaves: Any = header.get("leaves")

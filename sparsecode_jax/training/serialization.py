@@ -60,6 +60,12 @@ def load(path: str | os.PathLike, encoder: Encoder) -> Autoencoder:
     """
     _checks.encoder("load", encoder)
     arrays, manifest = load_results(path)
+    short = manifest.get(_SHORT, [])
+    if not isinstance(short, list):
+        raise ValueError(
+            f"load: the manifest of {path} says {short!r} of {_SHORT}; a list of names is "
+            "expected. Save the model again."
+        )
     own = jax.eval_shape(encoder.init, jax.random.key(0))
     runs = _runs(arrays, own)
     expected = {name: (*runs, *leaf.shape) for name, leaf in _named(Autoencoder(own, None)).items()}
@@ -76,7 +82,7 @@ def load(path: str | os.PathLike, encoder: Encoder) -> Autoencoder:
     def array(name: str) -> Any:
         if name not in arrays:
             return None
-        dtype = jnp.bfloat16 if name in manifest.get(_SHORT, ()) else None
+        dtype = jnp.bfloat16 if name in short else None
         counts = roles.get(name) is Role.NUM_ACTIVE  # which may be a whole number
         return _weights(path, name, arrays[name], dtype, "fiu" if counts else "f")
 

@@ -1,5 +1,6 @@
 """Faults of commands and files: said in one line that names the way out."""
 
+import io
 import os
 import pathlib
 import warnings
@@ -18,10 +19,18 @@ def nan(signals):
     return signals
 
 
+def claims(shape):
+    """Return an .npy of a few numbers that says that it has others."""
+    file = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + bytes(96)
+
+
 OMP = ["--solver", "omp", "--num-active", "2"]
 ENCODE_ERRORS = {
     "missing file": (lambda x: None, [], "signals.npy: no such file; a .npy file"),
-    "objects": (lambda x: x.astype(object), [], "Python objects in dtype.); a .npy"),
+    "objects": (lambda x: x.astype(object), [], "Python objects in its dtype); a .npy"),
     "not an array": (lambda x: b"text", [], "signals.npy is not readable"),
     "complex": (lambda x: x + 0j, [], "hold complex64 values; real numbers"),
     "strings": (lambda x: x.astype(str), [], "real numbers"),
@@ -52,6 +61,9 @@ ENCODE_ERRORS = {
     "small atoms": (lambda x: x, ["--dictionary", "small.npy"], "1 atoms of small.npy have norms"),
     "nan atom": (lambda x: x, ["--dictionary", "nan.npy"], "dictionary holds 8 non-finite numbers"),
     "object atoms": (lambda x: x, ["--dictionary", "object.npz"], "object.npz is not readable"),
+    "claims": (lambda x: claims((10**9, 8)), [], "size that it claims); a .npy"),
+    "negative shape": (lambda x: claims((-3, 8)), [], "size that it claims); a .npy"),
+    "claimed atoms": (lambda x: x, ["--dictionary", "claims.npy"], "size that it claims); a"),
     "cut file": (lambda x: x, ["--dictionary", "cut.npz"], "cut.npz is not readable"),
     "too large for float32": (lambda x: 1e50 * x.astype(float), [], "finite in float32"),
     "width": (lambda x: x[:, :5], [], "signals have 5 measurements (shape (500, 5)) but the"),
@@ -98,6 +110,7 @@ def test_bad_input_is_said_in_one_line(files, capsys, case):
     np.save("small.npy", np.where(np.arange(N)[:, None] == 2, 1e-30, 1) * atoms)
     np.save("nan.npy", np.where(np.arange(N)[:, None] == 2, np.nan, atoms))
     np.savez("object.npz", dictionary=atoms.astype(object))
+    pathlib.Path("claims.npy").write_bytes(claims((10**9, 8)))
     whole = pathlib.Path("d.npz").read_bytes()
     pathlib.Path("cut.npz").write_bytes(whole[:200] + b"xxxxxxxx" + whole[208:])
     before = sorted(os.listdir())

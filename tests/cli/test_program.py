@@ -137,3 +137,22 @@ def test_closed_streams_harm_nothing(files, closed):
     arrays, manifest = sc.io.load_results("codes")
     assert manifest["num_signals"] == 500 and np.isfinite(arrays["data"]).all()
     assert not list(pathlib.Path().glob("codes.partial*"))
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("command", ["encode", "learn"])
+def test_a_reader_of_stdout_that_goes_stops_nothing(files, monkeypatch, command, buffered):
+    words = {
+        "encode": ["encode", "signals.npy", "--dictionary", "d.npy", "--no-figure", "--quiet"],
+        "learn": ["learn", "signals.npy", "--num-atoms", 8, "--num-rounds", 3, "--num-restarts", 1,
+                  "--num-hops", 0, "--quiet"],
+    }[command]  # fmt: skip
+    if not buffered:
+        monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    reader, writer = os.pipe()
+    os.close(reader)
+    child = start(*words, stdout=writer)
+    os.close(writer)
+    assert child.communicate(timeout=120)[1] == b"" and child.returncode == 0
+    assert pathlib.Path({"encode": "codes.npz", "learn": "learned.npz"}[command]).exists()
+    assert not list(pathlib.Path().glob("*.partial*"))
