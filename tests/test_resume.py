@@ -216,6 +216,32 @@ def test_programs_are_known_by_what_they_compute(monkeypatch):
     assert program(lambda x: scaled(x), x) != named[-1]  # what a global name stands for
 
 
+def test_host_callbacks_are_known_by_their_code_and_what_they_hold():
+    def program(function):
+        return _identity.program_of(lambda x: jax.pure_callback(function, x, x), jnp.ones(3))
+
+    def times(factor):
+        return lambda x: x * factor
+
+    array = np.arange(4.0)
+    functions = (
+        np.sin, np.cos, lambda x: np.sin(x), lambda x: np.cos(x), times(2.0), times(3.0),
+        times(array[:1]), times(array[1:2]), functools.partial(np.power, 2),
+        functools.partial(np.power, 3),
+    )  # fmt: skip
+    found = list(map(program, functions))
+    assert len(set(found)) == len(found)
+    assert program(times(2.0)) == program(times(2.0)) == found[4]
+
+    def in_a_loop(function):
+        def step(carry, _):
+            return jax.pure_callback(function, carry, carry), None
+
+        return _identity.program_of(lambda x: jax.lax.scan(step, x, None, 2), jnp.ones(3))
+
+    assert in_a_loop(times(2.0)) == in_a_loop(times(2.0)) != in_a_loop(times(3.0))
+
+
 def test_a_run_is_named_alike_in_every_process():
     """No address of an object may enter its identity."""
     program = """
@@ -223,7 +249,10 @@ import jax, jax.numpy as jnp, sparsecode_jax as sc
 from sparsecode_jax.io._identity import program_of
 layers = [jax.nn.relu, lambda x: sc.sparse_encode(x, jnp.eye(3), 0.1, tolerance=1e-3)]
 derivative = jax.grad(lambda x: layers[1](x).sum())
-print([program_of(fn, jnp.ones((2, 3))) for fn in (*layers, derivative, jnp.linalg.qr)])
+small = lambda x: x if x.dtype.name in {"float32", "float64", "int8"} else 2 * x
+host = lambda x: jax.pure_callback(small, x, x)
+fns = *layers, derivative, jnp.linalg.qr, host
+print([program_of(fn, jnp.ones((2, 3))) for fn in fns])
 """
     said = [
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

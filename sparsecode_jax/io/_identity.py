@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,13 +38,16 @@ def program_of(fn: Callable, *args: Any) -> str:
 
     It is that of its jaxpr, with every array that the function holds: where it is written does not
     matter, and what a global name stands for does. Functions under ``jax.jit`` count by name, too.
-    Where the arguments lie on devices does not matter.
+    Where the arguments lie on devices does not matter. Of functions that run on the host (those of
+    ``pure_callback`` and ``io_callback``) it is that of their code and of what they close over.
     """
     closed = jax.make_jaxpr(fn)(*jax.tree.map(_shape, args))
     # Subprograms that JAX calls later (rules of derivatives) show as addresses of functions.
     digest = hashlib.sha256(_ADDRESS.sub("", str(closed)).encode())
     for array in _arrays(closed):
         _add(digest, array)
+    for function in _host_functions(closed):
+        _add_function(digest, function)
     return digest.hexdigest()[:32]
 
 
@@ -76,13 +81,48 @@ def _add(digest: Any, leaf: Any) -> None:
 
 def _arrays(program: Any) -> Iterator[Any]:
     """Give the arrays that a jaxpr and its subprograms hold, in order."""
-    yield from getattr(program, "consts", ())
+    for held, eqns in _programs(program):
+        yield from held
+        for eqn in eqns:
+            for var in eqn.invars:
+                if np.ndim(getattr(var, "val", 0)):
+                    yield var.val
+
+
+def _host_functions(program: Any) -> Iterator[Any]:
+    for _, eqns in _programs(program):
+        for eqn in eqns:
+            if eqn.primitive.name in ("pure_callback", "io_callback"):
+                given = eqn.params["callback"]
+                yield getattr(given, "callback_func", given)
+
+
+def _programs(program: Any) -> Iterator[tuple[Any, Any]]:
+    """Give the constants and the equations of a jaxpr and of its subprograms, in order."""
     jaxpr = getattr(program, "jaxpr", program)
+    yield getattr(program, "consts", ()), jaxpr.eqns
     for eqn in jaxpr.eqns:
-        for var in eqn.invars:
-            if np.ndim(getattr(var, "val", 0)):
-                yield var.val
         for _, value in sorted(eqn.params.items()):
             for part in value if isinstance(value, tuple | list) else (value,):
                 if hasattr(part, "eqns") or hasattr(part, "jaxpr"):
-                    yield from _arrays(part)
+                    yield from _programs(part)
+
+
+def _add_function(digest: Any, value: Any) -> None:
+    """Add a Python function by its code, and what it holds by value."""
+    if isinstance(value, functools.partial):
+        value = (value.func, value.args, sorted(value.keywords.items()))
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        value = (value.__code__, cells, value.__defaults__, value.__kwdefaults__)
+    if isinstance(value, types.CodeType):
+        digest.update(value.co_code)
+        value = (value.co_names, value.co_consts)
+    if isinstance(value, tuple | list):
+        for part in value:
+            _add_function(digest, part)
+    elif isinstance(value, np.ndarray | jax.Array):
+        _add(digest, value)
+    else:
+        said = sorted(map(repr, value)) if isinstance(value, set | frozenset) else repr(value)
+        digest.update(_ADDRESS.sub("", str(said)).encode())

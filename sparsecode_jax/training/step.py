@@ -272,8 +272,9 @@ def train_step(
 
     with traced_layout(source.layout):
         (value, codes), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-    optimizer = recipe.optimizer(data.learning_rate)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer, params)
+    with jax.numpy_dtype_promotion("standard"):  # which optax's Adam counts on
+        optimizer = recipe.optimizer(data.learning_rate)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, params)
     params = _keep_frozen(encoder, params, optax.apply_updates(params, updates))
     average, idle = state.average, state.idle
     if average is not None and average_decay is not None:
