@@ -22,6 +22,10 @@ QUOTES = {
         ("minimization gives {.975}.", "MCC at the end",
          "alternating minimization, FISTA + restart"),
     ],
+    (REVIEWERS, "unknown_dictionary"): [
+        ("coding is +{.104} (", "latent MCC", "sae", "sparse coding less"),
+        ("and +{.053} (", "latent MCC", "mlp256", "sparse coding less"),
+    ],
     (REVIEWERS, "penalty_pareto"): [
         ("best at .5 (latent MCC {.843} ±", "latent MCC", "sparse coding", "0.5"),
     ],
