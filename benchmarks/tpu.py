@@ -251,7 +251,7 @@ def learner_programs(sizes: Sizes) -> Iterator[Program]:
         online._step,
         solver=sc.solvers.fista(),
         update=update,
-        num_steps=100,
+        num_steps=online._STEPS,
         num_refitted=None,
     )
     numbers = array(sizes.m), array(), array()  # bias, scale, the L0 aimed at
