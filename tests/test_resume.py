@@ -233,6 +233,14 @@ def test_host_callbacks_are_known_by_their_code_and_what_they_hold():
     assert len(set(found)) == len(found)
     assert program(times(2.0)) == program(times(2.0)) == found[4]
 
+    def counting(last):
+        def down(x):
+            return down(x - 1) if x[0] > last else x
+
+        return down
+
+    assert program(counting(1)) == program(counting(1)) != program(counting(2))
+
     def in_a_loop(function):
         def step(carry, _):
             return jax.pure_callback(function, carry, carry), None

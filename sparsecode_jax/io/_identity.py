@@ -108,8 +108,11 @@ def _programs(program: Any) -> Iterator[tuple[Any, Any]]:
                     yield from _programs(part)
 
 
-def _add_function(digest: Any, value: Any) -> None:
+def _add_function(digest: Any, value: Any, above: tuple = ()) -> None:
     """Add a Python function by its code, and what it holds by value."""
+    if any(value is other for other in above):
+        return  # a function that closes over itself
+    above = (*above, value)
     if isinstance(value, functools.partial):
         value = (value.func, value.args, sorted(value.keywords.items()))
     if isinstance(value, types.FunctionType):
@@ -120,8 +123,8 @@ def _add_function(digest: Any, value: Any) -> None:
         value = (value.co_names, value.co_consts)
     if isinstance(value, tuple | list):
         for part in value:
-            _add_function(digest, part)
-    elif isinstance(value, np.ndarray | jax.Array):
+            _add_function(digest, part, above)
+    elif isinstance(value, np.ndarray | jax.Array) and value.dtype != object:
         _add(digest, value)
     else:
         said = sorted(map(repr, value)) if isinstance(value, set | frozenset) else repr(value)
