@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import graphlib
 import importlib
 import inspect
 import os
@@ -210,6 +211,34 @@ def test_what_the_front_of_io_shows_of_a_later_layer_makes_no_circle():
         new = {p for f in FILES if part_of(f) in new for p in ours(f)} - reached
     assert "encoders" in reached
     assert not reached & {"io", "io.saes", "_sweep", "training"}
+
+
+def module_graph():
+    """Return the modules of the package that each imports when it is loaded itself."""
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES}
+    known = {name.removesuffix(".__init__") for name in names.values()}
+
+    def module_of(target):  # the longest part of a dotted name that is a module
+        while target and target not in known:
+            target = target.rpartition(".")[0]
+        return target
+
+    graph = {}
+    for path, name in names.items():
+        own = name.removesuffix(".__init__")
+        on_load = {module_of(target) for target, inside in imports(path) if not inside}
+        graph[own] = {other for other in on_load if other not in ("", "sparsecode_jax", own)}
+    return graph
+
+
+def test_the_picture_of_imports_has_no_circle():
+    graph = module_graph()
+    assert "sparsecode_jax.dictionaries" in graph["sparsecode_jax.objectives"]
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+    assert order.index("sparsecode_jax.types") < order.index("sparsecode_jax.training.fit")
+    graph["sparsecode_jax.types"] = {"sparsecode_jax.training.fit"}
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_only_experiments_and_one_module_of_the_command_line_plot():
