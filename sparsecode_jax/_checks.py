@@ -90,10 +90,7 @@ def on_device(array: Any, dtype: Any = None) -> jax.Array:
     ):
         return array  # as jnp.asarray does, twenty times as slowly
     if type(array) is not np.ndarray:
-        if not concrete(array) or not isinstance(array, jax.Array):
-            return jnp.asarray(array, dtype)
-        with jax.ensure_compile_time_eval():
-            return jnp.asarray(array, dtype)
+        return jnp.asarray(array, dtype)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype if dtype is None else dtype)
     with np.errstate(over="ignore"):  # what is too large becomes infinite, as in JAX
         copy = np.array(array, dtype)
