@@ -17,7 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from sparsecode_jax import _processes
 from sparsecode_jax.cli.errors import BadInputError, InterruptedRunError, bad_input, one_line
@@ -103,7 +103,7 @@ def _be_one_of_many(options: argparse.Namespace, is_process: bool) -> None:
         options.quiet = True
     if is_process:
         if _processes.is_first():
-            sys.stdout = _outlet(os.dup(1))
+            sys.stdout = _outlet(os.dup(1), sys.stdout)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
@@ -133,7 +133,7 @@ def _prepare_process() -> None:
             os.fstat(number)
         except OSError:  # closed by who called, as 2>&- does
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout, sys.stderr = _outlet(1), _outlet(2)
+    sys.stdout, sys.stderr = _outlet(1, sys.stdout), _outlet(2, sys.stderr)
 
 
 class _Outlet(io.FileIO):
@@ -147,7 +147,8 @@ class _Outlet(io.FileIO):
             return super().write(data)
 
 
-def _outlet(number: int) -> io.TextIOWrapper:
-    """Return a stream of text to a file descriptor, a line at a time."""
+def _outlet(number: int, like: TextIO | None) -> io.TextIOWrapper:
+    """Return a stream of text to a file descriptor, a line at a time, encoded as another is."""
     raw = io.BufferedWriter(_Outlet(number, "w", closefd=False))
-    return io.TextIOWrapper(raw, errors="backslashreplace", line_buffering=True)
+    encoding, errors = getattr(like, "encoding", None), getattr(like, "errors", None)
+    return io.TextIOWrapper(raw, encoding, errors, line_buffering=True)

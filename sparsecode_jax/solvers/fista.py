@@ -72,8 +72,8 @@ def fista(
       A :class:`~sparsecode_jax.types.Solver` with state :class:`FistaState`.
 
     **Cost**: 4MN + M + 7N arithmetic operations per signal per step, and 9 per step; with
-    ``gradient_restart`` 4MN + M + 13N + 6 per signal per step, and 1 per step. Each
-    signal costs N more with soft_threshold per step.
+    ``gradient_restart`` 4MN + M + 13N + 6 per signal per step, and 1 per step. Per
+    signal per step it is N more with soft_threshold.
 
     References:
       Beck and Teboulle, 2009, Eq. (4.1)-(4.3); O'Donoghue and Candes, 2015.

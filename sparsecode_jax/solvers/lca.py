@@ -45,8 +45,8 @@ def lca(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold) -
       A :class:`~sparsecode_jax.types.Solver` with state :class:`LcaState`; its step size is the
       smaller of 1/L and 1.
 
-    **Cost**: 4MN + M + 6N arithmetic operations per signal per step. Each signal
-    costs N more with soft_threshold per step.
+    **Cost**: 4MN + M + 6N arithmetic operations per signal per step. It is N more
+    with soft_threshold.
 
     References:
       Rozell, Johnson, Baraniuk, Olshausen, 2008, Eq. (3.2)-(3.4).

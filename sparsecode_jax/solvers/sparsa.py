@@ -65,8 +65,8 @@ def sparsa(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
       A :class:`~sparsecode_jax.types.Solver` with state :class:`SparsaState`.
 
     **Cost**: 2MN + 4M + 2N + 2 arithmetic operations per signal to start, and 1 once; 4MN + 7M +
-    10N + 14 per signal per step, and 2 per step. Each signal costs N more with soft_threshold per
-    step.
+    10N + 14 per signal per step, and 2 per step. Per signal per step it is N more with
+    soft_threshold.
 
     References:
       Wright, Nowak, Figueiredo, 2009, section II; Barzilai and Borwein, 1988.
