@@ -202,11 +202,13 @@ def residual_gap(
     The correlation :math:`c_j` of a residual r with an atom is taken to be wrong by up to
 
     .. math:: u\,\big[(2 + \tfrac14\sqrt M)\,\|r\|\,\|d_j\| + \tfrac12\sqrt M\,|c_j|
-       + \min(2, 8 / \sqrt M)\,\|x\|\,\|d_j\|\big],
+       + \min(2, 8 / \sqrt M)\,s\,\|d_j\|\big], \qquad
+       s^2 = \|x\|^2 + \sum_i z_i^2 \|d_i\|^2,
 
     where u is half the dtype's epsilon: the first two terms are four standard deviations of what
-    rounding does to sums of M products, the third of what the rounding of r does. It is a bound for
-    all practical purposes, not a proof; a proof would need M in place of its square root.
+    rounding does to sums of M products, the third of what it does to r, a difference of terms as
+    large as s; the last also moves the product of r with the reconstruction. It is a bound for all
+    practical purposes, not a proof; a proof would need M in place of its square root.
 
     Args:
       signals: (..., M). **Traced**.
@@ -249,21 +251,23 @@ def residual_gap(
         weight = as_row(weight, codes)
         correlations = correlations - weight * codes
         squares = jnp.sum((weight * codes * inverse) * (codes * inverse), axis=-1)
+    norms = atom_norms(dictionary)
+    terms = (codes * inverse) * norms
     return gap_of_parts(
         signals * inverse,
         residual * inverse,
+        jnp.sum(terms * terms, axis=-1),
         squares,
         penalty_in_units(prox, codes, penalty, inverse),
         jnp.sum((codes * inverse) * (correlations * inverse), axis=-1),
         dual_norm(prox, correlations, penalty),
-        largest_atom(prox, dictionary, penalty, unit),
+        unit[..., 0] * dual_norm(prox, norms, penalty),
     )
 
 
-def largest_atom(prox: Callable, dictionary: Array, penalty: Array, unit: Array) -> Array:
-    """Return the dual norm of the atoms' norms, times the unit (..., 1) of each signal, (...,)."""
-    norms = jnp.sqrt(jnp.sum(dictionary * dictionary, axis=-1))
-    return unit[..., 0] * dual_norm(prox, norms, penalty)
+def atom_norms(dictionary: Array) -> Array:
+    """Return the norm of each atom, (N,)."""
+    return jnp.sqrt(jnp.sum(dictionary * dictionary, axis=-1))
 
 
 def penalty_in_units(prox: Callable, codes: Array, penalty: Array, inverse: Array) -> Array:
@@ -280,6 +284,7 @@ def penalty_in_units(prox: Callable, codes: Array, penalty: Array, inverse: Arra
 def gap_of_parts(
     signals: Array,
     residual: Array,
+    terms: Array,
     squares: Array,
     penalty: Array,
     inner: Array,
@@ -293,11 +298,12 @@ def gap_of_parts(
     Args:
       signals: (..., M).
       residual: of the signals, (..., M).
+      terms: the sum of the squared norms of the reconstruction's terms, (...,).
       squares: of the codes, by the weight of an elastic net's ridge, (...,).
       penalty: of the codes, with its ridge, (...,).
       inner: products of the codes with the correlations (less the ridge's), (...,).
       norm: the dual norm of those correlations, (...,).
-      largest: as :func:`largest_atom`, (...,).
+      largest: the dual norm of the atoms' norms, times the unit of the signal, (...,).
 
     Returns:
       (...,).
@@ -307,11 +313,14 @@ def gap_of_parts(
     root = num_measurements**0.5
     full = jnp.sum(signals * signals, axis=-1)
     energy = jnp.sum(residual * residual, axis=-1) + squares
-    off = (2 + root / 4) * _root(energy) + 8 / max(root, 4) * _root(full)
+    of_residual = 8 / max(root, 4) * _root(full + terms)
+    off = (2 + root / 4) * _root(energy) + of_residual
     norm = (1 + rounding * root / 2) * norm + jnp.where(full > 0, rounding * off * largest, 0)
     best = 1 + inner / jnp.where(energy > 0, energy, 1)  # <x, r> is |r|^2 + <z, Dr>
     zero = norm == 0  # not: norm > 0, which NaN is not
     scale = jnp.clip(best, 0, jnp.where(zero, jnp.inf, 1 / jnp.where(zero, 1, norm)))
+    image = _root(jnp.sum((signals - residual) ** 2, axis=-1))
+    inner = inner - rounding * of_residual * image  # <z, Dr> is <zD, r>
     excess = 0.5 * (1 - scale) ** 2 * energy + (penalty - 0.5 * squares) - scale * inner
     return excess / jnp.where(full == 0, 1, 0.5 * full)  # not: full > 0, which NaN is not
 

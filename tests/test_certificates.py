@@ -75,6 +75,14 @@ def test_what_float32_cannot_reach_is_not_claimed(offset):
     assert np.sum(~converged) > 64 and np.all(claimed[~converged] > 1e-3)
 
 
+def test_what_is_claimed_holds_where_codes_cancel():
+    """Codes four times the signal: the residual is rounded as they are, not as the signal is."""
+    signals, dictionary = drawn(7, 256, 64, 32, num_active=8, offset=1e3)
+    solver = solvers.working_set(64)
+    converged, claimed, gap = certified(signals, dictionary, 1e-4, 1e-4, solver, max_steps=30)
+    assert np.sum(converged) > 128 and np.all((gap <= claimed)[converged])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_is_claimed_holds_of_many_coherent_atoms(seed):

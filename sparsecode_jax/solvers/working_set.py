@@ -16,7 +16,7 @@ from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax.dictionaries import correlate
-from sparsecode_jax.objectives import gap_of_parts, largest_atom, penalty_in_units
+from sparsecode_jax.objectives import atom_norms, gap_of_parts, penalty_in_units
 from sparsecode_jax.prox import (
     dual_norm,
     nonnegative_soft_threshold,
@@ -174,14 +174,17 @@ def _gap(prox: Callable, state: WorkingSetState, problem: Lasso) -> Array:
         correlations = add_at(correlations, state.support, -weight * values)
         on = on - weight * values
         squares = jnp.sum((weight * values * inverse) * (values * inverse), axis=-1)
+    norms = atom_norms(problem.dictionary)
+    terms = (values * inverse) * norms[state.support]
     return gap_of_parts(
         signals * inverse,
         state.residual * inverse,
+        jnp.sum(terms * terms, axis=-1),
         squares,
         penalty_in_units(prox, values, here, inverse),
         jnp.sum((values * inverse) * (on * inverse), axis=-1),
         dual_norm(prox, correlations, penalty),
-        largest_atom(prox, problem.dictionary, penalty, unit),
+        unit[..., 0] * dual_norm(prox, norms, penalty),
     )
 
 
