@@ -383,6 +383,8 @@ def function(name: str, label: str, value: Any) -> None:
 
 def static(name: str, label: str, value: Any) -> float:
     """Return a number that a program is built from, or raise."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: {label} is {value}; a number is expected.")
     (value,) = real(name, value)
     scalar(name, label, value)
     if not concrete(value):

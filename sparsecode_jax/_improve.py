@@ -21,7 +21,6 @@ from sparsecode_jax.io._identity import digest_of
 from sparsecode_jax.io.runs import Run
 from sparsecode_jax.io.saes import Sae, with_its_tensors
 from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
-from sparsecode_jax.solvers._core import step_size_of
 from sparsecode_jax.types import Array, ArrayLike, Lasso, PyTree, Solver
 
 __all__ = ["Frontier", "improve"]
@@ -365,7 +364,7 @@ class _Reader:
         """Return what makes a way's step size, None where nothing does."""
         if not way.warm or way.solver is None:
             return None
-        return step_size_of(way.solver)
+        return way.solver.step_size or dictionaries.step_size  # one for all that have none
 
     def products(self, way: _Way) -> bool:
         """Say whether a way is given the products of all atoms: pursuits and refits, if few."""

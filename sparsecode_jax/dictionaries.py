@@ -17,7 +17,7 @@ from sparsecode_jax import _checks
 from sparsecode_jax._scaling import in_units
 from sparsecode_jax._sharding import automatic, on_automatic_axes, placement, to_host
 from sparsecode_jax._sparse import SparseCodes, combine_rows
-from sparsecode_jax.types import Array, ArrayLike, Key
+from sparsecode_jax.types import Array, ArrayLike, Key, Solver
 
 __all__ = [
     "Prepared",
@@ -342,18 +342,31 @@ def _prepared(dictionary: Array, whole: bool) -> tuple[Array, Array, Array | Non
     return jnp.where(exact, dictionary, jnp.nan), jnp.where(exact, step, jnp.nan), gram
 
 
-def step_size(dictionary: ArrayLike, *, num_squarings: int = 6) -> Array:
-    """Return 1/L for proximal gradient: L is the squared spectral norm, bounded from above.
+def step_size(
+    dictionary: ArrayLike, *, num_squarings: int = 6, solver: Solver | None = None
+) -> Array:
+    """Return the step size of a solver: 1/L for proximal gradient.
+
+    L is the squared spectral norm, bounded from above.
 
     Args:
       dictionary: (N, M). **Traced**.
       num_squarings: see :func:`spectral_norm`. **Static**.
+      solver: whose step size it is, where a solver has a choice of its own; None is proximal
+        gradient. **Static**.
 
     Returns:
-      A scalar at most 1/L, so that ISTA and FISTA descend; NaN where it is below what the dtype
-      holds, as of float32 atoms with norms of 1e20.
+      A scalar, of proximal gradient at most 1/L, so that ISTA and FISTA descend; NaN where it is
+      below what the dtype holds, as of float32 atoms with norms of 1e20.
 
-    **Cost**: that of :func:`spectral_norm`; it is spent once a dictionary, not once per signal.
+    **Cost**: that of :func:`spectral_norm`, or of the solver's choice; it is spent once a
+    dictionary, not once per signal.
     """
+    if solver is not None:
+        _checks.solver("step_size", solver)
+        if solver.step_size is not None:
+            (dictionary,) = _checks.floating("step_size", dictionary)
+            _checks.dictionary_matrix("step_size", dictionary)
+            return solver.step_size(dictionary)
     step = 1 / _bound("step_size", dictionary, num_squarings) ** 2
     return jnp.where(step > 0, step, jnp.nan)

@@ -236,7 +236,9 @@ CALLS = {
         dictionaries.spectral_norm, {"dictionary": DICTIONARY, "num_squarings": 6}, smooth=True
     ),
     "dictionaries.step_size": call(
-        dictionaries.step_size, {"dictionary": DICTIONARY, "num_squarings": 6}, smooth=True,
+        dictionaries.step_size,
+        {"dictionary": DICTIONARY, "num_squarings": 6, "solver": solvers.fista()},
+        smooth=True,
     ),
     # metrics
     "metrics.mcc": call(metrics.mcc, {"true_codes": CODES, "codes": NEAR}),

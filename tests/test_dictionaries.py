@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparsecode_jax import _checks, dictionaries
+from sparsecode_jax import _checks, dictionaries, solvers
 from sparsecode_jax.flops import eval_flops
 
 from .contracts import docstring, sparse_problem
@@ -276,3 +276,11 @@ def test_orthogonalized_atoms_are_those_of_adam_by_the_derivative_of_products(sh
         assert loss(found) < loss(dictionaries.normalize(start))
     with pytest.raises(ValueError, match="^orthogonalize: learning_rate is 2; at most 1"):
         dictionaries.orthogonalize(start, learning_rate=2)
+
+
+def test_the_step_size_of_a_solver_with_a_choice_of_its_own():
+    atoms = MATRICES["random"]
+    assert float(dictionaries.step_size(atoms, solver=solvers.working_set())) == 1
+    assert dictionaries.step_size(atoms, solver=solvers.fista()) == dictionaries.step_size(atoms)
+    with pytest.raises(TypeError, match="step_size: the solver is"):
+        dictionaries.step_size(atoms, solver=solvers.fista)

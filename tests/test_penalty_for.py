@@ -68,3 +68,8 @@ def test_numbers_that_no_penalty_attains_are_refused():
         penalty_for(PROBLEM.signals, PROBLEM.dictionary, num_active=-1)
     with pytest.raises(TypeError, match="penalty_for: called under jit"):
         jax.jit(lambda x: penalty_for(x, PROBLEM.dictionary, num_active=3))(PROBLEM.signals)
+
+
+def test_a_flag_is_no_number():
+    with pytest.raises(TypeError, match="penalty_for: num_active is True; a number is expected"):
+        penalty_for(PROBLEM.signals, PROBLEM.dictionary, num_active=True)

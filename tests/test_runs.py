@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -108,10 +109,52 @@ def test_a_run_has_one_writer(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["run"]
 
 
+def test_a_lock_that_somebody_deletes_is_taken_again(tmp_path):
+    path = tmp_path / "out" / "run"
+    with Run(path, {}, name="first") as run:
+        run.save({"a": np.arange(3)})
+        shutil.rmtree(path.parent)
+        run.save({"a": np.arange(4)})
+        with pytest.raises(BusyError, match="second"):
+            Run(path, {}, name="second").__enter__()
+    assert [p.name for p in path.parent.iterdir()] == ["run"]
+
+
+def test_of_two_runs_between_which_the_lock_was_deleted_the_first_writes_no_more(tmp_path):
+    path = tmp_path / "run"
+    with Run(path, {}, name="second") as second:
+        held = second._lock
+        path.with_name("run.lock").unlink()
+        with Run(path, {}, name="third") as third:
+            third.save({"a": np.arange(3)})
+            with pytest.raises(BusyError, match="second: .*run is being written by process"):
+                second.save({"a": np.arange(4)})
+            assert second._lock == held
+            second._release()
+            assert path.with_name("run.lock").exists()  # it is the third's
+        assert third.load()["a"].shape == (3,)
+
+
 def test_a_link_and_what_it_links_to_are_one_run(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with Run(tmp_path / "link", {}, name="one"), pytest.raises(BusyError):
         Run(tmp_path / "real", {}, name="other").__enter__()
+
+
+def test_a_file_is_no_folder_and_a_folder_no_file(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with (
+        Run(tmp_path / "file", {}, name="sweep_chunked") as run,
+        pytest.raises(ValueError, match="sweep_chunked: .*file is a file; the path of a folder"),
+    ):
+        run.once("part", lambda: {"x": np.arange(3)})
+    (tmp_path / "folder").mkdir()
+    with (
+        Run(tmp_path / "folder", {}, name="fit") as run,
+        pytest.raises(ValueError, match="fit: .*folder is a folder; the path of a file"),
+    ):
+        run.has()
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_without_a_path_nothing_is_kept():

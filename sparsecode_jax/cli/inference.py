@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparsecode_jax import objectives, solvers
+from sparsecode_jax import dictionaries, objectives, solvers
 from sparsecode_jax.cli.errors import BadInputError
 from sparsecode_jax.cli.parser import PURSUITS
 from sparsecode_jax.prox import nonnegative_soft_threshold, soft_threshold
-from sparsecode_jax.solvers._core import has_working_set, step_size_of
 from sparsecode_jax.types import Array, Lasso, Solver
 
 __all__ = ["Method", "Scores", "choose", "encode_batch", "step_size"]
@@ -62,9 +61,6 @@ def choose(
     prox = soft_threshold if signed else nonnegative_soft_threshold
     if name is None and num_steps is not None:
         name = "fista"
-    elif name is None:
-        by_sets = has_working_set(jax.ShapeDtypeStruct(shape, jnp.float32), prox)
-        name = "working-set" if by_sets else "sparsa"
     if name in PURSUITS:
         if num_active is None or num_active > num_atoms:
             given = "is not given" if num_active is None else f"is {num_active}"
@@ -78,22 +74,25 @@ def choose(
             "subspace-pursuit": (solvers.subspace_pursuit, 10),
         }[name]
         return Method(name, build(num_active, prox=prox), num_steps or steps, 0, 1)
+    factories: dict[str, Callable[..., Solver]] = {
+        "working-set": functools.partial(solvers.working_set, min(shape)),
+        "sparsa": solvers.sparsa, "fista": solvers.fista, "ista": solvers.ista,
+    }  # fmt: skip
+    if name is None:
+        best, _ = solvers.default_solver(jax.ShapeDtypeStruct(shape, jnp.float32), prox=prox)
+        name = next(name for name, build in factories.items() if build(prox=prox) == best)
     if num_active is not None:
         raise BadInputError(
             f"--num-active {num_active} is given, but {name} finds the number of active atoms by "
             f"its penalty; --solver {', '.join(PURSUITS)} is expected with it."
         )
-    factories: dict[str, Callable[..., Solver]] = {
-        "working-set": functools.partial(solvers.working_set, min(shape)),
-        "sparsa": solvers.sparsa, "fista": solvers.fista, "ista": solvers.ista,
-    }  # fmt: skip
     solver = factories[name](prox=prox)
     return Method(name, solver, num_steps, MOST_STEPS[name], 5 if name == "sparsa" else 1)
 
 
 def step_size(dictionary: Array, *, method: Method) -> Array:
     """Return the solver's step size, once for all batches."""
-    return step_size_of(method.solver)(dictionary)
+    return dictionaries.step_size(dictionary, solver=method.solver)
 
 
 def infer(

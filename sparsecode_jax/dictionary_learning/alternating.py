@@ -19,7 +19,6 @@ from sparsecode_jax.dictionary_learning.updates import (
     method_of_optimal_directions,
 )
 from sparsecode_jax.solvers import orthogonal_least_squares, solve, sparsa
-from sparsecode_jax.solvers._core import step_size_of
 from sparsecode_jax.types import Array, ArrayLike, Key, Lasso, PyTree, Solver
 
 __all__ = [
@@ -277,7 +276,8 @@ def encode(
     gram: Array | None = None,
 ) -> Array:
     """Run a solver with its own step size, from a warm start if it takes one."""
-    problem = Lasso(signals, dictionary, penalty, step_size_of(solver)(dictionary), gram)
+    step_size = dictionaries.step_size(dictionary, solver=solver)
+    problem = Lasso(signals, dictionary, penalty, step_size, gram)
     codes0 = codes0 if solver.takes_codes0 else None
     return solve(solver, problem, num_steps=num_steps, codes0=codes0)
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from sparsecode_jax import _checks, dictionaries, solvers
 from sparsecode_jax._bound import Bound, cached
 from sparsecode_jax.encoders._layers import PENALTY0, put_dictionary
-from sparsecode_jax.solvers._core import step_size_of
 from sparsecode_jax.types import Array, Encoder, Key, Lasso, Role, Solver
 
 __all__ = ["UnrolledParams", "unrolled"]
@@ -72,6 +71,6 @@ def _init(num_measurements: int, num_atoms: int, penalty: float, key: Key) -> Un
 
 def _apply(solver: Solver, num_steps: int, params: UnrolledParams, signals: Array) -> Array:
     signals = _checks.takes("unrolled", params, signals, params.dictionary.shape[-1])
-    step = step_size_of(solver)(jax.lax.stop_gradient(params.dictionary))
+    step = dictionaries.step_size(jax.lax.stop_gradient(params.dictionary), solver=solver)
     problem = Lasso(signals, params.dictionary, jnp.exp(params.log_penalty), step)
     return solvers.solve(solver, problem, num_steps=num_steps)

@@ -95,6 +95,12 @@ class Run:
     def file(self, part: str | None = None) -> pathlib.Path:
         """Return where a part is, or a state."""
         assert self.path is not None
+        if self.path.is_dir() if part is None else self.path.is_file():
+            there, wanted = ("folder", "file") if part is None else ("file", "folder")
+            raise ValueError(
+                f"{self.name}: {self.path} is a {there}; the path of a {wanted} is expected. "
+                "Choose another path."
+            )
         return self.path if part is None else self.path / f"{part}.npz"
 
     def has(self, part: str | None = None) -> bool:
@@ -126,6 +132,7 @@ class Run:
         if self.path is None:
             return
         began = time.monotonic()
+        _processes.on_first(self.name, self._still_lock_it)
         checkpoints.save_checkpoint(self.file(part), tree, identity=self.identity, alone=True)
         self._saved = time.monotonic()
         self._cost, self._pending = self._saved - began, None
@@ -174,6 +181,14 @@ class Run:
         self._lock, holder = _acquire(lock, self.path, self.name)
         return holder, self.identity
 
+    def _still_lock_it(self) -> None:
+        """Take the lock again if it was deleted, or raise if another run has taken it since."""
+        assert self.path is not None
+        lock = _lock_path(self.path)
+        if self._lock is not None and not _is_at(self._lock, lock):
+            mine, (self._lock, _) = self._lock, _acquire(lock, self.path, self.name)
+            os.close(mine)
+
     def _join(self, holder: str, identity: dict[str, Any]) -> None:
         """Raise unless this process sees the lock of the first, and is of the same run."""
         assert self.path is not None
@@ -202,7 +217,9 @@ class Run:
     def _release(self) -> None:
         """Give the lock up, if this process has it."""
         if self._lock is not None and self.path is not None:
-            _lock_path(self.path).unlink(missing_ok=True)
+            lock = _lock_path(self.path)
+            if _is_at(self._lock, lock):  # not that of a run which came when this one was deleted
+                lock.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
             for folder in self._made:
@@ -254,6 +271,13 @@ def _lock_path(path: pathlib.Path) -> pathlib.Path:
     return real.with_name(real.name + ".lock")
 
 
+def _is_at(descriptor: int, path: pathlib.Path) -> bool:
+    """Say whether a path still is the file that is open."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
+
+
 def _says(lock: pathlib.Path, holder: str) -> bool:
     with contextlib.suppress(OSError):
         return lock.read_text() == holder
@@ -279,12 +303,11 @@ def _acquire(lock: pathlib.Path, path: pathlib.Path, name: str) -> tuple[int, st
         except BaseException:
             os.close(descriptor)
             raise
-        with contextlib.suppress(FileNotFoundError):  # the one before deletes it at its end
-            if os.path.samestat(os.fstat(descriptor), lock.stat()):
-                holder = f"process {os.getpid()} on {socket.gethostname()}"
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, holder.encode())
-                return descriptor, holder
+        if _is_at(descriptor, lock):  # the one before deletes it at its end
+            holder = f"process {os.getpid()} on {socket.gethostname()}"
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, holder.encode())
+            return descriptor, holder
         os.close(descriptor)
 
 

@@ -236,7 +236,9 @@ def sparse_encode(
     if step_size is None and solver.step_size is None and prepared_step is not None:
         step_size = prepared_step
     elif step_size is None:
-        step_size = _step_size(step_size_of(solver), held(signals, dictionary))
+        step_size = _step_size(
+            None if solver.step_size is None else solver, held(signals, dictionary)
+        )
     penalty, step_size = map(_checks.on_device, _checks.real(name, penalty, step_size))
     problem = Lasso(signals, dictionary, penalty, step_size, gram)
     if tolerance is not None:
@@ -299,16 +301,11 @@ def default_solver(
     if not hasattr(dictionary, "shape"):  # of which no more is needed
         (dictionary,) = _checks.floating("default_solver", dictionary)
     _checks.matrix("default_solver", "dictionary", dictionary)
-    if has_working_set(dictionary, prox):
+    many = dictionary.shape[0] >= _MANY_ATOMS
+    if many and separable(prox) and not splits_atoms(dictionary):
         solver = working_set(min(dictionary.shape), prox=prox)
         return solver, {"max_steps": _MOST_ROUNDS, "check_every": 1}
     return sparsa(prox=prox), {"max_steps": _MOST_STEPS, "check_every": 5}
-
-
-def has_working_set(dictionary: Any, prox: Callable) -> bool:
-    """Say whether the default solver is a working set, and not ``sparsa``."""
-    many = dictionary.shape[0] >= _MANY_ATOMS
-    return many and separable(prox) and not splits_atoms(dictionary)
 
 
 @functools.partial(jax.jit, static_argnames=("solver", "num_steps", "layout"))
@@ -395,14 +392,9 @@ def _trajectory(
     return solver.codes(run(state, rest)), records
 
 
-def step_size_of(solver: Solver) -> Callable[[Array], Array]:
-    """Return the function of a dictionary that makes a solver's step size."""
-    return dictionaries.step_size if solver.step_size is None else solver.step_size
-
-
-@functools.partial(jax.jit, static_argnames="choose")
-def _step_size(choose: Callable[[Array], Array], dictionary: Array) -> Array:
-    return automatic(choose)(dictionary)
+@functools.partial(jax.jit, static_argnames="solver")
+def _step_size(solver: Solver | None, dictionary: Array) -> Array:
+    return automatic(functools.partial(dictionaries.step_size, solver=solver))(dictionary)
 
 
 def _steps_or_tolerance(name: str, num_steps: Any, tolerance: Any) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from sparsecode_jax import _checks
 from sparsecode_jax._sharding import on_automatic_axes
-from sparsecode_jax.dictionaries import correlate
+from sparsecode_jax.dictionaries import correlate, step_size
 from sparsecode_jax.prox import keeps_negatives, nonnegative_soft_threshold
-from sparsecode_jax.solvers._core import default_solver, step_size_of
+from sparsecode_jax.solvers._core import default_solver
 from sparsecode_jax.solvers._tolerance import solve_to_tolerance
 from sparsecode_jax.types import Array, ArrayLike, Lasso
 
@@ -79,12 +79,12 @@ def penalty_for(
     signed = keeps_negatives(name, prox)
     largest = float(jnp.max(jnp.abs(correlations) if signed else correlations))
     solver, options = default_solver(dictionary, prox=prox)
-    step_size = step_size_of(solver)(dictionary)
+    step = step_size(dictionary, solver=solver)
 
     counts = {largest: 0.0}  # by penalty
 
     def count(penalty: float) -> float:
-        problem = Lasso(signals, dictionary, jnp.asarray(penalty, signals.dtype), step_size)
+        problem = Lasso(signals, dictionary, jnp.asarray(penalty, signals.dtype), step)
         codes, _ = solve_to_tolerance(solver, problem, tolerance=_TOLERANCE, **options)
         counts[penalty] = float(jnp.mean(jnp.sum(jnp.abs(codes) > _ACTIVE, axis=-1)))
         return counts[penalty]
