@@ -43,6 +43,7 @@ from benchmarks import torch_peers
 from benchmarks.accelerator_rows import FULL, QUICK, Row, Work, rows
 from benchmarks.problems import processor
 from experiments.common import format_table
+from sparsecode_jax.io import BusyError, Run
 from sparsecode_jax.io._atomic import write_bytes
 
 MOST_ROUNDS, FEWEST_ROUNDS = 15, 3
@@ -371,6 +372,14 @@ def options(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run what is missing; return 1 if a row failed or was left out."""
     args = options(argv)
+    try:
+        with Run(args.out.with_suffix(".json"), {}, name="benchmarks.accelerator"):
+            return _main(args)
+    except BusyError as error:
+        sys.exit(str(error))
+
+
+def _main(args: argparse.Namespace) -> int:
     session = Session(args)
     print("\n".join(head(session)), flush=True)
     wanted = [row for row in session.rows if not args.rows or row.name in args.rows]

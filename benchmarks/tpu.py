@@ -44,6 +44,7 @@ from jax.sharding import PartitionSpec as P
 import sparsecode_jax as sc
 from experiments.common import format_table
 from sparsecode_jax.dictionary_learning import online, updates
+from sparsecode_jax.io import BusyError, Run
 from sparsecode_jax.io._atomic import write_bytes
 from sparsecode_jax.training import Autoencoder, Recipe, TrainData, init_state, losses, train_step
 
@@ -428,6 +429,21 @@ def main(argv: list[str] | None = None) -> None:
     if args.only:
         chosen = [p for p in chosen if args.only in p.name]
     path = args.out / ("tpu-quick.json" if args.quick else "tpu.json")
+    try:
+        with Run(path, {}, name="benchmarks.tpu"):
+            _main(args, path, chosen, mesh, sizes, libtpu)
+    except BusyError as error:
+        raise SystemExit(str(error)) from None
+
+
+def _main(
+    args: argparse.Namespace,
+    path: pathlib.Path,
+    chosen: list[Program],
+    mesh: Mesh,
+    sizes: Sizes,
+    libtpu: str,
+) -> None:
     versions = {"jax": jax.__version__, "libtpu": libtpu}
     kept = json.loads(path.read_text()) if path.exists() else {}
     if {key: kept.get(key) for key in versions} != versions:

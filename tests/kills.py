@@ -59,6 +59,13 @@ def online(checkpoint="run"):
     return {"dictionary": found.dictionary, "objectives": found.objectives}
 
 
+def improved(checkpoint="run"):
+    params = encoders.top_k(6, 9, num_active=2).init(jax.random.key(KEY))
+    sae = sc.io.as_sae(encoders.top_k(6, 9, num_active=2), params, SIGNALS[:9] / 3)
+    found = sc.improve(sae, SIGNALS, num_steps=[2], checkpoint=checkpoint, progress=None)
+    return {"r2": found.r2, "l0": found.l0, "flops": np.asarray(found.flops, np.float64)}
+
+
 def sweep(checkpoint="run"):
     def fn(a, b):
         return {"sum": jax.numpy.sin(a) + b, "product": a * b}
@@ -107,7 +114,7 @@ def contents(name):
     return arrays
 
 
-TASKS = {f.__name__: f for f in (train, learn, online, sweep, measured, encoded, learned)}
+TASKS = {f.__name__: f for f in (train, learn, online, improved, sweep, measured, encoded, learned)}
 
 
 def forked(action):

@@ -215,3 +215,11 @@ def test_where_no_way_of_torch_works_ours_is_kept_and_the_row_has_failed():
     record = accelerator.measure(work, {"a": "a"}, lambda _: None, accelerator.Clock(60), 2)
     assert record["failure"].startswith("torch: failed (RuntimeError: no compiler")
     assert list(record["seconds"]) == ["ours"]
+
+
+def test_of_two_runs_with_one_manifest_the_second_is_refused(tmp_path):
+    with (
+        sc.io.Run(tmp_path / "table.json", {}, name="first"),
+        pytest.raises(SystemExit, match=r"benchmarks.accelerator: .* is being written by process"),
+    ):
+        accelerator.main(["--quick", "--out", str(tmp_path / "table.txt")])

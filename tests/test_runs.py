@@ -55,6 +55,7 @@ def kills(tmp_path_factory):
         pytest.param("encoded", 12, marks=pytest.mark.slow),
         pytest.param("learn", 12, marks=pytest.mark.slow),
         pytest.param("online", 12, marks=pytest.mark.slow),
+        pytest.param("improved", 12, marks=pytest.mark.slow),
         pytest.param("learned", 12, marks=pytest.mark.slow),
     ],
 )
