@@ -89,6 +89,9 @@ def on_device(array: Any, dtype: Any = None) -> jax.Array:
         dtype is None or (array.dtype == dtype and not array.weak_type)
     ):
         return array  # as jnp.asarray does, twenty times as slowly
+    if isinstance(array, jax.Array) and concrete(array):
+        with jax.ensure_compile_time_eval():
+            return jnp.asarray(array, dtype)
     if type(array) is not np.ndarray:
         return jnp.asarray(array, dtype)
     dtype = jax.dtypes.canonicalize_dtype(array.dtype if dtype is None else dtype)

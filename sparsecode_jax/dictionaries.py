@@ -331,6 +331,7 @@ def opened(dictionary: Any) -> tuple[Any, Array | None, Array | None]:
 
 @functools.partial(jax.jit, static_argnames="whole")
 def _prepared(dictionary: Array, whole: bool) -> tuple[Array, Array, Array | None]:
+    dictionary = jax.lax.optimization_barrier(dictionary)  # or XLA computes with a constant
     step = automatic(step_size)(dictionary)
     gram = automatic(correlate)(dictionary, dictionary) if whole else None
     exact = jnp.isfinite(step)

@@ -414,12 +414,12 @@ def test_ista_obeys_its_convergence_bound():
 
 
 @pytest.mark.full_effort  # where the compiler folds constants
-@pytest.mark.parametrize("kind", [jnp.float32, np.float32, np.float64])
+@pytest.mark.parametrize("kind", [jnp.float32, np.float32, np.float64, int])
 def test_a_dictionary_that_a_program_closes_over_is_not_folded(kind):
     """XLA would form the Gram matrix while it compiles: minutes for 2,304 atoms."""
     dictionary = sc.dictionaries.random(jax.random.key(0), num_atoms=96, num_measurements=32)
     if kind is not jnp.float32:  # of NumPy
-        dictionary = np.asarray(dictionary, kind)
+        dictionary = np.asarray(8 * dictionary if kind is int else dictionary, kind)
     signals = jnp.ones((4, 32))
 
     def folded(program):
@@ -432,6 +432,7 @@ def test_a_dictionary_that_a_program_closes_over_is_not_folded(kind):
     for program in (
         lambda x: sc.sparse_encode(x, dictionary, 0.1, num_steps=3, solver=pursuit),
         lambda x: sc.sparse_encode(x, dictionary, num_active=2),
+        lambda x: sc.sparse_encode(x, sc.dictionaries.prepare(dictionary), num_active=2),
         lambda x: sc.solvers.solve(pursuit, lasso._replace(signals=x), num_steps=3),
         lambda x: sc.solvers.trajectory(
             pursuit, lasso._replace(signals=x), num_steps=3, record=jnp.sum
