@@ -93,18 +93,22 @@ def data(
     num_atoms: int = NUM_ATOMS,
     num_active: int = NUM_ACTIVE,
     stream: TorchStream | None = None,
+    weights: np.ndarray | None = None,
 ) -> AuthorsData:
     """Draw the paper's data: half-normal codes with exactly ``num_active`` ones a sample.
 
     For each sample ``abs(normal(0, 1, N))`` and then ``choice(N, K, replace=False)`` from NumPy's
-    legacy generator; the dictionary is torch's ``randn(N, M)`` with unit rows.
+    legacy generator; the dictionary is torch's ``randn(N, M)`` with unit rows. Weights (N,), which
+    sum to one, are the ``p`` of that choice, and magnitudes are multiplied by them plus .1, as the
+    authors do for Zipf latents (:func:`zipf_weights`).
     """
     rng = np.random.RandomState(seed)
+    scale = np.ones(num_atoms) if weights is None else weights + 0.1
     codes = np.zeros((2 * num_samples, num_atoms))
     for row in codes:
         magnitudes = np.abs(rng.normal(0, 1, num_atoms))
-        support = rng.choice(num_atoms, num_active, replace=False)
-        row[support] = magnitudes[support]
+        support = rng.choice(num_atoms, num_active, replace=False, p=weights)
+        row[support] = (magnitudes * scale)[support]
     codes = codes.astype(np.float32)
     stream = stream or TorchStream(seed)
     dictionary = stream.normal((num_atoms, num_measurements))
@@ -112,6 +116,12 @@ def data(
     signals = codes @ dictionary
     n = num_samples
     return AuthorsData(signals[:n], codes[:n], signals[n:], codes[n:], dictionary)
+
+
+def zipf_weights(num_atoms: int = NUM_ATOMS) -> np.ndarray:
+    """Return the authors' Zipf weights, in proportion to 1 / i for atom i of 1 to N."""
+    weights = 1 / np.arange(1, num_atoms + 1)
+    return weights / np.sum(weights)
 
 
 class InitialWeights(NamedTuple):

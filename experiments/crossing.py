@@ -14,7 +14,7 @@ import optax
 
 import sparsecode_jax as sc
 from experiments import authors, starts
-from sparsecode_jax.flops import eval_flops
+from sparsecode_jax.flops import eval_flops, value_and_flops
 from sparsecode_jax.training import MaxFlops, Model, Recipe, losses, schedules
 
 M, N, K = authors.NUM_MEASUREMENTS, authors.NUM_ATOMS, authors.NUM_ACTIVE
@@ -71,27 +71,57 @@ def keys(count: int) -> jax.Array:
     return jax.random.split(jax.random.key(0), count)
 
 
-def train_sae(name: str, signals: np.ndarray, *, fixed: Any = None, **options: Any) -> Any:
-    """Train an SAE on each of (R, S, M) signals; ``fixed`` is a dictionary to keep."""
-    sae, runs = SAES[name], keys(len(signals))
+def train_sae(
+    name: str,
+    signals: np.ndarray,
+    *,
+    fixed: Any = None,
+    sae: Sae | None = None,
+    num_atoms: int = N,
+    batch_size: int | None = None,
+    **options: Any,
+) -> Any:
+    """Train an SAE on each of (R, S, M) signals.
+
+    Args:
+      name: of SAES, or what the SAE is called.
+      signals: (R, S, M).
+      fixed: a dictionary to keep, (R, N, M).
+      sae: in the place of the named one, for another size.
+      num_atoms: N of a dictionary that is learned.
+      batch_size: None takes all signals in each step.
+      options: of ``training.fit``.
+    """
+    sae, runs = sae or SAES[name], keys(len(signals))
     if not sae.random_start:
-        draw = functools.partial(sc.dictionaries.random, num_atoms=N, num_measurements=M)
+        draw = functools.partial(
+            sc.dictionaries.random, num_atoms=num_atoms, num_measurements=signals.shape[-1]
+        )
         atoms = jax.vmap(draw)(runs) if fixed is None else jnp.asarray(fixed)
         params = jax.vmap(starts.at_dictionary)(jax.vmap(sae.encoder.init)(runs), atoms)
         learned = atoms if fixed is None else None
         options["model"] = Model(params, learned, fixed_dictionary=fixed)
     elif fixed is None:
-        options["num_atoms"] = N
+        options["num_atoms"] = num_atoms
     else:
         options["model"] = Model(fixed_dictionary=fixed)
     label = f"{name}, {'its' if fixed is None else 'true'} dictionary, {len(runs)} runs"
-    recipe = Recipe(loss=sae.loss)
+    recipe = Recipe(loss=sae.loss, batch_size=batch_size)
     return sc.training.fit(runs, sae.encoder, signals, recipe=recipe, progress=label, **options)
 
 
-def choose_sae(name: str, tuning: Data, max_flops: float, config: Any) -> tuple[float, float]:
-    """Return the penalty and learning rate that explain most with K codes per signal."""
-    sae = SAES[name]
+def choose_sae(
+    name: str,
+    tuning: Data,
+    max_flops: float,
+    config: Any,
+    *,
+    sae: Sae | None = None,
+    num_active: int = K,
+    **options: Any,
+) -> tuple[float, float]:
+    """Return the penalty and learning rate that explain most with K codes per training signal."""
+    sae = sae or SAES[name]
     penalties = sae.penalties[: config.most_penalties]
     grid = list(itertools.product(penalties, sae.rates or config.rates))
     if len(grid) == 1:
@@ -100,10 +130,13 @@ def choose_sae(name: str, tuning: Data, max_flops: float, config: Any) -> tuple[
     signals = np.concatenate([tuning.train_signals] * len(grid))
     penalty, rate = np.repeat(np.asarray(grid, np.float32), count, axis=0).T
     fitted = train_sae(
-        name, signals, num_steps=MaxFlops(max_flops), penalty=penalty, learning_rate=rate
-    )
+        name, signals, num_steps=MaxFlops(max_flops), penalty=penalty, learning_rate=rate,
+        sae=sae, **options,
+    )  # fmt: skip
+    signals = signals[:, : authors.NUM_SAMPLES]  # enough to compare
     codes = encode(sae.encoder.apply, fitted.params.encoder, signals)
-    kept = np.where(np.asarray(codes) >= np.sort(codes, axis=-1)[..., -K, None], codes, 0)
+    least = np.sort(codes, axis=-1)[..., -num_active, None]
+    kept = np.where(np.asarray(codes) >= least, codes, 0)
     r2 = sc.metrics.r2(signals, kept @ np.asarray(fitted.params.dictionary))
     return grid[int(np.argmax(np.reshape(r2, (len(grid), count)).mean(axis=1)))]
 
@@ -136,10 +169,21 @@ def solver_flops(solver: sc.Solver, num_steps: int) -> float:
     return eval_flops(run, shape, atoms, 0.1).total() / authors.NUM_SAMPLES
 
 
-def encoder_flops(encoder: sc.Encoder) -> float:
+def counted(signals: Any, dictionary: Any, **options: Any) -> tuple[np.ndarray, float]:
+    """Return codes by ``sparse_encode`` with these options, and the FLOPs it took a signal."""
+    codes, count = _counting(tuple(sorted(options.items())))(signals, dictionary)
+    return np.asarray(codes), count.total() / len(signals)
+
+
+@functools.cache
+def _counting(options: tuple[tuple[str, Any], ...]) -> Callable:
+    return jax.jit(value_and_flops(functools.partial(sc.sparse_encode, **dict(options))))
+
+
+def encoder_flops(encoder: sc.Encoder, num_measurements: int = M) -> float:
     """Return FLOPs a signal."""
     params = jax.eval_shape(encoder.init, jax.eval_shape(lambda: jax.random.key(0)))
-    signals = jax.ShapeDtypeStruct((authors.NUM_SAMPLES, M), np.float32)
+    signals = jax.ShapeDtypeStruct((authors.NUM_SAMPLES, num_measurements), np.float32)
     return eval_flops(encoder.apply, params, signals).total() / authors.NUM_SAMPLES
 
 

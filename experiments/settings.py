@@ -28,9 +28,9 @@ LASSO_PENALTY = float(
 SETTINGS = ("known_codes", "known_dictionary", "unknown_dictionary")
 
 
-def data(setting: str) -> authors.AuthorsData:
-    """Return the authors' data of a setting."""
-    return authors.data(_seed(setting))
+def data(setting: str, weights: np.ndarray | None = None) -> authors.AuthorsData:
+    """Return the authors' data of a setting; ``weights`` are those of Zipf latents."""
+    return authors.data(_seed(setting), weights=weights)
 
 
 def _seed(setting: str) -> int:
@@ -84,6 +84,7 @@ def train(
     checkpoint: pathlib.Path | None = None,
     progress: str | None = None,
     run: int | None = None,
+    problem: authors.AuthorsData | None = None,
 ) -> Fit:
     """Train all runs of a method as the authors did and record its parameters.
 
@@ -95,11 +96,12 @@ def train(
       checkpoint: file to resume from.
       progress: label of the bar; None names the method.
       run: train this encoder run alone (its run axis has length 1); None trains all together.
+      problem: data in the place of the setting's own.
 
     Returns:
       The fit; records are the Autoencoder (the dictionary alone for sparse coding).
     """
-    problem = data(setting)
+    problem = data(setting) if problem is None else problem
     keys = jax.random.split(jax.random.key(0), RUNS)  # unused by full-batch training
     options: dict[str, Any] = {
         "num_steps": num_steps,

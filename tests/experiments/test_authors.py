@@ -24,6 +24,26 @@ def test_data_are_the_authors(seed):
     np.testing.assert_allclose(data.test_signals, data.test_codes @ data.dictionary, rtol=1e-5)
 
 
+def test_zipf_data_follow_the_authors_law():
+    """The first samples by a loop that draws as the authors do; the atoms are those of uniform."""
+    total = sum(1 / i for i in range(1, 17))
+    weights = [1 / i / total for i in range(1, 17)]
+    np.testing.assert_allclose(authors.zipf_weights(), weights, rtol=1e-12)
+    data = authors.data(20240926, weights=authors.zipf_weights())
+    np.random.seed(20240926)
+    for row in data.train_codes[:20]:
+        expected = np.zeros(16)
+        drawn = np.abs(np.random.normal(0, 1, 16))
+        for i in np.random.choice(16, 3, replace=False, p=weights):
+            expected[i] = drawn[i] * (weights[i] + 0.1)
+        np.testing.assert_allclose(row, expected, rtol=1e-6)
+    uniform = authors.data(20240926)
+    np.testing.assert_array_equal(data.dictionary, uniform.dictionary)
+    np.testing.assert_allclose(data.test_signals, data.test_codes @ data.dictionary, rtol=1e-5)
+    rates = (data.train_codes > 0).mean(axis=0)
+    assert rates[0] > 0.6 > 0.1 > rates[-1] > 0
+
+
 def test_initial_weights_are_the_authors():
     weights = authors.initial_weights(authors.UNKNOWN_SEED)
     (weight, bias) = weights.layers[0]

@@ -5,9 +5,10 @@ import pytest
 
 import sparsecode_jax as sc
 from experiments import structured_latents as latents
+from experiments.structures import STRUCTURES, Size
 
 
-@pytest.fixture(scope="module", params=list(latents.STRUCTURES))
+@pytest.fixture(scope="module", params=list(STRUCTURES))
 def data(request):
     return request.param, latents.draw(request.param, (7, 8))
 
@@ -41,26 +42,65 @@ def test_structures_are_what_they_are_called():
     assert not ((tree[:, 4] > 0) & (tree[:, 0] == 0)).any()
 
 
+@pytest.mark.parametrize("name", ["hierarchy", "circles", "correlated firing"])
+def test_structures_keep_their_law_at_other_sizes(name):
+    size = Size(num_measurements=40, num_atoms=128, num_active=6, num_train=1500, num_test=500)
+    sets = latents.draw(name, (7,), size)
+    assert sets.train_signals.shape == (1, 1500, 40) and sets.test_codes.shape == (1, 500, 128)
+    codes = sets.train_codes[0]
+    np.testing.assert_allclose(sets.train_signals[0], codes @ sets.dictionary[0], atol=1e-4)
+    np.testing.assert_allclose((sets.train_signals**2).sum(axis=-1).mean(), 6, rtol=0.1)
+    assert 5 < (codes != 0).sum(axis=1).mean() < 7
+    if name == "circles":
+        np.testing.assert_array_equal(codes[:, ::2] != 0, codes[:, 1::2] != 0)
+
+
 def test_the_short_version_writes_results_and_table(tmp_path):
     latents.main(latents.QUICK, tmp_path)
     arrays, manifest = sc.io.load_results(tmp_path / latents.NAME)
-    assert arrays["latent"].shape == (2, len(latents.METHODS), 1)
+    assert arrays["latent"].shape == (1, len(latents.METHODS), 1)
     assert manifest["structures"] == list(latents.QUICK.structures)
     true, sae = (latents.METHODS.index(m) for m in ("true + lasso", "TopK SAE"))
     assert (arrays["latent"][:, true] > arrays["latent"][:, sae]).all()
     text = (tmp_path / f"{latents.NAME}.txt").read_text()
-    assert "1 data sets" in text and "hierarchy" in text and "±" not in text
+    assert "1 data sets" in text and "Zipf" in text and "±" not in text
+    assert arrays["published_latent"].shape == (1, len(latents.PUBLISHED), 1)
+    assert np.isfinite(arrays["published_latent"]).all()
+    # Equal training FLOPs: autoencoders get within a step of those of the learned dictionary.
+    learned, training = arrays["flops"][:, None], arrays["training"]
+    saes = [latents.METHODS.index(name) for name in (latents.TOP_K, latents.SAE)]
+    assert ((0.98 * learned < training[:, saes]) & (training[:, saes] <= learned)).all()
+    encoder = 2 * 8 * 16 + 16  # of the published SAE, a signal
+    assert (arrays["published_inference"][:, 0] == encoder).all()
+    lasso = latents.METHODS.index("true + lasso")
+    assert (arrays["inference"][:, lasso] > 20 * encoder).all()
+    large = latents.methods_of(latents.QUICK, True)
+    assert arrays["large_latent"].shape == (1, len(large), 1)
+    assert (arrays["large_latent"][:, large.index("true + lasso")] > 0.95).all()
+    assert "N = 64" in text and "0 of 1" in text
+
+
+def test_runs_that_are_not_finite_are_counted_as_failed():
+    truth = latents.draw("independent", (1, 2)).test_codes
+    codes = truth.copy()
+    codes[1, 0, 0] = np.nan
+    mcc, dead = latents.score(truth, codes)
+    assert mcc[0] == pytest.approx(1) and np.isnan(mcc[1]) and dead[0] == 0 and np.isnan(dead[1])
+    codes[1] = 0
+    mcc, dead = latents.score(truth, codes)
+    assert mcc[1] == 0 and dead[1] == 16
+    values = np.stack([mcc, [np.nan, 1]])[None]
+    assert "1 of 2 failed" in latents._rows(["x"], values, [1])[0]
 
 
 def test_learned_dictionaries_are_compared_with_autoencoders_by_data_set():
-    config = latents.Config(seeds=(1, 2, 3))
     values = np.zeros((1, len(latents.METHODS), 3))
     values[0, latents.METHODS.index("learned + lasso")] = 0.5, 0.6, 0.9
     values[0, latents.METHODS.index("TopK SAE + lasso")] = 0.4, 0.5, 0.7
-    text = latents._compared(("hierarchy",), values, config)
+    text = latents._compared(("hierarchy",), values)
     learned = (0.5, 0.6, 0.9)
     p, other = (sc.statistics.compare_pairs(learned, x).p_t for x in ((0.4, 0.5, 0.7), (0,) * 3))
     row = next(line for line in text.splitlines() if line.startswith("TopK SAE + lasso"))
     assert row.split()[5] == "+0.133" and row.split()[-2] == f"{p:.2g}"
     assert other < p and row.split()[-1] == f"{max(2 * other, p):.2g}"  # of two, by Holm
-    assert latents._compared(("hierarchy",), values, latents.QUICK) == ""
+    assert latents._compared(("hierarchy",), values[..., :1]) == ""
