@@ -36,8 +36,49 @@ def pytest_addoption(parser):
     )
 
 
+class Programs:
+    """How many programs this process, or all workers together, asked XLA for, and found."""
+
+    def __init__(self):
+        self.asked, self.found, self.seconds = 0, 0, 0.0
+
+    def on_duration(self, event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.asked, self.seconds = self.asked + 1, self.seconds + duration
+
+    def on_event(self, event, **_):
+        self.found += event == "/jax/compilation_cache/cache_hits"
+
+
+PROGRAMS = Programs()
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_testnodedown(node):
+    """Add what a worker has counted."""
+    for name, value in getattr(node, "workeroutput", {}).get("programs", {}).items():
+        setattr(PROGRAMS, name, getattr(PROGRAMS, name) + value)
+
+
+def pytest_sessionfinish(session):
+    """Send what was counted to the process that reports."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["programs"] = vars(PROGRAMS)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many programs were compiled: it is what takes the time."""
+    terminalreporter.write_line(
+        f"{PROGRAMS.asked:,} programs were asked of XLA, {PROGRAMS.asked - PROGRAMS.found:,} "
+        f"compiled and {PROGRAMS.found:,} found where another test, or the other worker, had left "
+        f"them: {PROGRAMS.seconds:,.0f} s of all workers. Processes of tests are not among them."
+    )
+
+
 def pytest_configure(config):
     """Set what is read once, before the first program; workers and child processes inherit it."""
+    jax.monitoring.register_event_duration_secs_listener(PROGRAMS.on_duration)
+    jax.monitoring.register_event_listener(PROGRAMS.on_event)
     gc.set_threshold(20_000, 50, 100)  # tracing makes many objects: collecting them took 6 %
     if hasattr(config, "workerinput"):
         return
