@@ -1,7 +1,10 @@
 """Benchmarks of the library by itself: two packages side by side, and what users wait for."""
 
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -72,3 +75,34 @@ def test_waits_are_measured_and_told(monkeypatch):
     text = waits.table(found)
     for said in ("import sparsecode_jax", "num_active=3", "train_step(linear)", "coherent", "MiB"):
         assert said in text
+
+
+def test_the_entry_for_benchopt_finds_what_scikit_learn_finds(tmp_path):
+    """Benchopt itself is not installed: what it calls is called, in a process with float64."""
+    (tmp_path / "benchopt.py").write_text("class BaseSolver: pass\n")
+    program = """
+import numpy as np
+from sklearn.linear_model import Lasso
+from benchmarks.benchopt_lasso import Solver
+rng = np.random.default_rng(0)
+design = rng.normal(size=(40, 60))
+signal = design[:, :5] @ rng.normal(size=5) + 0.1 * rng.normal(size=40)
+penalty = 0.1 * np.abs(design.T @ signal).max()
+expected = Lasso(penalty / 40, fit_intercept=False, tol=1e-12).fit(design, signal).coef_
+for name in Solver.parameters["solver"]:
+    solver = Solver()
+    solver.solver = name
+    assert solver.skip(X=design, y=signal, lmbd=penalty, fit_intercept=True)[0]
+    solver.set_objective(X=design, y=signal, lmbd=penalty, fit_intercept=False)
+    solver.warm_up()
+    tolerance = 3e38
+    for _ in range(12):
+        tolerance = solver.get_next(tolerance)
+    solver.run(tolerance)
+    np.testing.assert_allclose(solver.get_result()["beta"], expected, atol=1e-6)
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
