@@ -72,6 +72,15 @@ QUOTES = {
         ("training): JumpReLU {.632} and", "R2", "JumpReLU", "encoder"),
         ("gated {.645} and", "R2", "gated", "encoder"),
     ],
+    (REVIEWERS, "language_model_layer_9"): [
+        ("encoder has R² {.766},", "R2", "TopK", "encoder"),
+        ("{.843} by OMP and .865", "R2", "learned", "OMP"),
+    ],
+    (REVIEWERS, "language_model_minilm"): [
+        ("384 dimensions: {.742},", "R2", "TopK", "encoder"),
+        (".742, {.832} and", "R2", "TopK", "OMP"),
+        ("learned {.868} and", "R2", "learned", "OMP"),
+    ],
     (REVIEWERS, "structured_latents"): [
         ("p = .065), Zipf ({.746} ±", "learned + lasso", "Zipf (the authors')"),
         ("TopK by +{.149} (", "latent MCC", "TopK SAE + lasso", "hierarchy"),
