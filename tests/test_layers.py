@@ -26,6 +26,7 @@ LAYERS = (
         "_checks",
         "_jax_release",
         "_order",
+        "_positive",
         "_processes",
         "_rows",
         "_scaling",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from sparsecode_jax import _checks, dictionaries
 from sparsecode_jax._bound import Bound, cached
+from sparsecode_jax._positive import solve_positive
 from sparsecode_jax.encoders._layers import (
     Prox,
     lasso_of,
@@ -115,8 +116,8 @@ def alista_weight(dictionary: ArrayLike) -> Array:
         dictionaries.correlate(atoms, atoms) if wide else dictionaries.correlate(atoms.T, atoms.T)
     )
     ridge = jnp.finfo(gram.dtype).eps * jnp.trace(gram)  # for dictionaries of lower rank
-    factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
-    weight = jax.scipy.linalg.cho_solve(factor, atoms if wide else atoms.T)
+    matrix = gram + ridge * jnp.eye(len(gram), dtype=gram.dtype)
+    weight = solve_positive(matrix, atoms if wide else atoms.T, upper=True)
     weight = weight if wide else weight.T
     weight = weight / jnp.sum(weight * atoms, axis=1, keepdims=True)
     return weight.astype(dictionary.dtype)

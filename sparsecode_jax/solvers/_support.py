@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import _checks
+from sparsecode_jax._positive import solve_positive
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
 from sparsecode_jax._sharding import varying_like
@@ -216,13 +217,8 @@ def least_squares(block: Array, projections: Array, chosen: Array) -> Array:
     diagonal = jnp.where(chosen, 1 + 2 * size * jnp.finfo(block.dtype).eps, 1)
     block = jnp.where(chosen[..., :, None] & chosen[..., None, :], block, 0)
     block = jnp.where(jnp.eye(size, dtype=bool), diagonal[..., None].astype(block.dtype), block)
-    factor = jax.lax.linalg.cholesky(block, symmetrize_input=False)
     right = jnp.where(chosen, projections, 0)[..., None]
-    half = jax.lax.linalg.triangular_solve(factor, right, left_side=True, lower=True)
-    values = jax.lax.linalg.triangular_solve(
-        factor, half, left_side=True, lower=True, transpose_a=True
-    )
-    return values[..., 0]
+    return solve_positive(block, right)[..., 0]
 
 
 def fit(block: Array, projections: Array, chosen: Array, signed: bool) -> Array:

@@ -7,6 +7,7 @@ import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax import dictionary_learning, encoders, metrics, training
+from sparsecode_jax._positive import solve_positive
 from sparsecode_jax.io import Run
 
 from ..encoder_cases import ENCODERS as ENCODER_CASES
@@ -288,3 +289,35 @@ def test_whole_runs_of_the_learner_end_within_one_percent(key):
         for x in (put(problem.signals, mesh, "signals"), problem.signals)
     )
     np.testing.assert_allclose(found.objective, expected.objective, rtol=0.01)
+
+
+def test_batches_of_equations_end_on_several_devices():
+    """The kernels of LAPACK for batches wait for threads that wait for them, on two or more."""
+    problem = sc.synthetic.sample_problem(
+        jax.random.key(0), 8, num_samples=512, num_measurements=40, num_atoms=100
+    )
+    mesh = mesh_of(next(iter(KINDS)), signals=2)
+    signals, codes = (put(x, mesh, "signals") for x in (problem.signals, problem.codes))
+    found = dictionary_learning.learn_dictionary(
+        KEYS[0], signals, num_atoms=100, num_restarts=2, num_hops=0, num_rounds=2, progress=None
+    )
+    assert np.isfinite(found.objective)
+    fitted = sc.solvers.refit(
+        codes, signals, problem.dictionary, num_active=8, prox=sc.prox.soft_threshold
+    )
+    expected = np.zeros(codes.shape)
+    for row, (x, z) in enumerate(zip(problem.signals, problem.codes, strict=True)):
+        used = np.flatnonzero(z)
+        atoms = np.asarray(problem.dictionary, np.float64)[used]
+        expected[row, used] = np.linalg.lstsq(atoms.T, np.asarray(x, np.float64))[0]
+    np.testing.assert_allclose(fitted, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_equations_on_several_devices(upper):
+    rng = np.random.default_rng(0)
+    factor, right = rng.normal(size=(5, 20, 30)), rng.normal(size=(5, 20, 3))
+    matrix = factor @ factor.swapaxes(-1, -2) + np.eye(20)
+    found = solve_positive(jnp.float32(matrix), jnp.float32(right), upper=upper)
+    np.testing.assert_allclose(found, np.linalg.solve(matrix, right), rtol=1e-3, atol=1e-5)
+    assert jnp.isnan(solve_positive(jnp.float32(-matrix), jnp.float32(right), upper=upper)).all()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from sparsecode_jax import dictionaries
 from sparsecode_jax._bound import cached
+from sparsecode_jax._positive import solve_positive
 from sparsecode_jax._rows import as_row
 from sparsecode_jax.dictionary_learning.updates._core import DictionaryUpdate, matmul, no_state
 from sparsecode_jax.types import Array
@@ -42,7 +42,7 @@ def _step(state: tuple, signals: Array, dictionary: Array, codes: Array) -> tupl
     size = gram.shape[0]
     # The last term counts only where all codes are zero.
     ridge = _RIDGE * jnp.trace(gram) / size + jnp.finfo(gram.dtype).eps
-    factor = jax.scipy.linalg.cho_factor(gram + ridge * jnp.eye(size, dtype=gram.dtype))
-    solution = jax.scipy.linalg.cho_solve(factor, right + ridge * dictionary)
+    matrix = gram + ridge * jnp.eye(size, dtype=gram.dtype)
+    solution = solve_positive(matrix, right + ridge * dictionary, upper=True)
     atoms, norms, _ = dictionaries.unit_atoms(solution)
     return state, atoms, codes * as_row(norms, codes)
