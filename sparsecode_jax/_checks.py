@@ -89,8 +89,8 @@ def on_device(array: Any, dtype: Any = None) -> jax.Array:
         dtype is None or (array.dtype == dtype and not array.weak_type)
     ):
         return array  # as jnp.asarray does, twenty times as slowly
-    if isinstance(array, jax.Array) and concrete(array):
-        with jax.ensure_compile_time_eval():
+    if isinstance(array, jax.Array) and concrete(array) and array.dtype.kind in "iu":
+        with jax.ensure_compile_time_eval():  # the dictionary that a program closes over
             return jnp.asarray(array, dtype)
     if type(array) is not np.ndarray:
         return jnp.asarray(array, dtype)

@@ -252,7 +252,7 @@ def residual_gap(
         correlations = correlations - weight * codes
         squares = jnp.sum((weight * codes * inverse) * (codes * inverse), axis=-1)
     norms = atom_norms(dictionary)
-    terms = (codes * inverse) * norms
+    terms = (codes * inverse) * as_row(norms, codes)
     return gap_of_parts(
         signals * inverse,
         residual * inverse,

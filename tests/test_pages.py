@@ -81,6 +81,14 @@ QUOTES = {
         (".742, {.832} and", "R2", "TopK", "OMP"),
         ("learned {.868} and", "R2", "learned", "OMP"),
     ],
+    (REVIEWERS, "zipf"): [
+        ("SAE {.733}, ITO", "step 19,900", "sae"),
+        ("by the lasso {.718} ±", "step 39,500", "learned + lasso"),
+    ],
+    (REVIEWERS, "probing_minilm"): [
+        ("in its atoms {.604} and", "AUC, k = 1", "TopK-0", "OMP"),
+        ("an area of .632 and {.699},", "AUC, k = 16", "TopK-0", "encoder"),
+    ],
     (REVIEWERS, "structured_latents"): [
         ("p = .065), Zipf ({.746} ±", "learned + lasso", "Zipf (the authors')"),
         ("TopK by +{.149} (", "latent MCC", "TopK SAE + lasso", "hierarchy"),
