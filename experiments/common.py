@@ -9,7 +9,7 @@ import hashlib
 import os
 import pathlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -144,6 +144,29 @@ def agreement(
         )
     header = ("quantity", "step", "n", "ours", "published", "difference", "tolerance", "agrees")
     return f"{format_table(header, cells)}\n\n{_AGREEMENT}", agree
+
+
+def welch_table(label: str, ours: np.ndarray, others: Mapping[str, np.ndarray]) -> str:
+    """Compare a method's runs with those of others that share no weights with it, by Welch's test.
+
+    Args:
+      label: of the method.
+      ours: latent MCC of its runs, (R,).
+      others: that of others, by name.
+
+    Returns:
+      A table with a row for each of the others; Holm's correction is over all rows.
+    """
+    found = [sc.statistics.compare_groups(ours, theirs) for theirs in others.values()]
+    corrected = sc.statistics.holm([one.p_welch for one in found])
+    rows = [
+        (name, f"{one.difference.estimate:+.3f}",
+         f"{one.difference.low:+.3f} to {one.difference.high:+.3f}", f"{one.p_welch:.2g}",
+         f"{p:.2g}")
+        for name, one, p in zip(others, found, corrected, strict=True)
+    ]  # fmt: skip
+    header = (f"{label} less", "latent MCC", "95 % interval", "Welch p", "Holm p")
+    return format_table(header, rows)
 
 
 def measured(

@@ -122,18 +122,11 @@ def compared(config: Config, arrays: dict[str, np.ndarray]) -> str:
     if "sparse_coding" not in config.methods or not others:
         return ""
     best = arrays["sparse_coding_mcc"][-1]
-    found = [sc.statistics.compare_groups(best, arrays[f"{method}_mcc"][-1]) for method in others]
-    corrected = sc.statistics.holm([one.p_welch for one in found])
-    rows = [
-        (method, f"{one.difference.estimate:+.3f}",
-         f"{one.difference.low:+.3f} to {one.difference.high:+.3f}", f"{one.p_welch:.2g}",
-         f"{p:.2g}")
-        for method, one, p in zip(others, found, corrected, strict=True)
-    ]  # fmt: skip
-    header = ("sparse coding less", "latent MCC", "95 % interval", "Welch p", "Holm p")
+    values = {method: arrays[f"{method}_mcc"][-1] for method in others}
+    rows = common.welch_table("sparse coding", best, values)
     return (
         f"\n\nThe last record, over {best.shape[-1]} initial weights each on one data set; Holm's "
-        f"correction is over all rows\n{common.format_table(header, rows)}"
+        f"correction is over all rows\n{rows}"
     )
 
 

@@ -322,18 +322,11 @@ def compared(methods: dict[str, Scores]) -> str:
     """Compare learned dictionaries, read by the lasso, with the paper's methods at their end."""
     best = methods["learned + lasso"].mcc[-1]
     others = [method for method in PUBLISHED["unknown_dictionary"] if method in methods]
-    found = [sc.statistics.compare_groups(best, methods[other].mcc[-1]) for other in others]
-    corrected = sc.statistics.holm([one.p_welch for one in found])
-    rows = [
-        (other, f"{one.difference.estimate:+.3f}",
-         f"{one.difference.low:+.3f} to {one.difference.high:+.3f}", f"{one.p_welch:.2g}",
-         f"{p:.2g}")
-        for other, one, p in zip(others, found, corrected, strict=True)
-    ]  # fmt: skip
-    header = ("learned + lasso less", "latent MCC", "95 % interval", "Welch p", "Holm p")
+    values = {other: methods[other].mcc[-1] for other in others}
+    rows = common.welch_table("learned + lasso", best, values)
     return (
         f"Unknown codes and dictionary, the last step, {RUNS} runs each on one data set; Holm's "
-        f"correction is over all rows\n{common.format_table(header, rows)}"
+        f"correction is over all rows\n{rows}"
     )
 
 
