@@ -85,6 +85,13 @@ QUOTES = {
         ("SAE {.733}, ITO", "step 19,900", "sae"),
         ("by the lasso {.718} ±", "step 39,500", "learned + lasso"),
     ],
+    (REVIEWERS, "realistic_scale"): [
+        ("Pearson of {.865} (one", "Pearson", "trained with codes: one layer"),
+        (".933 after 10 steps and {.998} after", "Pearson", "true atoms: FISTA, 30 steps", "3"),
+        ("latent MCC of {.802}, OMP", "MCC", "TopK SAE: own encoder", "3"),
+        ("of the signals, {.999} (", "MCC", "learn_dictionary: OMP"),
+        ("{.262} by OMP in the", "MCC", "online: OMP", "1"),
+    ],
     (REVIEWERS, "probing_minilm"): [
         ("in its atoms {.604} and", "AUC, k = 1", "TopK-0", "OMP"),
         ("an area of .632 and {.699},", "AUC, k = 16", "TopK-0", "encoder"),
