@@ -10,11 +10,13 @@ import pytest
 HERE = pathlib.Path(__file__).parent / "devices"
 FILES = {path.name: path.read_text() for path in sorted(HERE.glob("test_*.py"))}
 WHOLE = "pytestmark = pytest.mark.full_effort"  # a file without another test
+# What is read there, HLO and its memory, is made before LLVM's part: half of the compilation.
+READ = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
-def on_eight_devices(name, request, *marks):
+def on_eight_devices(name, request, *marks, flags=""):
     """Run the tests of a file with these marks, of those that this run is to run."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flags} --xla_force_host_platform_device_count=8"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     env.pop("PYTEST_XDIST_WORKER", None)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / name)]
@@ -37,4 +39,4 @@ def test_on_eight_devices(name, request):
 @pytest.mark.full_effort
 @pytest.mark.parametrize("name", [name for name, text in FILES.items() if "full_effort" in text])
 def test_on_eight_devices_at_full_effort(name, request):
-    on_eight_devices(name, request, "full_effort")
+    on_eight_devices(name, request, "full_effort", flags=READ)
