@@ -17,7 +17,7 @@ import numpy as np
 import sparsecode_jax as sc
 from benchmarks.problems import SCALES, Problem, draw
 
-SEED = 101
+SEED, COHERENT = 101, 103  # of instances, as in benchmarks.solvers
 
 
 def _temporaries(compiled: Any, *args: Any) -> int:
@@ -58,9 +58,9 @@ def encoding(problem: Problem, encode: Callable, *, prepared: bool = False) -> P
     )  # fmt: skip
 
 
-def lasso(scale: str, *, prepared: bool = False) -> Program:
+def lasso(scale: str, *, prepared: bool = False, coherent: bool = False) -> Program:
     """Encode to the gap of the scale by the library's own choice of solver."""
-    problem = draw(SCALES[scale], SEED, False)
+    problem = draw(SCALES[scale], COHERENT if coherent else SEED, coherent)
 
     def encode(signals: Any, atoms: Any) -> Any:
         return sc.sparse_encode(signals, atoms, problem.penalty, tolerance=problem.tolerance)
@@ -179,6 +179,8 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     "lasso c": functools.partial(lasso, "c"),
     "lasso c, 4,096 signals": functools.partial(lasso, "c, many"),
     "lasso c, prepared": functools.partial(lasso, "c", prepared=True),
+    "lasso b, coherent atoms": functools.partial(lasso, "b", coherent=True),
+    "lasso c, coherent atoms": functools.partial(lasso, "c", coherent=True),
     "OLS a": functools.partial(pursuit, "a", "orthogonal_least_squares"),
     "OLS b": functools.partial(pursuit, "b", "orthogonal_least_squares"),
     "OLS c": functools.partial(pursuit, "c", "orthogonal_least_squares"),

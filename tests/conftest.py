@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 import jax
@@ -80,6 +81,8 @@ def pytest_configure(config):
     jax.monitoring.register_event_duration_secs_listener(PROGRAMS.on_duration)
     jax.monitoring.register_event_listener(PROGRAMS.on_event)
     gc.set_threshold(20_000, 50, 100)  # tracing makes many objects: collecting them took 6 %
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup; children inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         return
     if config.getoption("least_effort"):
