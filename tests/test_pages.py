@@ -100,6 +100,11 @@ QUOTES = {
         ("p = .065), Zipf ({.746} ±", "learned + lasso", "Zipf (the authors')"),
         ("TopK by +{.149} (", "latent MCC", "TopK SAE + lasso", "hierarchy"),
     ],
+    (REVIEWERS, "structured_latents_large"): [
+        ("latent MCC of {.614}, averaged", "latent MCC", "learned + lasso"),
+        ("encoder and {.765} by", "latent MCC", "TopK SAE + lasso", "4.2e+11"),
+        ("({.944} against .437)", "TopK SAE + lasso", "uniform magnitudes"),
+    ],
     (REVIEWERS, "synth_sae_bench"): [
         ("F1 {.93} by the lasso", "F1", "true atoms", "lasso"),
         ("at once {.68}),", "F1", "learned", "250,000", "lasso"),
