@@ -22,10 +22,11 @@ structure, and the lasso keeps its penalty. TopK and the pursuit are told K.
 
 Command: ``python -m experiments.structured_latents`` (``--sizes large`` took 40 minutes beside
 other work, ``--sizes paper`` 25 by an estimate; finished structures are kept; ``--quick`` 45
-seconds). Expected: the first tables of docs/results/structured_latents.txt; under the authors' Zipf law the
-paper's methods .56 to .62. At N = 1,024 the claim does not hold (structured_latents_large.txt
-there): one pass is too little, and the TopK autoencoder's dictionary, read by the lasso, is ahead
-of the learned one in the mean of all structures (.765, .614) and in five of the eight.
+seconds). Expected: the first tables of docs/results/structured_latents.txt; under the authors' Zipf
+law the paper's methods .56 to .62. At N = 1,024 the claim does not hold
+(structured_latents_large.txt there): one pass is too little, and the TopK autoencoder's dictionary,
+read by the lasso, is ahead of the learned one in the mean of all structures (.765, .614) and in
+five of the eight.
 """
 
 from __future__ import annotations
