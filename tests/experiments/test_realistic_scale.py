@@ -74,7 +74,6 @@ def test_what_is_not_finite_is_counted(monkeypatch):
     assert "2 of 2 failed" in text
 
 
-@pytest.mark.slow  # half a minute; its parts are tested above
 def test_the_short_version_writes_results_and_tables(tmp_path):
     scale.main(scale.QUICK, tmp_path)
     assert not (tmp_path / "partial").exists()
