@@ -130,6 +130,8 @@ class Encoder(NamedTuple):
       activation: ``(params, latents) -> (codes, Aux)``: what the encoder makes of latents (..., N)
         that were found in another way than by its own linear map; None if it is no such map
         followed by an activation.
+      num_signals: how many signals it encodes, no more and no fewer, where its parameters are of
+        these signals alone; None if it takes any number.
     """
 
     init: Callable[[Key], PyTree]
@@ -138,3 +140,4 @@ class Encoder(NamedTuple):
     tie: Callable[[PyTree, Array, Array | None], PyTree] | None = None
     roles: PyTree = None
     activation: Callable[[PyTree, Array], tuple[Array, Aux]] | None = None
+    num_signals: int | None = None

@@ -37,6 +37,14 @@ def test_free_codes_are_saved_with_their_dictionary(tmp_path):
     params = fit(encoder=encoder).params
     training.save(tmp_path / "model", params)
     chex.assert_trees_all_equal(training.load(tmp_path / "model", encoder), params)
+    around = encoders.centered(encoder, M)
+    assert around.num_signals == len(SIGNALS)
+    params = fit(encoder=around).params
+    training.save(tmp_path / "around", params)
+    chex.assert_trees_all_equal(training.load(tmp_path / "around", around), params)
+    undeclared = encoder._replace(num_signals=None)  # is asked for the codes of one signal
+    with pytest.raises(ValueError, match="does not fit the encoder's signals and codes"):
+        training.load(tmp_path / "model", undeclared)
 
 
 def test_saved_half_precision_comes_back_as_it_was(tmp_path):

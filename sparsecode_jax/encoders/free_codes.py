@@ -44,7 +44,7 @@ def free_codes(num_samples: int, num_atoms: int, *, log_codes0: float = -10.0) -
 
     log_codes0 = _checks.static("free_codes", "log_codes0", log_codes0)
     init = Bound(_init, num_samples, num_atoms, log_codes0)
-    return Encoder(init, _apply)
+    return Encoder(init, _apply, num_signals=num_samples)
 
 
 def _init(num_samples: int, num_atoms: int, log_codes0: float, key: Key) -> FreeCodesParams:

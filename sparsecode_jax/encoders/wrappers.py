@@ -85,6 +85,7 @@ def centered(encoder: Encoder, num_measurements: int, *, tie: bool = True) -> En
         Bound(_put, encoder, tie) if tie or encoder.tie is not None else None,
         None if encoder.roles is None else CenteredParams(Role.SHARED, encoder.roles),  # type: ignore[arg-type]
         None if encoder.activation is None else Bound(_inner_activation, encoder),
+        encoder.num_signals,
     )
 
 

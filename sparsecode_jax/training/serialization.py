@@ -111,26 +111,21 @@ def _check_decoder(
     """Raise unless dictionary and bias fit the encoder's codes and signals."""
     for name in {"dictionary", "bias"} & arrays.keys():
         shape = arrays[name].shape
-        num_codes = _num_codes(encoder, own, shape[-1]) if shape else None
-        middle = (num_codes,) if name == "dictionary" else ()
-        if num_codes is None or shape != (*runs, *middle, shape[-1]):
-            raise ValueError(
-                f"load: {path} holds a {name} of shape {shape}, which does not fit the encoder's "
-                f"signals and codes (runs {runs}). A file written by save is expected; write it "
-                "again from the parameters that were trained together."
-            )
-
-
-def _num_codes(encoder: Encoder, own: Any, num_measurements: int) -> int | None:
-    """Return N for signals of M measurements, or None if the encoder takes no such signals."""
-    counts = {leaf.shape[0] for leaf in jax.tree.leaves(own) if leaf.ndim}
-    for count in (1, *counts):  # free codes are of so many signals, no more and no fewer
-        signals = jax.ShapeDtypeStruct((count, num_measurements), "float32")
+        wrong = ValueError(
+            f"load: {path} holds a {name} of shape {shape}, which does not fit the encoder's "
+            f"signals and codes (runs {runs}). A file written by save is expected; write it "
+            "again from the parameters that were trained together."
+        )
+        if len(shape) != len(runs) + 1 + (name == "dictionary"):
+            raise wrong
+        signals = jax.ShapeDtypeStruct((encoder.num_signals or 1, shape[-1]), "float32")
         try:
-            return jax.eval_shape(encoder.apply, own, signals).shape[-1]
-        except (TypeError, ValueError):  # how encoders refuse signals
-            continue
-    return None
+            num_codes = jax.eval_shape(encoder.apply, own, signals).shape[-1]
+        except (TypeError, ValueError) as error:  # how encoders refuse signals
+            raise wrong from error
+        middle = (num_codes,) if name == "dictionary" else ()
+        if shape != (*runs, *middle, shape[-1]):
+            raise wrong
 
 
 def _named(params: Autoencoder) -> dict[str, Any]:
