@@ -5,6 +5,7 @@ import pytest
 
 import sparsecode_jax as sc
 from experiments import structured_latents as latents
+from experiments import structured_latents_report as report
 from experiments.structures import STRUCTURES, Size
 
 
@@ -58,26 +59,48 @@ def test_structures_keep_their_law_at_other_sizes(name):
 def test_the_short_version_writes_results_and_table(tmp_path):
     latents.main(latents.QUICK, tmp_path)
     arrays, manifest = sc.io.load_results(tmp_path / latents.NAME)
-    assert arrays["latent"].shape == (1, len(latents.METHODS), 1)
+    assert arrays["latent"].shape == (1, len(report.METHODS), 1)
     assert manifest["structures"] == list(latents.QUICK.structures)
-    true, sae = (latents.METHODS.index(m) for m in ("true + lasso", "TopK SAE"))
+    true, sae = (report.METHODS.index(m) for m in ("true + lasso", "TopK SAE"))
     assert (arrays["latent"][:, true] > arrays["latent"][:, sae]).all()
     text = (tmp_path / f"{latents.NAME}.txt").read_text()
     assert "1 data sets" in text and "Zipf" in text and "±" not in text
-    assert arrays["published_latent"].shape == (1, len(latents.PUBLISHED), 1)
+    assert arrays["published_latent"].shape == (1, len(report.PUBLISHED), 1)
     assert np.isfinite(arrays["published_latent"]).all()
     # Equal training FLOPs: autoencoders get within a step of those of the learned dictionary.
     learned, training = arrays["flops"][:, None], arrays["training"]
-    saes = [latents.METHODS.index(name) for name in (latents.TOP_K, latents.SAE)]
+    saes = [report.METHODS.index(name) for name in (report.TOP_K, report.SAE)]
     assert ((0.98 * learned < training[:, saes]) & (training[:, saes] <= learned)).all()
     encoder = 2 * 8 * 16 + 16  # of the published SAE, a signal
     assert (arrays["published_inference"][:, 0] == encoder).all()
-    lasso = latents.METHODS.index("true + lasso")
+    lasso = report.METHODS.index("true + lasso")
     assert (arrays["inference"][:, lasso] > 20 * encoder).all()
-    large = latents.methods_of(latents.QUICK, True)
+    large = report.methods_of(latents.QUICK, True)
     assert arrays["large_latent"].shape == (1, len(large), 1)
     assert (arrays["large_latent"][:, large.index("true + lasso")] > 0.95).all()
     assert "N = 64" in text and "0 of 1" in text
+    # There the learner takes what costs no more than one pass of FISTA, and as little as it found.
+    budget = manifest["large_budget"]
+    spent = arrays["large_training"][0]
+    at = large.index
+    assert spent[at("learned + lasso")] <= budget and spent[at(report.TOP_K)] <= budget
+    assert spent[at(report.TOP_K)] > 0.98 * budget
+    assert manifest["large_settings"]["learned"] in ([None, 30, 1], [16, 2, 2])
+
+
+def test_the_learner_is_chosen_by_the_objective_within_one_pass_of_fista():
+    found = latents.choose_learner(latents.QUICK)
+    assert found["passes"][0] == 1 and found["passes"][1] >= 2
+    learn = latents._on_large(latents.QUICK).learn
+    signals = latents.draw(
+        "exactly 3 of 16 (the paper)", (latents.QUICK.tuning_seed,), latents.QUICK.large
+    ).train_signals[0]
+    room, rounds = latents.QUICK.learners[1]
+    more, within = (
+        learn(signals, room, rounds, passes).flops / found["flops"]
+        for passes in (found["passes"][1] + 1, found["passes"][1])
+    )
+    assert within <= 1 < more
 
 
 def test_runs_that_are_not_finite_are_counted_as_failed():
@@ -95,17 +118,17 @@ def test_runs_that_are_not_finite_are_counted_as_failed():
     mcc, dead = latents.score(truth, codes)
     assert mcc[1] == 0 and dead[1] == 16
     values = np.stack([mcc, [np.nan, 1]])[None]
-    assert "1 of 2 failed" in latents._rows(["x"], values, [1])[0]
+    assert "1 of 2 failed" in report._rows(["x"], values, [1])[0]
 
 
 def test_learned_dictionaries_are_compared_with_autoencoders_by_data_set():
-    values = np.zeros((1, len(latents.METHODS), 3))
-    values[0, latents.METHODS.index("learned + lasso")] = 0.5, 0.6, 0.9
-    values[0, latents.METHODS.index("TopK SAE + lasso")] = 0.4, 0.5, 0.7
-    text = latents._compared(("hierarchy",), values)
+    values = np.zeros((1, len(report.METHODS), 3))
+    values[0, report.METHODS.index("learned + lasso")] = 0.5, 0.6, 0.9
+    values[0, report.METHODS.index("TopK SAE + lasso")] = 0.4, 0.5, 0.7
+    text = report._compared(("hierarchy",), values)
     learned = (0.5, 0.6, 0.9)
     p, other = (sc.statistics.compare_pairs(learned, x).p_t for x in ((0.4, 0.5, 0.7), (0,) * 3))
     row = next(line for line in text.splitlines() if line.startswith("TopK SAE + lasso"))
     assert row.split()[5] == "+0.133" and row.split()[-2] == f"{p:.2g}"
     assert other < p and row.split()[-1] == f"{max(2 * other, p):.2g}"  # of two, by Holm
-    assert latents._compared(("hierarchy",), values[..., :1]) == ""
+    assert report._compared(("hierarchy",), values[..., :1]) == ""
