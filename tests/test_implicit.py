@@ -56,6 +56,16 @@ def away_from_the_kink(args, codes, ridge):
     return slack.min()
 
 
+def regular(prox, signed, ridge, penalty):
+    """Draw a problem in which no atom is about to join or leave; return it with its codes."""
+    for seed in range(20):
+        args = draw(signed, penalty, seed)
+        codes = exact(prox, *args)
+        if away_from_the_kink(args, codes, ridge) > 1e-3:
+            return args, codes
+    raise AssertionError("every problem has an atom about to join or leave")
+
+
 @pytest.mark.parametrize(
     ("operator", "penalty"),
     [
@@ -71,13 +81,7 @@ def test_gradients(operator, penalty):
     prox, signed, ridge = OPERATORS[operator]
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
-        for seed in range(20):
-            args = draw(signed, penalty, seed)
-            codes = exact(prox, *args)
-            if away_from_the_kink(args, codes, ridge) > 1e-3:
-                break
-        else:
-            raise AssertionError("every problem has an atom about to join or leave")
+        args, codes = regular(prox, signed, ridge, penalty)
         assert np.count_nonzero(codes) >= 6
 
         @jax.jit
@@ -99,6 +103,36 @@ def test_gradients(operator, penalty):
             slope = (sides[0] - sides[1]) / 2e-6
             assert abs(slope) > 1e-3
             assert float(jnp.sum(gradient * direction)) == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("operator", ["signed", "elastic_net"])
+def test_forward_mode_and_second_derivatives(operator):
+    """Against those of every iteration; of all arguments together, along two directions."""
+    prox, signed, ridge = OPERATORS[operator]
+    rng = np.random.default_rng(1)
+    with jax.enable_x64(True):
+        args, _ = regular(prox, signed, ridge, WEIGHTS)
+        one, other = (tuple(jnp.asarray(rng.normal(size=x.shape)) for x in args) for _ in range(2))
+        solver = solvers.sparsa(prox=prox)
+
+        def implicit(*args):
+            return scalar(sc.sparse_encode(*args, solver=solver, tolerance=1e-14, step_size=0.19))
+
+        def along(loss):
+            return lambda step, turn: loss(
+                *(x + step * a + turn * b for x, a, b in zip(args, one, other, strict=True))
+            )
+
+        found, true = along(implicit), along(lambda *args: scalar(exact(prox, *args)))
+        zeros = 0.0, 0.0
+        first = jax.jit(jax.jacfwd(found, (0, 1)))(*zeros)
+        chex.assert_trees_all_close(first, jax.jit(jax.jacfwd(true, (0, 1)))(*zeros), rtol=1e-5)
+        chex.assert_trees_all_close(first, jax.jit(jax.grad(found, (0, 1)))(*zeros), rtol=1e-5)
+        second = np.asarray(jax.jit(jax.hessian(true, (0, 1)))(*zeros))
+        assert np.min(np.abs(second)) > 1
+        backwards = jax.jacrev(jax.grad(found, (0, 1)), (0, 1))
+        for hessian in (jax.hessian(found, (0, 1)), backwards):
+            np.testing.assert_allclose(jax.jit(hessian)(*zeros), second, rtol=1e-4)
 
 
 def test_vmap_and_a_bilevel_loss():

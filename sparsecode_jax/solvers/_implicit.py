@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def with_implicit_gradient(
     v is found by conjugate gradients for each signal. Where atoms of a support depend on one
     another (copies, or more atoms than measurements) the solution is not unique and has no
     derivative; those directions are left out. Memory does not depend on how the codes were
-    found, and how they were found is not differentiated. Reverse mode, first derivatives.
+    found, and how they were found is not differentiated. Forward and reverse mode, of any order.
 
     Args:
       problem: signals (..., M), dictionary (N, M), penalty () or (N,). **Traced**.
@@ -61,46 +62,56 @@ def with_implicit_gradient(
     return _attach(prox, problem, jax.lax.stop_gradient(codes))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _attach(prox: Callable, problem: Lasso, codes: Array) -> Array:
     return codes
 
 
-def _forward(prox: Callable, problem: Lasso, codes: Array) -> tuple[Array, tuple[Lasso, Array]]:
-    return codes, (problem, codes)
+def _derivative(
+    prox: Callable, primals: tuple[Lasso, Array], tangents: tuple[Lasso, Any]
+) -> tuple[Array, Array]:
+    """Move the codes with the problem; the transpose of this linear map is the gradient."""
+    problem, codes = primals
+    codes = _attach(prox, problem, codes)  # so that derivatives have derivatives
+    signals, dictionary, penalty, *_ = problem
+    by_signals, by_dictionary, by_penalty, *_ = tangents[0]
+    residual = signals - reconstruct(codes, dictionary)
+    weight = jnp.sign(codes) + as_row(ridge(prox, jnp.ones_like(penalty)), codes) * codes
+    right = correlate(residual, by_dictionary) - as_row(by_penalty, codes) * weight
+    right += correlate(by_signals - reconstruct(codes, by_dictionary), dictionary)
+    flat = (x.reshape(-1, dictionary.shape[0]) for x in (right, codes != 0))
+    moved = jax.vmap(functools.partial(_solve, prox, dictionary, penalty))(*flat)
+    return codes, moved.reshape(codes.shape)
 
 
-def _backward(prox: Callable, saved: tuple[Lasso, Array], cotangent: Array) -> tuple[Lasso, Array]:
-    (signals, dictionary, penalty, step_size, gram), codes = saved
+_attach.defjvp(_derivative)
+
+
+def _solve(prox: Callable, dictionary: Array, penalty: Array, right: Array, on: Array) -> Array:
+    """Solve the equations of the support for one signal."""
     weight = ridge(prox, penalty)
     limit = 2 * min(dictionary.shape) + 10
-    rounding = float(jnp.finfo(codes.dtype).eps)  # of bfloat16 it would promote to float32
+    rounding = float(jnp.finfo(right.dtype).eps)  # of bfloat16 it would promote to float32
     small = rounding ** (2 / 3) * jnp.max(jnp.sum(dictionary * dictionary, axis=-1))
+    small = jax.lax.stop_gradient(small)
 
-    def solve(right: Array, on: Array) -> Array:
-        def hessian(v: Array) -> Array:
-            return jnp.where(on, correlate(reconstruct(v, dictionary), dictionary) + weight * v, 0)
+    def on_support(v: Array) -> Array:
+        return jnp.where(on, v, 0)
 
-        def solve_raised(right: Array) -> Array:
-            raised = lambda v: hessian(v) + small * v  # noqa: E731
-            return cg(raised, right, tol=10 * rounding, maxiter=limit)[0]
+    def hessian(v: Array) -> Array:
+        return on_support(correlate(reconstruct(v, dictionary), dictionary) + weight * v)
 
-        # H / (H + small)^2 for 1 / H: directions in which atoms depend on one another drop out.
-        return solve_raised(hessian(solve_raised(jnp.where(on, right, 0))))
+    def raised(v: Array) -> Array:
+        return hessian(v) + small * v
 
-    num_atoms, num_measurements = dictionary.shape
-    flat = codes.reshape(-1, num_atoms)
-    pulled = jax.vmap(solve)(cotangent.reshape(-1, num_atoms), flat != 0)
-    image = reconstruct(pulled, dictionary)
-    residual = signals.reshape(-1, num_measurements) - reconstruct(flat, dictionary)
-    by_dictionary = correlate(pulled.T, residual.T) - correlate(flat.T, image.T)
-    by_weight = -pulled * (
-        jnp.sign(flat) + as_row(ridge(prox, jnp.ones_like(penalty)), flat) * flat
+    def by_cg(equations: Callable, right: Array) -> Array:
+        return cg(equations, right, tol=10 * rounding, maxiter=limit)[0]
+
+    # cg puts its start and the right side on the device at once, so that it has no transpose.
+    solve_raised = functools.partial(
+        jax.lax.custom_linear_solve, raised, solve=by_cg, symmetric=True
     )
-    by_penalty = jnp.sum(by_weight) if penalty.ndim == 0 else jnp.sum(by_weight, axis=0)
-    unused = jax.tree.map(jnp.zeros_like, (step_size, gram))
-    by_problem = Lasso(image.reshape(signals.shape), by_dictionary, by_penalty, *unused)
-    return by_problem, jnp.zeros_like(codes)
 
-
-_attach.defvjp(_forward, _backward)
+    # H / (H + small)^2 for 1 / H: directions in which atoms depend on one another drop out. What
+    # is solved for is 0 off the support, read from the left, too, as derivatives do.
+    return on_support(solve_raised(hessian(on_support(solve_raised(on_support(right))))))
