@@ -7,7 +7,7 @@ WORKERS ?= 2
 
 .PHONY: help pareto reproduce language-model bench bench-compare accelerators lint test test-all test-matrix test-outside docs clean
 help:
-	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (about 8 minutes)"
+	@echo "make pareto     the main job: FLOPs against MCC, table and figure in results/ (about 10 minutes)"
 	@echo "make reproduce  every experiment at full fidelity, results/report.html (37 hours; resumes)"
 	@echo "                QUICK=1 short versions (15 minutes), ONLY=\"bias top_k\" some of them"
 	@echo "make language-model  better codes for dictionaries of a language model (hours; resumes)"

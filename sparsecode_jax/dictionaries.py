@@ -212,6 +212,7 @@ def coherence(dictionary: ArrayLike) -> Array:
 
 @functools.partial(jax.jit, inline=True)
 def _coherence(atoms: Array) -> Array:
+    atoms = jax.lax.optimization_barrier(atoms)  # or XLA computes with a constant, for minutes
     gram = jnp.abs(correlate(atoms, atoms))
     return jnp.max(jnp.where(jnp.eye(gram.shape[0], dtype=bool), 0, gram))
 
@@ -249,6 +250,7 @@ def _bound(name: str, dictionary: ArrayLike, num_squarings: int) -> Array:
 # Eagerly the loop over the squarings would be compiled anew at every call.
 @functools.partial(jax.jit, static_argnames="num_squarings", inline=True)
 def _spectral_norm(dictionary: Array, *, num_squarings: int) -> Array:
+    dictionary = jax.lax.optimization_barrier(dictionary)  # or XLA computes with a constant
     # Squares neither over- nor underflow.
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(dictionary)))
     dictionary = dictionary / jnp.where(scale == 0, 1, scale)

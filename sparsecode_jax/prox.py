@@ -4,9 +4,9 @@
 ``elastic_net`` and ``group_soft_threshold`` build operators of other penalties. A penalty of your
 own is any hashable callable of the same form. For a duality gap, and for solvers that watch the
 objective, it also needs the methods of :class:`ElasticNet` and :class:`GroupSoftThreshold`:
-``value``, ``ridge`` and ``dual_norm``; or it says by an attribute, ``is_l1 = True``, that its
-penalty is the weighted l1 norm, as the first two do. Of a function that says nothing nothing is
-guessed.
+``value`` and ``dual_norm``, and ``ridge`` if its penalty has a squared part; or it says by an
+attribute, ``is_l1 = True``, that its penalty is the weighted l1 norm, as the first two do. Of a
+function that says nothing nothing is guessed.
 """
 
 from __future__ import annotations

@@ -383,7 +383,20 @@ def test_a_full_disk_keeps_what_was_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncated", "pickle", "shape", "manifest", "deep", "sizes", "missing"]
+    "damage",
+    [
+        "truncated",
+        "pickle",
+        "shape",
+        "manifest",
+        "deep",
+        "sizes",
+        "no sizes",
+        "sums",
+        "missing",
+        "inflates",
+        "labels",
+    ],
 )
 def test_damaged_stores_are_refused(tmp_path, damage):
     written(tmp_path)
@@ -401,10 +414,22 @@ def test_damaged_stores_are_refused(tmp_path, damage):
     elif damage == "sizes":
         said = json.loads((tmp_path / "manifest.json").read_text())
         (tmp_path / "manifest.json").write_text(json.dumps({**said, "sizes": 3}))
+    elif damage in ("no sizes", "sums"):
+        said = json.loads((tmp_path / "manifest.json").read_text())
+        changed = {"sizes": []} if damage == "no sizes" else {"sha256": {"shard-00000.npy": 3}}
+        (tmp_path / "manifest.json").write_text(json.dumps({**said, **changed}))
+    elif damage in ("inflates", "labels"):
+        file = tmp_path / "shard-00001-labels.npz"
+        with np.load(file) as held:
+            labels = {**held, "norms": np.zeros(2**28 if damage == "inflates" else 3, np.int8)}
+        np.savez_compressed(file, **labels)
     else:
         (tmp_path / "shard-00002-labels.npz").unlink()
-    with pytest.raises(ValueError, match=r"^load: .*(cannot be read|are expected|no manifest)"):
+    said = "cannot be read|are expected|no manifest|is expected by the manifest"
+    with pytest.raises(ValueError, match=rf"^load: .*({said})") as error:
         activations.load(tmp_path)
+    assert ("inflates from" in str(error.value)) == (damage == "inflates")
+    assert ("holds labels of shapes {'norms': (3,)}" in str(error.value)) == (damage == "labels")
 
 
 def test_a_changed_file_is_found(tmp_path):

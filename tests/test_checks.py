@@ -505,6 +505,14 @@ def test_concrete_arrays_closed_over_by_a_traced_function_are_still_checked():
     raises(ValueError, "^sparse_encode: the penalty is negative", lambda: call(SIGNALS))
 
 
+def test_a_list_of_batches_is_no_pair_of_signals_and_codes():
+    message = (
+        r"^fit: signals are a list of 2 arrays; an array, or a tuple \(signals, true_codes\), is "
+        r"expected\. For a batch per step pass iter\(batches\)"
+    )
+    raises(TypeError, message, lambda: fit(signals=[SIGNALS, SIGNALS]))
+
+
 def test_signed_problems_with_zero_penalty_are_fine():
     solver = solvers.fista(prox=soft_threshold)
     codes = sc.sparse_encode(SIGNALS, DICTIONARY, 0, solver=solver, num_steps=5)

@@ -113,7 +113,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_left(tmp_path, identity):
 )
 def test_other_arrays_under_an_equal_identity_are_refused(tmp_path, like):
     save_checkpoint(tmp_path / "c", state(), identity={})
-    with pytest.raises(ValueError, match=r"load_checkpoint: .*c is damaged: it holds"):
+    with pytest.raises(ValueError, match=r"load_checkpoint: .*c holds .* it is damaged, or"):
         load_checkpoint(tmp_path / "c", like, identity={})
 
 

@@ -165,6 +165,9 @@ TRAININGS = {
         encoders.centered(encoders.top_k(M, N, num_active=3), M),
         Recipe(losses.aux_k(num_aux=4), dead_after=2, batch_size=7),
     ),
+    "resampled": (
+        encoders.jump_relu(M, N), Recipe(dead_after=1, resample_every=2, batch_size=7)
+    ),
     "jump_relu": (encoders.jump_relu(M, N), Recipe(losses.l0, average_decay=0.9)),
     "gated": (encoders.normalized(encoders.gated(M, N), 2.0), Recipe(losses.gated)),
     "matryoshka": (

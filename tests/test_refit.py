@@ -143,6 +143,14 @@ def test_a_dictionary_that_a_program_closes_over_is_no_constant_to_compute_with(
     assert "optimization_barrier" not in str(given)
 
 
+@pytest.mark.parametrize(
+    "compute", [sc.dictionaries.step_size, sc.dictionaries.coherence, sc.dictionaries.prepare]
+)
+def test_numbers_of_a_dictionary_that_is_a_constant_are_not_computed_while_compiling(compute):
+    atoms = jnp.asarray(draw()[2], np.float32)
+    assert "optimization_barrier" in str(jax.make_jaxpr(lambda: compute(atoms))())
+
+
 @pytest.mark.full_effort
 def test_nothing_is_sorted():
     shapes = (64, 2048), (64, 16), (2048, 16)

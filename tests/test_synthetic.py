@@ -63,6 +63,18 @@ def test_k_is_traced_and_vmapped():
     chex.assert_trees_all_close(jax.tree.map(lambda x: x[1, 5], grid), alone, atol=1e-6)
 
 
+def test_a_traced_k_that_is_impossible_gives_no_problem():
+    draw = jax.jit(
+        lambda k: synthetic.sample_problem(
+            jax.random.key(0), k, num_samples=5, num_measurements=3, num_atoms=4
+        )
+    )
+    for k in (-1, 5):
+        assert np.isnan(draw(k).codes).all() and np.isnan(draw(k).signals).all()
+    for k in (0, 4):
+        assert ((draw(k).codes != 0).sum(axis=1) == k).all()
+
+
 def test_every_atom_is_as_likely_as_every_other():
     active = np.asarray(sample(num_samples=20_000).codes) != 0
     assert scipy.stats.chisquare(active.sum(axis=0)).pvalue > 1e-3

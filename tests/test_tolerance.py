@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import sparsecode_jax as sc
 from sparsecode_jax import solvers
@@ -55,6 +56,15 @@ def test_a_tolerance_that_is_no_number_under_jit_gives_none():
         lambda tolerance: sc.sparse_encode(p.signals, p.dictionary, 0.1, tolerance=tolerance)
     )
     assert np.isnan(run(np.nan)).all() and np.isfinite(run(1e-4)).all()
+
+
+@pytest.mark.parametrize("make", [float, lambda x: np.asarray([1, x] * 6)], ids=["one", "each"])
+def test_a_traced_penalty_below_0_gives_no_codes(make):
+    p = sc.synthetic.sample_problem(
+        jax.random.key(0), 2, num_samples=20, num_measurements=8, num_atoms=12
+    )
+    run = jax.jit(lambda penalty: sc.sparse_encode(p.signals, p.dictionary, penalty, tolerance=0.1))
+    assert np.isnan(run(make(-0.1))).all() and np.isfinite(run(make(0.1))).all()
 
 
 def test_a_penalty_of_a_weak_type_compiles_nothing_anew(compilations):

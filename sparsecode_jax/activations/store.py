@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sparsecode_jax import _checks
-from sparsecode_jax.io._archives import parsed
+from sparsecode_jax.io._archives import check_archive, parsed
 from sparsecode_jax.io._atomic import replacing, write_bytes
 from sparsecode_jax.io.runs import Run
 
@@ -350,7 +350,12 @@ def load(folder: Any) -> Store:
         manifest = parsed((folder / MANIFEST).read_bytes())
         sizes, width = list(manifest["sizes"]), manifest["num_measurements"]
         dtype = manifest["identity"]["dtype"]
-    except (KeyError, TypeError, ValueError) as error:
+        counts, sums = (*sizes, width), list(manifest["sha256"].values())
+        if not sizes or not all(type(n) is int and n > 0 for n in counts):
+            raise ValueError(f"sizes {sizes} of {width} measurements")
+        if not all(isinstance(text, str) for text in (dtype, *sums)):
+            raise ValueError("dtype and checksums that are no texts")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"load: {folder / MANIFEST} is no manifest of a store ({error!r}); write it anew."
         ) from None
@@ -360,6 +365,7 @@ def load(folder: Any) -> Store:
         try:
             shard = np.load(path, mmap_mode="r", allow_pickle=False)
             path = _labels(folder, number)
+            check_archive(path)
             with np.load(path, allow_pickle=False) as file:
                 found = {name: file[name] for name in (*LABELS, "norms")}
         except Exception as error:  # a damaged file can fail in any way
@@ -367,12 +373,17 @@ def load(folder: Any) -> Store:
                 f"load: {path} cannot be read ({' '.join(str(error).split())[:200]}); copy or "
                 "capture the store again."
             ) from None
-        if shard.shape != (size, width) or shard.dtype != dtype or any(
-            value.shape != (size,) for value in found.values()
-        ):  # fmt: skip
+        if shard.shape != (size, width) or shard.dtype != dtype:
             raise ValueError(
-                f"load: {path} has shape {shard.shape} and dtype {shard.dtype}; ({size}, {width}) "
-                f"and {dtype} are expected by the manifest. Copy or capture the store again."
+                f"load: {_shard(folder, number)} has shape {shard.shape} and dtype {shard.dtype}; "
+                f"({size}, {width}) and {dtype} are expected by the manifest. Copy or capture the "
+                "store again."
+            )
+        odd = {name: value.shape for name, value in found.items() if value.shape != (size,)}
+        if odd:
+            raise ValueError(
+                f"load: {path} holds labels of shapes {odd}; ({size},), one for each token, is "
+                "expected by the manifest. Copy or capture the store again."
             )
         shards.append(shard)
         labels.append(found)

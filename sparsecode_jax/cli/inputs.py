@@ -32,7 +32,6 @@ __all__ = [
 
 _LOWEST, _HIGHEST = 1e-16, 1e16  # of the penalty, times the largest entry
 _SHORTEST, _LONGEST = 1e-15, 1e15  # of atoms
-_UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def _load(path: pathlib.Path, what: str, **options: Any) -> Any:
@@ -44,7 +43,7 @@ def _load(path: pathlib.Path, what: str, **options: Any) -> Any:
         else:
             check_array(path)
         return np.load(path, allow_pickle=False, **options)
-    except _UNREADABLE as error:
+    except Exception as error:  # a damaged file can fail in any way
         raise _unreadable(path, what, error) from None
 
 
@@ -267,7 +266,7 @@ def open_dictionary(path: str) -> Atoms:
 def _member(held: Any, name: str, path: pathlib.Path) -> np.ndarray:
     try:
         return np.asarray(held[name])
-    except _UNREADABLE as error:
+    except Exception as error:  # a damaged file can fail in any way
         raise _unreadable(path, f"an array {name!r}", error) from None
 
 

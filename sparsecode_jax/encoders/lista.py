@@ -102,6 +102,7 @@ def lista_params(dictionary: ArrayLike, penalty: ArrayLike, *, num_layers: int) 
     """
     dictionary, penalty = lasso_of("lista_params", dictionary, penalty, num_layers)
     num_atoms = dictionary.shape[0]
+    dictionary = jnp.asarray(jax.lax.optimization_barrier(dictionary))  # or XLA folds a constant
     step = dictionaries.step_size(dictionary)
     gram = jnp.matmul(dictionary, dictionary.T, precision="highest")
     recurrent = jnp.eye(num_atoms, dtype=dictionary.dtype) - step * gram

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
+from . import _compat, counters, host
 from . import conventions as cls
 from .breakdown import lines_of, sizes_of, tree_of
 from .errors import FlopCountError
@@ -72,6 +74,9 @@ def _symbolic_rows(count: Any) -> list[str]:
         ]
         unknown = sorted({key.primitive for key, _ in block.costs if key.cost_class == cls.UNKNOWN})
         times = "?" if executions is None else str(executions)
+        abstract = isinstance(executions, _compat.Tracer | jax.ShapeDtypeStruct)
+        if counters.is_counter(executions) and not abstract:
+            times = str(host.exact(executions, block, "str"))
         rows.append([block.label, times, *map(_n, costs), " ".join(unknown) or "-"])
     return ["operations an execution:", *_align(rows)]
 

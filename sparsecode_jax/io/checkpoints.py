@@ -139,9 +139,10 @@ def _load(path: str | os.PathLike, like: PyTree, identity: Mapping[str, Any]) ->
             if not any(_fits((name, shape, dtype), other) for other in fitting)
         ]
         raise ValueError(
-            f"load_checkpoint: {path} is damaged: it holds {', '.join(odd[:3]) or 'too little'}, "
-            "where the run it says it is of has none; a whole checkpoint is expected. Delete it to "
-            "start afresh, or pass another path."
+            f"load_checkpoint: {path} holds {', '.join(odd[:3]) or 'too little'}, where the run it "
+            "says it is of has none: it is damaged, or the tree it is read like is another; a "
+            "whole checkpoint, and the tree that was saved, are expected. Pass that tree; or "
+            "delete the file to start afresh, or pass another path."
         )
     return jax.tree.unflatten(structure, arrays)
 

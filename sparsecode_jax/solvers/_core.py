@@ -160,9 +160,10 @@ def sparse_encode(
 
     Codes are non-negative by default; pass ``solver=fista(prox=soft_threshold)`` for signed codes.
     Say when to stop: after ``num_steps`` iterations, or once the relative duality gap of every
-    signal is within ``tolerance`` (and in any case after 10,000 iterations, or 1,000 rounds of a
-    working set: then a ``UserWarning`` says how many signals are not; under jit and vmap nothing
-    does, and for flags of convergence there is :func:`solve_to_tolerance`).
+    signal is within ``tolerance`` (and in any case after 10,000 steps, or 1,000 of the working set
+    that is the default from 1,024 atoms on: then a ``UserWarning`` says how many signals are not;
+    under jit and vmap nothing does, and for flags of convergence there is
+    :func:`solve_to_tolerance`).
 
     With ``num_active`` there is no penalty: the codes have at most so many entries and the squared
     error is what is made small, by orthogonal least squares.

@@ -119,10 +119,14 @@ def solve_to_tolerance(
         chunk_size = _CPU_CHUNKS[num_atoms > 1024] if on_cpu else _ACCELERATOR_ENTRIES // num_atoms
         chunk_size = max(chunk_size, 1)
     _checks.count(name, "chunk_size", chunk_size)
-    if not _checks.concrete(tolerance):  # a message is not possible, and no gap would ever do
+    # Where a message is not possible codes are NaN of what no gap would ever do for.
+    if not _checks.concrete(tolerance):
         unknown = jnp.isnan(tolerance)
         problem = problem._replace(signals=jnp.where(unknown, jnp.nan, problem.signals))
         tolerance = jnp.where(unknown, 1, tolerance)
+    if solver.prox is not None and not _checks.concrete(problem.penalty):
+        negative = jnp.any(problem.penalty < 0)
+        problem = problem._replace(signals=jnp.where(negative, jnp.nan, problem.signals))
     codes0, layout = spread(name, solver, problem, codes0)
     problem = held_problem(problem)
     return _solve_to_tolerance(

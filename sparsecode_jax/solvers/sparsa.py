@@ -56,7 +56,8 @@ def sparsa(*, prox: Callable[[Array, Array], Array] = nonnegative_soft_threshold
     The step a of each signal is the inverse curvature along its last move, which on sparse codes is
     much longer than 1/L. A trial that lifts the objective above its last five values is dropped and
     a is halved, down to the problem's step size, which is always taken. Needs no momentum, and
-    fewer iterations than FISTA on most problems: it is what ``sparse_encode(tolerance=...)`` runs.
+    fewer iterations than FISTA on most problems: it is what ``sparse_encode(tolerance=...)`` runs
+    below 1,024 atoms.
 
     Args:
       prox: ``(x, threshold) -> x``; ``soft_threshold`` for signed codes. **Static**.

@@ -62,7 +62,7 @@ def sample_problem(
 
     Raises:
       ValueError: K > N or K < 0, a count below 1, a dictionary of another shape, negative noise,
-        weights that are not positive.
+        weights that are not positive. A traced K that is impossible gives NaN.
 
     Example:
       >>> import jax, sparsecode_jax as sc
@@ -112,6 +112,10 @@ def sample_problem(
         # The first K of N waiting times at these rates (Efraimidis and Spirakis, 2006).
         draws = -jnp.log1p(-draws) / weights
     codes = jnp.where(_smallest(draws, num_active), sizes, 0)
+    if not _checks.concrete(num_active):  # a message is not possible
+        count = jnp.asarray(num_active)
+        possible = (count >= 0) & (count <= num_atoms)
+        codes = jnp.where(possible, codes, jnp.nan)
     signals = dictionaries.reconstruct(codes, dictionary)
     signals = signals + noise * jax.random.normal(noise_key, signals.shape)
     return SparseProblem(signals, dictionary, codes)

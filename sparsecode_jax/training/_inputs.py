@@ -99,6 +99,12 @@ def read(key: Key, signals: Any, batch_size: int | None) -> Signals:
                 "true_codes), a function (key, step) or an iterator is expected. For a loader that "
                 "starts anew each time pass iter(loader)."
             )
+        if isinstance(signals, list) and any(hasattr(one, "dtype") for one in signals):
+            raise TypeError(
+                f"fit: signals are a list of {len(signals)} arrays; an array, or a tuple (signals, "
+                "true_codes), is expected. For a batch per step pass iter(batches), for all of "
+                "them at once numpy.concatenate(batches)."
+            )
         pair = isinstance(signals, tuple) and len(signals) == 2
         array, codes = signals if pair else split_batch(signals)
         return Signals(array, codes, None, None)
@@ -455,8 +461,8 @@ def checked_recipe(recipe: Any, params: Autoencoder, encoder: Encoder) -> Recipe
     )
     if recipe.resample_every is not None and recipe.dead_after is None:
         raise ValueError(
-            "fit: resample_every without dead_after; pass dead_after, the steps without activity "
-            "after which a latent is dead."
+            "fit: resample_every without dead_after; give the Recipe dead_after, too, the steps "
+            "without activity after which a latent is dead."
         )
     return recipe
 

@@ -83,8 +83,8 @@ def l1(codes: Array, batch: Batch) -> Array:
 
     .. math:: \tfrac12\|x - zD - b\|^2 + \lambda \sum_j |z_j| \|d_j\|
 
-    For training with atoms of any norm (``fit(unit_atoms=False)``), where a plain l1 penalty could
-    be escaped by small codes of long atoms.
+    For training with atoms of any norm (``Recipe(unit_atoms=False)``), where a plain l1 penalty
+    could be escaped by small codes of long atoms.
 
     References:
       Conerly et al., "Update on how we train SAEs", Transformer Circuits, April 2024.
@@ -188,7 +188,7 @@ def aux_k(loss: Loss = squared_error, *, num_aux: int, weight: float = 1 / 32) -
       weight: w. **Static**.
 
     Returns:
-      A loss; pass ``dead_after`` to ``fit``. The encoder must give its latents.
+      A loss; give ``fit`` a ``Recipe(dead_after=...)``. The encoder must give its latents.
 
     **Cost**: with its gradient 6AM operations per signal more than the loss; A(M + B) more per step
     while no more than A latents are dead, which ``fit`` does not charge.
@@ -206,8 +206,8 @@ def aux_k(loss: Loss = squared_error, *, num_aux: int, weight: float = 1 / 32) -
 def _aux_k(loss: Loss, num_aux: int, weight: float, codes: Array, batch: Batch) -> Array:
     if batch.dead is None:
         raise ValueError(
-            "losses.aux_k: it is not known which latents are dead; pass dead_after= to fit, "
-            "the steps without activity after which a latent is dead."
+            "losses.aux_k: it is not known which latents are dead; pass fit a Recipe "
+            "with dead_after, the steps without activity after which a latent is dead."
         )
     if batch.aux is None or batch.aux.latents is None:
         raise ValueError(

@@ -108,7 +108,7 @@ def _mask(role: Role, leaf: Array, dead: Array) -> Array:
 
 def _replace(role: Role, leaf: Array, dead: Array, fresh: Array) -> Array:
     """Give the dead latents' entries of a leaf a new start."""
-    alive = jnp.maximum(jnp.sum(~dead), 1)
+    alive = jnp.maximum(jnp.sum(~dead), 1).astype(leaf.dtype)
     if role is Role.WEIGHT:
         norms = jnp.sqrt(jnp.sum(leaf * leaf, axis=-1))
         others = jnp.sum(jnp.where(dead, 0, norms)) / alive

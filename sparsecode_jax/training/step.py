@@ -45,8 +45,9 @@ Schedule = Callable[[Array], Array]
 class Autoencoder(NamedTuple):
     """Encoder parameters beside a dictionary (N, M) and the decoder's bias (M,).
 
-    The dictionary is None where it is not learned, the bias where there is none. Signals are
-    reconstructed as ``codes @ dictionary + bias``.
+    In the state of training the dictionary is None where it is not learned; what ``fit`` returns
+    has the one that was given. The bias is None where there is none. Signals are reconstructed as
+    ``codes @ dictionary + bias``.
     """
 
     encoder: PyTree

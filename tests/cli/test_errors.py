@@ -64,6 +64,7 @@ ENCODE_ERRORS = {
     "claims": (lambda x: claims((10**9, 8)), [], "size that it claims); a .npy"),
     "negative shape": (lambda x: claims((-3, 8)), [], "size that it claims); a .npy"),
     "claimed atoms": (lambda x: x, ["--dictionary", "claims.npy"], "size that it claims); a"),
+    "cut header": (lambda x: claims((30, 6)).replace(b"(30, 6)", b"(30, 6 "), [], "not readable"),
     "cut file": (lambda x: x, ["--dictionary", "cut.npz"], "cut.npz is not readable"),
     "too large for float32": (lambda x: 1e50 * x.astype(float), [], "finite in float32"),
     "width": (lambda x: x[:, :5], [], "signals have 5 measurements (shape (500, 5)) but the"),

@@ -487,3 +487,13 @@ def test_tally_books_algorithmic_work():
     gradient = jax.grad(lambda z: jnp.sum(tally(z * z, 1, per_unit=1, name="t")))(z)
     np.testing.assert_array_equal(gradient, 2 * z)
     assert "tally" not in stablehlo(lambda z: tally(z, 1, per_unit=1, name="t"), z)
+
+
+def test_executions_beside_an_unknown_operation_are_printed_as_numbers():
+    def fun(x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return jax.lax.fori_loop(0, 3, lambda _, y: y + jax.pure_callback(np.sin, shape, y), x)
+
+    _, count = value_and_flops(fun, on_unknown="defer")(jnp.ones(3))
+    row = next(line for line in str(count).splitlines() if line.startswith("root"))
+    assert row.split()[1] == "1" and row.endswith("pure_callback")
