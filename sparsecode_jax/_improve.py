@@ -172,7 +172,7 @@ def improve(
       loss_recovered: ``(reconstruct) -> number``, which is given each inference and decoder as a
         function of signals (..., M), to be put into a model in the place of its activations.
       checkpoint: a file that keeps the scores of each inference, so that a run that was
-        interrupted goes on. Which ``loss_recovered`` it is with is yours to know.
+        interrupted goes on. It does not know ``loss_recovered``: take another file for another.
       progress: label of the progress bar, None for no bar.
 
     Returns:

@@ -175,7 +175,7 @@ def duality_gap(
 
     Returns:
       (...,), >= 0 and near rounding at the optimum; 0 exactly for zero codes that are optimal; NaN
-      for a penalty that is negative (where that is not known and refused).
+      for a traced penalty that is negative; a concrete one is refused.
 
     **Cost**: 4MN per signal in matrix products, and 2MN once.
     """

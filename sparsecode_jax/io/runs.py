@@ -35,9 +35,9 @@ class Run:
 
     It is used as a context, which holds a lock (``path.lock``) that the operating system releases
     when the process ends, however it ends. What is kept is written whole or not at all, with the
-    identity of the run, and is taken up again only by a run of the same identity. Of a run that
-    spans processes all make the same calls; the first of them holds the lock and writes, besides
-    the parts of arrays that each has of its own, and what one of them raises here they all do.
+    identity of the run, and is taken up again only by a run of the same identity. Where a
+    run spans processes, all of them make the same calls. The first one holds the lock and writes;
+    each writes the parts of arrays that it alone has. If one of them raises here, all do.
 
     Args:
       path: a file, for a run that keeps one state; a folder, for one that keeps parts by name. None

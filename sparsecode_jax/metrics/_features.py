@@ -113,8 +113,8 @@ def latent_f1(
 
     Args:
       true_codes: (S, N), which fire where they are positive. **Traced**.
-      codes: (S, N'), which fire where they are not 0. Of :class:`~sparsecode_jax.SparseCodes`
-        nothing is made dense, among true codes neither. **Traced**.
+      codes: (S, N'), which fire where they are not 0. Neither these nor the true codes are made
+        dense if they are :class:`~sparsecode_jax.SparseCodes`. **Traced**.
       true_dictionary: (N, M), of any norms. **Traced**.
       dictionary: (N', M), of any norms. **Traced**.
 

@@ -47,8 +47,8 @@ def penalty_for(
       The penalty, ().
 
     Raises:
-      ValueError: no penalty attains the number; the message has the range that penalties attain,
-        or the numbers next to it that they do. As :func:`sparse_encode` besides.
+      ValueError: no penalty attains the number; the message has the range of what penalties attain,
+        or the attained numbers on both sides of it. As :func:`sparse_encode` besides.
       TypeError: under jit, vmap or grad: how many trials there are depends on values.
 
     **Cost**: about 10 calls of ``sparse_encode(tolerance=1e-5)``.
