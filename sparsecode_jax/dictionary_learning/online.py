@@ -121,7 +121,8 @@ def learn_dictionary_online(
       num_active: K, the most active codes per signal, in the place of a penalty: codes are those of
         a pursuit, and what is minimized is half the squared error. **Static**.
       target_l0: the mean number of active codes per signal, to which the penalty is steered from
-        batch to batch, beginning at ``penalty``; None keeps the penalty. **Traced**.
+        batch to batch, beginning at ``penalty``; None keeps the penalty. Of the codes as they are
+        after ``num_steps``: exact ones may have fewer. **Traced**.
       refit: how many codes per signal, the largest, are fitted anew without a penalty before the
         update, as by :func:`~sparsecode_jax.solvers.refit`; None updates by the shrunken codes.
         **Static**.
