@@ -280,7 +280,7 @@ def test_matryoshka_cuts_gates_and_dead_latents_too():
         (lambda: losses.gated, DENSE, ValueError, "losses.gated: the encoder has no gate latents"),
         (lambda: losses.l0, encoders.gated(M, N), ValueError, "one such as jump_relu"),
         (lambda: losses.gated, encoders.jump_relu(M, N), ValueError, "one such as gated"),
-        (lambda: losses.aux_k(num_aux=2), DENSE, ValueError, "pass dead_after= to fit"),
+        (lambda: losses.aux_k(num_aux=2), DENSE, ValueError, "give fit a Recipe with dead_after"),
         (lambda: losses.aux_k(num_aux=0), DENSE, ValueError, "num_aux is 0"),
         (lambda: losses.matryoshka([4, N]), DENSE, TypeError, "a tuple such as"),
         (lambda: losses.matryoshka((8, 4)), DENSE, ValueError, "increasing numbers"),

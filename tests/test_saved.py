@@ -142,7 +142,7 @@ def test_a_decoder_that_does_not_fit_the_encoder_is_refused(tmp_path, change):
         ({"signals": iter([])}, "the stream of signals is empty"),
         ({"signals": iter([np.ones(M)])}, r"has shape \(8,\); \(B, M\)"),
         ({"signals": iter([SIGNALS]), "batch_size": 4}, "stream of batches"),
-        ({"loss": losses.aux_k(num_aux=2)}, "pass dead_after="),
+        ({"loss": losses.aux_k(num_aux=2)}, "give fit a Recipe with dead_after"),
         ({"dictionary": DICTIONARY, "unit_atoms": False}, "a dictionary that is not learned"),
         ({"dictionary": DICTIONARY, "num_atoms": N}, "both num_atoms= .* and a fixed_dictionary"),
         ({"dictionary": DICTIONARY, "params0": PARAMS}, "both a dictionary to learn and a fixed"),

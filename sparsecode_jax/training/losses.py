@@ -206,7 +206,7 @@ def aux_k(loss: Loss = squared_error, *, num_aux: int, weight: float = 1 / 32) -
 def _aux_k(loss: Loss, num_aux: int, weight: float, codes: Array, batch: Batch) -> Array:
     if batch.dead is None:
         raise ValueError(
-            "losses.aux_k: it is not known which latents are dead; pass fit a Recipe "
+            "losses.aux_k: it is not known which latents are dead; give fit a Recipe "
             "with dead_after, the steps without activity after which a latent is dead."
         )
     if batch.aux is None or batch.aux.latents is None:
