@@ -164,6 +164,7 @@ def _init(draw: Callable[[Key], LinearParams], key: Key) -> TopKParams:
 
 
 def _aux(rule: _Rule, num_active: int | None, params: Any, signals: Array) -> tuple[Array, Aux]:
+    signals = _checks.takes(rule.name, params, signals, params.weight.shape[-1])
     latents = affine(rule.name, params, signals)
     if num_active is None or rule.by_batch:
         return _activation(rule, num_active, params, latents)
