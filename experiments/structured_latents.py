@@ -16,11 +16,12 @@ coding as published are left out there for their cost: 10,000 steps of all test 
 of all training signals.
 
 At the paper's size methods have the settings that ``experiments.decomposition`` chose on uniform
-latents; signals are scaled to the root mean square of those. At N = 1,024 autoencoders have the
-settings with the best training R² of their K largest codes on another data set, of the paper's
-structure, and the lasso keeps its penalty. The learner spends the FLOPs of one pass with 30 steps
-of FISTA by the codes (those, or a small working set), and in the passes, that end at the least
-objective on that data set. TopK and the pursuit are told K.
+latents; signals are scaled to the root mean square of those. At N = 1,024 every method chooses its
+settings on another data set of the same structure, without its truth: autoencoders by the training
+R² of their K largest codes, the learner by the R² of K pursued codes of signals it has not seen.
+What it chooses is the codes of its passes, three at most: those of a small working set, or these
+fitted anew without the penalty; all have the FLOPs of one pass with 30 steps of FISTA. The lasso
+keeps its penalty. TopK and the pursuit are told K, and so is the working set, of 2K atoms.
 
 Command: ``python -m experiments.structured_latents`` (``--sizes large`` took 78 minutes beside
 other work, ``--sizes paper`` 25 by an estimate; finished structures are kept; ``--quick`` 45
@@ -34,10 +35,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +67,7 @@ from experiments.structured_latents_report import (
     SAE,
     SAMPLES,
     TOP_K,
+    best_way,
     large_table,
     methods_of,
     table,
@@ -74,6 +77,11 @@ from sparsecode_jax.training import losses
 
 NAME = "structured_latents"
 SETTINGS = CHOSEN | {SAE: {"penalty": 0.2, "learning_rate": 0.01}}
+CODES: dict[str, Callable[[int], dict[str, Any]]] = {  # of a pass over K active codes
+    "FISTA": lambda k: {"num_steps": 30},
+    "lasso": lambda k: {"solver": sc.solvers.working_set((2 * k,)), "num_steps": 2},
+    "refit": lambda k: {**CODES["lasso"](k), "refit": 2 * k},
+}
 LARGE = Size(math.ceil(paper.recovery_boundary(1024, 16)), 1024, 16, 20_000, 1_000)
 
 
@@ -92,9 +100,9 @@ class Config:
       test_steps: of their test codes.
       large: the other size.
       large_seeds: of its data sets.
-      learners: there, atoms of the online learner's working set and its rounds per batch, or None
-        and steps of FISTA. The first, in one pass, is every method's training budget.
-      tuning_seed: of a data set on which settings are chosen there.
+      ways: there, the passes of the online learner that are tried, each named by its codes (see
+        ``CODES``). The FLOPs of the first are every method's training budget.
+      tuning_seed: of a data set of each structure on which settings are chosen there.
       tuning_fraction: of the training budget, for each setting that is tried.
       most_penalties: how many penalties are tried.
       rates: the learning rates tried.
@@ -111,7 +119,10 @@ class Config:
     test_steps: int = 10_000
     large: Size = LARGE
     large_seeds: tuple[int, ...] = (601, 602, 603, 604, 605)
-    learners: tuple[tuple[int | None, int], ...] = ((None, 30), (64, 2), (64, 1), (32, 2))
+    ways: tuple[tuple[str, ...], ...] = (
+        ("FISTA",), ("lasso",) * 3, ("lasso", "lasso", "refit"), ("lasso", "refit", "refit"),
+        ("refit",) * 3,
+    )  # fmt: skip
     tuning_seed: int = 701
     tuning_fraction: float = 0.25
     most_penalties: int = 2
@@ -122,7 +133,7 @@ class Config:
 QUICK = Config(
     ("Zipf (the authors')",), (501,), num_restarts=2, num_rounds=10, num_hops=0,
     published_steps=20, test_steps=20, large=Size(40, 64, 4, 400, 200), large_seeds=(601,),
-    learners=((None, 30), (16, 2)), most_penalties=1, rates=(3e-3,), batch_size=50,
+    ways=(("FISTA",), ("lasso", "refit")), most_penalties=1, rates=(3e-3,), batch_size=50,
 )  # fmt: skip
 
 
@@ -148,15 +159,19 @@ def _on_paper(config: Config) -> Learner:
 def _on_large(config: Config) -> Learner:
     m, n, k, num_train, _ = config.large
 
-    def learn(
-        signals: np.ndarray, room: int | None = None, num_steps: int = 30, num_epochs: int = 1
-    ) -> Any:
+    def learn(signals: np.ndarray, way: Sequence[str]) -> Any:
         batches = np.array_split(signals, num_train // (2 * config.batch_size))
-        solver = sc.solvers.fista() if room is None else sc.solvers.working_set((room,))
-        return sc.dictionary_learning.learn_dictionary_online(
-            jax.random.key(0), batches, num_atoms=n, solver=solver, num_steps=num_steps,
-            num_epochs=num_epochs, progress=None,
-        )  # fmt: skip
+        before: dict[str, Any] = {}
+        flops = 0
+        for codes, passes in itertools.groupby(way):
+            found = sc.dictionary_learning.learn_dictionary_online(
+                jax.random.key(0), batches, num_atoms=n, num_epochs=len(list(passes)),
+                progress=None, **CODES[codes](k), **before,
+            )  # fmt: skip
+            update = sc.dictionary_learning.updates.block_coordinate(prior=n)
+            before = {"dictionary0": found.dictionary, "update": update}
+            flops += found.flops or 0
+        return found._replace(flops=flops)
 
     # Penalties are those of the lasso, in the paper's units, and four times as much.
     penalties = tuple(float(PENALTY * factor * 2 * n / m) for factor in (1, 4))
@@ -169,38 +184,48 @@ def _on_large(config: Config) -> Learner:
     return Learner(learn, saes, {}, {"num_atoms": n, "batch_size": config.batch_size})
 
 
-def choose(config: Config, flops: float) -> dict[str, np.ndarray]:
-    """Choose penalty and learning rate of each autoencoder at N = 1,024, without any truth."""
-    learner = _on_large(config)
-    tuning = draw("exactly 3 of 16 (the paper)", (config.tuning_seed,), config.large)
-    return {
+def choose(structure: str, config: Config) -> dict[str, np.ndarray]:
+    """Choose at N = 1,024, without any truth: the learner's passes, each autoencoder's settings.
+
+    Args:
+      structure: of the latents.
+      config: of the experiment.
+
+    Returns:
+      ``flops`` of each of ``config.ways`` and ``r2`` of K pursued codes in what it learned, of
+      signals that it has not seen; penalty and learning rate by autoencoder.
+    """
+    learner, k = _on_large(config), config.large.num_active
+    tuning = draw(structure, (config.tuning_seed,), config.large)
+    unseen = tuning.test_signals[0]
+    flops, r2 = [], []
+    for way in config.ways:
+        found = learner.learn(tuning.train_signals[0], way)
+        pursuit = sc.solvers.orthogonal_matching_pursuit
+        codes = sc.sparse_encode(unseen, found.dictionary, num_active=k, solver=pursuit)
+        flops.append(float(found.flops))
+        r2.append(float(sc.metrics.r2(unseen, codes @ found.dictionary)))
+    return {"flops": np.asarray(flops), "r2": np.asarray(r2)} | {
         name: np.asarray(choose_sae(
-            name, tuning, config.tuning_fraction * flops, config, sae=sae,
-            num_active=config.large.num_active, **learner.options,
+            name, tuning, config.tuning_fraction * flops[0], config, sae=sae, num_active=k,
+            **learner.options,
         ))
         for name, sae in learner.saes.items()
     }  # fmt: skip
 
 
-def choose_learner(config: Config) -> dict[str, np.ndarray]:
-    """Choose how the learner spends one pass of the first: passes of each, and its objective."""
-    signals = draw("exactly 3 of 16 (the paper)", (config.tuning_seed,), config.large)
-    learn, budget = _on_large(config).learn, 0.0
-    passes, objectives = [], []
-    for room, num_steps in config.learners:
-        found = learn(signals.train_signals[0], room, num_steps)
-        budget = budget or float(found.flops)
-        passes.append(max(1, int(budget // found.flops)))
-        if passes[-1] > 1:
-            found = learn(signals.train_signals[0], room, num_steps, passes[-1])
-        some = signals.train_signals[0][:SAMPLES]  # enough to compare
-        codes = sc.sparse_encode(some, found.dictionary, found.penalty, tolerance=1e-3)
-        each = sc.objectives.lasso(some, found.dictionary, codes, found.penalty)
-        objectives.append(float(np.mean(each)))
-    return {
-        "flops": np.asarray(budget), "passes": np.asarray(passes),
-        "objectives": np.asarray(objectives),
-    }  # fmt: skip
+def chosen_learner(config: Config, chosen: dict[str, np.ndarray]) -> Learner:
+    """Return what learns with the settings that :func:`choose` found."""
+    base = _on_large(config)
+    way = config.ways[best_way(chosen)]
+    settings_ = {
+        name: dict(zip(("penalty", "learning_rate"), map(float, chosen[name]), strict=True))
+        for name in base.saes
+    }
+    return base._replace(
+        learn=lambda signals: base.learn(signals, way), settings=settings_,
+        budget=float(chosen["flops"][0]),
+    )  # fmt: skip
 
 
 def score(truth: np.ndarray, found: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -331,8 +356,6 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
     names = config.structures or tuple(STRUCTURES)
     with common.stages(out, NAME, config) as run:
         arrays: dict[str, np.ndarray] = {}
-        kept: dict[str, Any] = {}
-        budget = None
         text = ""
 
         def every(part: str, work: Callable[[str], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -350,35 +373,28 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
             arrays |= every("published", lambda name: as_published(name, config))
             text = table(names, arrays, config)
         if "large" in config.sizes:
-            learners = run.once("learners", lambda: choose_learner(config))
-            best = int(np.argmin(learners["objectives"]))
-            spent = (*config.learners[best], int(learners["passes"][best]))
-            budget = float(learners["flops"])
-            chosen = run.once("tuning", lambda: choose(config, budget))
-            settings_ = {
-                name: {"penalty": float(penalty), "learning_rate": float(rate)}
-                for name, (penalty, rate) in chosen.items()
+            chosen = every("choice", lambda name: choose(name, config))
+            by_name = {
+                name: {key: value[i] for key, value in chosen.items()}
+                for i, name in enumerate(names)
             }
-            base = _on_large(config)
-            learner = base._replace(
-                learn=lambda signals: base.learn(signals, *spent), settings=settings_, budget=budget
-            )
-            options = {"learner": learner, "on_true": False}
-            found = every(
-                "large", lambda name: measure(name, config=config, size=config.large, **options)
-            )
-            kept = {"learned": spent, **settings_}
+            found = every("large", lambda name: measure(
+                name, config=config, size=config.large, on_true=False,
+                learner=chosen_learner(config, by_name[name]),
+            ))  # fmt: skip
             arrays |= {f"large_{key}": value for key, value in found.items()}
-            text += ("\n\n" if text else "") + large_table(
-                names, found, config, settings_, learners
-            )
+            arrays |= {f"choice_{key}": value for key, value in chosen.items()}
+            text += ("\n\n" if text else "") + large_table(names, found, config, chosen)
         axes = ["structure", "method", "data set"]
         manifest = {
             "experiment": NAME, "config": dataclasses.asdict(config), "structures": list(names),
             "methods": list(METHODS), "published_methods": list(PUBLISHED),
-            "large_methods": list(methods_of(config, True)), "large_settings": kept,
-            "large_budget": budget,
-            "axes": {key: axes[: value.ndim] for key, value in arrays.items()},
+            "large_methods": list(methods_of(config, True)),
+            "axes": {
+                key: axes[: value.ndim] for key, value in arrays.items()
+                if not key.startswith("choice")
+            },
+            "choices": "structure by way (choice_flops, choice_r2); penalty and learning rate",
             "flops": f"training of each dictionary; convention {accounts.CONVENTION!r}",
             "inference": "FLOPs a test signal",
             "seconds": round(time.monotonic() - started, 1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -151,16 +151,17 @@ def _work(
     )
 
 
-def _learner(room: int | None, num_steps: int) -> str:
-    return f"FISTA, steps: {num_steps}" if room is None else f"{room} atoms, rounds: {num_steps}"
+def best_way(chosen: dict[str, np.ndarray]) -> int:
+    """Return which way of learning explains most, of those that cost no more than the first."""
+    within = chosen["flops"] <= chosen["flops"][0]
+    return int(np.argmax(np.where(within, chosen["r2"], -np.inf)))
 
 
 def large_table(
     names: Sequence[str],
     arrays: dict[str, np.ndarray],
     config: Config,
-    chosen: dict[str, Any],
-    learners: dict[str, np.ndarray],
+    chosen: dict[str, np.ndarray],
 ) -> str:
     """Write what was found at the other size."""
     m, n, k, num_train, num_test = config.large
@@ -175,17 +176,17 @@ def large_table(
         true = latent[:, at("true + lasso")]
         for name, *parts in zip(names, true - own, true - lasso, lasso - own, strict=True):
             rows.append([sae, name, *map(common.estimate, parts)])
-    settings_ = "; ".join(
-        f"{name} {values['learning_rate']:g}"
-        + (f", penalty {values['penalty']:.3g}" if values["penalty"] else "")
-        for name, values in ((sae, chosen[sae]) for sae in saes)
-    )
-
-    tried = [
-        [_learner(*one), f"{passes}", f"{objective:.4g}"]
-        for one, passes, objective in zip(
-            config.learners, learners["passes"], learners["objectives"], strict=True
-        )
+    ways = [", ".join(way) for way in config.ways]
+    tried = []
+    for i, name in enumerate(names):
+        best = best_way({key: chosen[key][i] for key in ("flops", "r2")})
+        marks = ["*" if j == best else "" for j in range(len(ways))]
+        tried.append([name, *(f"{x:.4f}{m}" for x, m in zip(chosen["r2"][i], marks, strict=True))])
+    share = chosen["flops"] / chosen["flops"][:, :1]
+    tried.append(["FLOPs, of the first", *(f"{x:.2f}" for x in np.max(share, axis=0))])
+    taken = [
+        [name] + [f"{rate:g}" + (f", {penalty:.3g}" if penalty else "") for penalty, rate in found]
+        for name, *found in zip(names, *(chosen[sae] for sae in saes), strict=True)
     ]
     every = _rows(names, latent, range(len(methods)))
     return (
@@ -208,15 +209,19 @@ def large_table(
         + common.format_table(("autoencoder", "latents", "gap", "dictionary", "inference"), rows)
         + "\n\n"
         + _work(methods, latent, arrays["training"], arrays["inference"])
-        + "\n\nM is where the paper draws the boundary of recovery, 2K ln(N/K). Learned: "
-        f"learn_dictionary_online in batches of {2 * config.batch_size}, by\nthe codes and passes "
-        "of least objective on another data set of the first structure, seed "
-        f"{config.tuning_seed}, of those that cost\nat most one pass with the first, which is the "
-        f"budget of the autoencoders ({float(learners['flops']):.3g} FLOPs):\n"
-        + common.format_table(("codes in learning", "passes", "objective"), tried)
-        + f"\nAutoencoders: batches of {config.batch_size}, rates and penalties chosen by training "
-        f"R² on that data set:\n{settings_}. Lasso: penalty {PENALTY} to a gap of 1e-3; TopK and "
-        f"OMP are told K = {k}.\n"
+        + "\n\nM is where the paper draws the boundary of recovery, 2K ln(N/K). Settings are "
+        "chosen on another data set of each\nstructure, seed "
+        f"{config.tuning_seed}. Learned: learn_dictionary_online in batches of "
+        f"{2 * config.batch_size}, in passes with these codes: 30 steps of FISTA, which\nis the "
+        f"budget of all ({float(np.max(chosen['flops'][:, 0])):.3g} FLOPs); lasso: a working set "
+        f"of {2 * k} atoms, 2 rounds; refit: as many of these fitted anew. R² of\n{k} codes "
+        "by OMP of signals not learned from; * is chosen:\n"
+        + common.format_table(("latents", *ways), tried)
+        + f"\n\nAutoencoders: batches of {config.batch_size}; learning rate and penalty, by "
+        "training R²:\n"
+        + common.format_table(("latents", *saes), taken)
+        + f"\n\nLasso: penalty {PENALTY} to a gap of 1e-3. TopK, OMP and working sets are told "
+        f"K = {k}.\n"
     )
 
 

@@ -1,5 +1,8 @@
 """Structured latents: the data have their structure, and the short version its table."""
 
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 
@@ -80,27 +83,36 @@ def test_the_short_version_writes_results_and_table(tmp_path):
     assert (arrays["large_latent"][:, large.index("true + lasso")] > 0.95).all()
     assert "N = 64" in text and "0 of 1" in text
     # There the learner takes what costs no more than one pass of FISTA, and as little as it found.
-    budget = manifest["large_budget"]
+    budget = arrays["choice_flops"][0, 0]
     spent = arrays["large_training"][0]
     at = large.index
     assert spent[at("learned + lasso")] <= budget and spent[at(report.TOP_K)] <= budget
     assert spent[at(report.TOP_K)] > 0.98 * budget
-    assert manifest["large_settings"]["learned"] in ([None, 30, 1], [16, 2, 2])
+    assert spent[at("learned + lasso")] in arrays["choice_flops"]
+    assert "lasso, refit" in text and len(re.findall(r"\d\*", text)) == 1
 
 
-def test_the_learner_is_chosen_by_the_objective_within_one_pass_of_fista():
-    found = latents.choose_learner(latents.QUICK)
-    assert found["passes"][0] == 1 and found["passes"][1] >= 2
-    learn = latents._on_large(latents.QUICK).learn
-    signals = latents.draw(
-        "exactly 3 of 16 (the paper)", (latents.QUICK.tuning_seed,), latents.QUICK.large
-    ).train_signals[0]
-    room, rounds = latents.QUICK.learners[1]
-    more, within = (
-        learn(signals, room, rounds, passes).flops / found["flops"]
-        for passes in (found["passes"][1] + 1, found["passes"][1])
+def test_the_learner_takes_what_explains_most_within_its_budget():
+    chosen = {"flops": np.asarray([3.0, 3.1, 2.0, 1.0]), "r2": np.asarray([0.5, 0.9, 0.6, 0.4])}
+    assert report.best_way(chosen) == 2
+
+
+def test_the_learner_chooses_codes_without_the_truth():
+    config = dataclasses.replace(latents.QUICK, ways=(("FISTA",), ("lasso",), ("lasso", "refit")))
+    chosen = latents.choose("independent", config)
+    assert chosen["flops"].shape == chosen["r2"].shape == (3,)
+    assert chosen["flops"][1] < chosen["flops"][2] < 2.5 * chosen["flops"][1]
+    learned = latents.chosen_learner(config, chosen)
+    assert learned.budget == chosen["flops"][0]
+    assert learned.settings[report.TOP_K]["learning_rate"] == config.rates[0]
+    signals = latents.draw("independent", (config.tuning_seed,), config.large)
+    found = learned.learn(signals.train_signals[0])
+    best = report.best_way(chosen)
+    assert found.flops == chosen["flops"][best]
+    np.testing.assert_array_equal(
+        found.dictionary,
+        latents._on_large(config).learn(signals.train_signals[0], config.ways[best]).dictionary,
     )
-    assert within <= 1 < more
 
 
 def test_runs_that_are_not_finite_are_counted_as_failed():
