@@ -20,8 +20,8 @@ largest variance; accuracy of a logistic regression for "latent 0 above .5", fit
 half; AUC of the one code that is best there. Chance: the MCC with the codes of other samples.
 
 Command: ``python -m experiments.sample_complexity`` (1,000 atoms, three data sets; half an hour on
-2 cores, finished cases are kept; ``--all`` adds 10,000 atoms and up to 100,000 samples, many hours;
-``--quick`` 20 seconds).
+2 cores, finished cases are kept; ``--large`` 10,000 atoms from 5,000 and 20,000 samples instead,
+``--all`` from 100,000 too, many hours; ``--quick`` 20 seconds).
 Expected: docs/results/sample_complexity.txt.
 """
 
@@ -219,8 +219,13 @@ def main(config: Config = Config(), out: pathlib.Path = common.RESULTS) -> None:
 if __name__ == "__main__":
     options = common.parser(__doc__)
     options.add_argument(
-        "--all", action="store_true", help="also 10,000 atoms, 5,000 to 100,000 samples"
+        "--large", action="store_true", help="10,000 atoms instead, 5,000 and 20,000 samples"
     )
+    options.add_argument("--all", action="store_true", help="10,000 atoms, up to 100,000 samples")
     args = options.parse_args()
-    chosen = Config(cases=CASES + LARGE) if args.all else Config()
-    main(QUICK if args.quick else chosen, args.out / "quick" if args.quick else args.out)
+    if args.quick:
+        main(QUICK, args.out / "quick")
+    elif args.large or args.all:
+        main(Config(cases=LARGE if args.all else LARGE[:2]), args.out / "large")
+    else:
+        main(Config(), args.out)

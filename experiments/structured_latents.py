@@ -24,7 +24,7 @@ fitted anew without the penalty; all have the FLOPs of one pass with 30 steps of
 keeps its penalty. TopK and the pursuit are told K, and so is the working set, of 2K atoms.
 
 Command: ``python -m experiments.structured_latents`` (``--sizes large`` took 78 minutes beside
-other work, ``--sizes paper`` 25 by an estimate; finished structures are kept; ``--quick`` 45
+other work, ``--sizes paper`` 21; finished structures are kept; ``--quick`` 45
 seconds). Expected: the first tables of docs/results/structured_latents.txt; under the authors' Zipf
 law the paper's methods .56 to .62. At N = 1,024 (structured_latents_large.txt there) the learner is
 ahead of the TopK autoencoder's atoms, read by the lasso too, in seven of eight structures (.798,

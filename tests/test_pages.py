@@ -99,6 +99,9 @@ QUOTES = {
     (REVIEWERS, "structured_latents"): [
         ("p = .065), Zipf ({.746} ±", "learned + lasso", "Zipf (the authors')"),
         ("TopK by +{.149} (", "latent MCC", "TopK SAE + lasso", "hierarchy"),
+        ("are at {.557} (SAE),", "latent MCC", "SAE, as published", "5.7e+10"),
+        ("{.603} (MLP) in the mean", "latent MCC", "MLP32, as published", "2.1e+11"),
+        ("learned dictionaries at {.838},", "latent MCC", "learned + lasso", "1.4e+10"),
     ],
     (REVIEWERS, "structured_latents_large"): [
         ("latent MCC of {.798} by", "latent MCC", "learned + lasso", "3.4e+11"),
