@@ -1,14 +1,17 @@
 """Train TopK autoencoders by SAELens and here, from the same weights on the same batches.
 
 Real activations, a store of ``sparsecode_jax.activations``; both center and scale them alike, begin
-at the same unit atoms (encoder and decoder), take Adam at one constant rate without weight decay
-and batches in one order, and are scored on tokens of documents that neither has seen. SAELens's
-step is its own: it clips gradients, lets atoms have any norm and rescales latents by it, and
-counts activity. Its auxiliary loss on dead latents and ours are on, each with its own coefficient.
+at the same unit atoms (encoder and decoder), clip gradients to a norm of 1 and take Adam at one
+constant rate without weight decay and batches in one order, let atoms have any norm, and are scored
+on tokens of documents that neither has seen. SAELens's step is its own: it multiplies latents by
+their atoms' norms before the largest are chosen. Its auxiliary loss on dead latents and ours are
+on, each with its own coefficient.
 
 Command: ``python -m benchmarks.saelens_top_k STORE`` (the ``bench`` extra; 1,000 steps of three
-seeds have not been run). It prints R² of both, seed by seed, the paired difference
-with its 95 % interval, and seconds a step as a ratio.
+seeds, 20 minutes on 2 cores with nothing beside them). It prints R² of both, seed by seed, the
+paired difference with its 95 % interval, and seconds a step as a ratio. Expected:
+docs/results/saelens_top_k.txt, on a store that ``python -m experiments.language_model --layer 9``
+captured.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
 from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.config import LoggingConfig, SAETrainerConfig
@@ -31,6 +35,11 @@ from sparsecode_jax import activations
 from sparsecode_jax.training import Model, Recipe, fit, losses
 
 RATE, BATCH, DEAD_AFTER = 3e-4, 1024, 200
+
+
+def clipped(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """Take Adam's steps of clipped gradients, as SAELens does."""
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
 
 
 def batches(signals: np.ndarray, seed: int, num_steps: int) -> Iterator[np.ndarray]:
@@ -54,7 +63,10 @@ def ours(
         jnp.zeros(num_measurements),
         sc.encoders.LinearParams(jnp.asarray(atoms), jnp.zeros(num_atoms)),
     )
-    recipe = Recipe(loss=losses.aux_k(num_aux=num_measurements // 2), dead_after=DEAD_AFTER)
+    recipe = Recipe(
+        loss=losses.aux_k(num_aux=num_measurements // 2), optimizer=clipped,
+        dead_after=DEAD_AFTER, unit_atoms=False,
+    )  # fmt: skip
     model = Model(encoder=params, dictionary=atoms, bias=jnp.zeros(num_measurements))
     seen: list[tuple[int, float]] = []
     found = fit(
@@ -95,6 +107,12 @@ def theirs(
     return sae, float(np.median(np.diff(times)[num_steps // 4 :]))
 
 
+def described(store: activations.Store) -> str:
+    """Say which activations these are."""
+    identity = store.manifest["identity"]
+    return ", ".join(f"{key} {identity[key]}" for key in ("model", "module"))
+
+
 def main() -> None:
     """Train both for each seed, and print what came out."""
     options = argparse.ArgumentParser(
@@ -105,6 +123,7 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=1000)
     options.add_argument("--expansion", type=int, default=4)
     options.add_argument("--num-active", type=int, default=32)
+    options.add_argument("--write", type=pathlib.Path, help="also write the table to this file")
     arguments = options.parse_args()
     store = activations.load(arguments.store)
     kept, held_out = activations.split_documents(store)
@@ -114,6 +133,12 @@ def main() -> None:
     scored = activations.select(store, documents=held_out).rows[:16_384]
     test = np.asarray(how.apply(store.rows(scored)))
     num_atoms = arguments.expansion * signals.shape[1]
+    lines = [
+        f"TopK autoencoders of {num_atoms:,} latents, K = {arguments.num_active}, "
+        f"{arguments.steps:,} steps of {BATCH:,} of {len(signals):,} tokens, by SAELens and here, "
+        f"from the\nsame weights on the same batches; R² of {len(test):,} held-out tokens. "
+        f"Activations: {described(store)}.\n"
+    ]
     r2: dict[str, list[float]] = {"ours": [], "SAELens": []}
     for seed in arguments.seeds:
         atoms = np.asarray(sc.dictionaries.random(
@@ -126,15 +151,21 @@ def main() -> None:
             again = other(torch.tensor(test)).numpy()
         r2["ours"].append(float(sc.metrics.r2(test, mine.forward(test))))
         r2["SAELens"].append(float(sc.metrics.r2(test, again)))
-        print(
-            f"seed {seed}, {arguments.steps} steps: R2 {r2['ours'][-1]:.4f} ours, "
-            f"{r2['SAELens'][-1]:.4f} SAELens; a step of ours takes "
-            f"{my_seconds / other_seconds:.2f} of its time",
-            flush=True,
+        lines.append(
+            f"seed {seed}: R² {r2['ours'][-1]:.4f} ours, {r2['SAELens'][-1]:.4f} SAELens; a step "
+            f"of ours takes {my_seconds / other_seconds:.2f} of its time"
         )
+        print(lines[-1], flush=True)
     if len(arguments.seeds) > 1:
         found = sc.statistics.compare_pairs(r2["ours"], r2["SAELens"]).difference
-        print(f"ours - SAELens: {found.estimate:+.4f} ({found.low:+.4f} to {found.high:+.4f})")
+        lines.append(
+            f"ours - SAELens: {found.estimate:+.4f} ({found.low:+.4f} to {found.high:+.4f}, 95 % t "
+            "interval of pairs)"
+        )
+    text = "\n".join(lines) + "\n"
+    print("\n" + text)
+    if arguments.write:
+        arguments.write.write_text(text)
 
 
 if __name__ == "__main__":
