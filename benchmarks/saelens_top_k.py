@@ -8,7 +8,7 @@ their atoms' norms before the largest are chosen. Its auxiliary loss on dead lat
 on, each with its own coefficient.
 
 Command: ``python -m benchmarks.saelens_top_k STORE`` (the ``bench`` extra; 1,000 steps of three
-seeds, 20 minutes on 2 cores with nothing beside them). It prints R² of both, seed by seed, the
+seeds, 37 minutes on 2 cores beside other work). It prints R² of both, seed by seed, the
 paired difference with its 95 % interval, and seconds a step as a ratio. Expected:
 docs/results/saelens_top_k.txt, on a store that ``python -m experiments.language_model --layer 9``
 captured.
