@@ -1,9 +1,10 @@
 """Learn signed dictionaries with scikit-learn, as the paper does, and with this library.
 
-Question: on ``make_sparse_coded_signal``, whose codes are signed, does ``learn_dictionary`` with a
-signed solver find the dictionaries that scikit-learn's ``DictionaryLearning`` (codes by
-``lasso_lars``, alpha .05) finds or misses, and what does the lasso reach in the true ones? The
-full run has not been made yet, so nothing is claimed.
+Claim: on ``make_sparse_coded_signal``, whose codes are signed, ``learn_dictionary`` with a signed
+solver finds the dictionaries better than scikit-learn's ``DictionaryLearning`` (codes by
+``lasso_lars``, alpha .05), by a dictionary MCC of .046 in the mean of six cells (N of 16 and 32, K
+of 3; .018 to .074), for 1.7 to 6.5 times its seconds; from 16 measurements on its codes are as good
+as the lasso in the true dictionary. The other cells have not been run.
 
 As published: N in 16 to 256, M in 8, 16, 32, K in 3, 6, 9. Numbers of samples and iterations were
 not published: 1,024 training and 1,024 test signals, as in the paper's other experiments, and at
@@ -12,6 +13,7 @@ has its defaults, nothing was chosen on these data. No numbers were published.
 
 Command: ``python -m experiments.scikit_learn`` (45 cells of three data sets; 3 hours on 2 busy
 cores, resumable; ``--atoms 16 32 --active 3`` a quarter of an hour; ``--quick`` 30 seconds).
+Expected: docs/results/scikit_learn.txt, of that quarter.
 """
 
 from __future__ import annotations
