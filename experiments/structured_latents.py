@@ -20,7 +20,8 @@ latents; signals are scaled to the root mean square of those. At N = 1,024 every
 settings on another data set of the same structure, without its truth: autoencoders by the training
 R² of their K largest codes, the learner by the R² of K pursued codes of signals it has not seen.
 What it chooses is the codes of its passes, three at most: those of a small working set, or these
-fitted anew without the penalty; all have the FLOPs of one pass with 30 steps of FISTA. The lasso
+fitted anew without the penalty; it spends at most, and autoencoders spend, the FLOPs of one pass
+with 30 steps of FISTA. Its trials are whole runs, those of autoencoders a quarter of one. The lasso
 keeps its penalty. TopK and the pursuit are told K, and so is the working set, of 2K atoms.
 
 Command: ``python -m experiments.structured_latents`` (``--sizes large`` took 78 minutes beside
