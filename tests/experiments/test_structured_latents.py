@@ -82,7 +82,7 @@ def test_the_short_version_writes_results_and_table(tmp_path):
     assert arrays["large_latent"].shape == (1, len(large), 1)
     assert (arrays["large_latent"][:, large.index("true + lasso")] > 0.95).all()
     assert "N = 64" in text and "0 of 1" in text
-    # There the learner takes what costs no more than one pass of FISTA, and as little as it found.
+    # There nothing costs more than one pass of FISTA, and the learner took one of the ways tried.
     budget = arrays["choice_flops"][0, 0]
     spent = arrays["large_training"][0]
     at = large.index
