@@ -12,8 +12,9 @@ pages in gensim's wheel; ``--model NAME --text FILE`` takes others. Tokens at po
 with more than 3 times the median norm are left out, and counted: at layer 15 of SmolLM2 the first
 position has norm 24,000 against a median of 170, and would be nearly all the variance.
 
-Settings are the field's defaults and are not tuned: Adam at 3e-4, batches of 1,024, atoms of unit
-norm, encoder begun at the dictionary, a linear fall of the rate in the last fifth, AuxK for TopK.
+Settings are the field's defaults and are not tuned: Adam at 3e-4 of gradients clipped to norm 1,
+batches of 1,024, atoms of unit norm, encoder begun at the dictionary, a linear fall of the rate in
+the last fifth, AuxK for TopK.
 The penalty of ReLU, JumpReLU, gated and MLP autoencoders begins at 1 and is steered to K while they
 are trained (``fit(target_l0=)``), from a start with K active latents.
 
@@ -76,6 +77,7 @@ class Config:
     batch_size: int = 1024
     num_steps: int = 1000
     learning_rate: float = 3e-4
+    max_gradient_norm: float = 1.0
     num_scored: int = 4096
     num_choice: int = 1024
     num_spliced: int = 2048
@@ -207,7 +209,8 @@ def train(
     dead = 200 if method in ("TopK", "shuffled activations") else None
 
     def trained(num_steps: int, checkpoint: Any, progress: Any) -> Any:
-        decay = schedules.scheduled(optax.adam, schedules.linear_decay(num_steps))
+        adam = functools.partial(clipped_adam, config.max_gradient_norm)
+        decay = schedules.scheduled(adam, schedules.linear_decay(num_steps))
         recipe = Recipe(loss=loss, batch_size=config.batch_size, optimizer=decay, dead_after=dead)
         return fit(
             jax.random.key(seed), encoder, signals, model=model, num_steps=num_steps, recipe=recipe,
@@ -233,6 +236,13 @@ def train(
         inner = encoders.jump_relu(num_measurements, num_atoms)
         encoder = encoders.centered(inner, num_measurements)
     return _kept(sc.io.as_sae(encoder, own, dictionary, bias), flops, penalty)
+
+
+def clipped_adam(
+    max_norm: float, learning_rate: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
+    """Take Adam's steps of gradients that are at most so long."""
+    return optax.chain(optax.clip_by_global_norm(max_norm), optax.adam(learning_rate))
 
 
 def sparse_start(

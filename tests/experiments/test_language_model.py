@@ -74,6 +74,19 @@ def test_every_kind_is_trained_within_the_budget_and_restored(method, store):
     assert sc.metrics.r2(given.held_out, found) > 0.1
 
 
+@pytest.mark.parametrize("max_norm, moves", [(1e-14, False), (1.0, True)])
+def test_gradients_are_clipped_before_adam(max_norm, moves, store):
+    """Those far below Adam's epsilon move nothing."""
+    config = dataclasses.replace(CONFIG, max_gradient_norm=max_norm, num_steps=5)
+    given = language_model.data(config, store)
+    with sc.io.Run(None, {}, name="test") as run:
+        run.file = lambda part: None
+        kept = language_model.train("TopK", config, given, 0, None, run)
+    start = sc.dictionaries.random(jax.random.key(100), num_atoms=N, num_measurements=M)
+    atoms = language_model.restored(kept, config, given.how).sae.dictionary
+    assert (float(np.abs(atoms - start).max()) > 1e-3) == moves
+
+
 @pytest.mark.parametrize("method", ["ReLU", "JumpReLU", "gated", "MLP"])
 def test_what_is_penalized_begins_with_k_active_latents(method):
     inner, _, penalized = language_model._encoder(method, CONFIG, M)
