@@ -74,7 +74,7 @@ def test_every_kind_is_trained_within_the_budget_and_restored(method, store):
     assert sc.metrics.r2(given.held_out, found) > 0.1
 
 
-@pytest.mark.parametrize("max_norm, moves", [(1e-14, False), (1.0, True)])
+@pytest.mark.parametrize(("max_norm", "moves"), [(1e-14, False), (1.0, True)])
 def test_gradients_are_clipped_before_adam(max_norm, moves, store):
     """Those far below Adam's epsilon move nothing."""
     config = dataclasses.replace(CONFIG, max_gradient_norm=max_norm, num_steps=5)
