@@ -14,7 +14,7 @@ help:
 	@echo "make bench      solvers and training beside their peers, and what users wait for (40 minutes; resumes)"
 	@echo "make bench-compare  what a change did: this tree beside BASE=COMMIT, in turn, as ratios;"
 	@echo "                ONLY='\"lasso c\" TopK' some of it (a quarter of an hour for all)"
-	@echo "make accelerators  every program compiled for a TPU, without one (an hour or two; resumes)"
+	@echo "make accelerators  every program compiled for a TPU, without one (about an hour; resumes)"
 	@echo "make test       lint, types and the test suite"
 	@echo "make test-all   the same with the slow tests"
 	@echo "make test-matrix  the tests on every Python found and every supported jax (an hour; resumes)"

@@ -1,6 +1,6 @@
 """Compile every program of the library for a TPU, ahead of time and without having one.
 
-Command: ``make accelerators`` (an hour or two on 2 cores), or ``python -m benchmarks.tpu --quick``.
+Command: ``make accelerators`` (about an hour on 2 cores), or ``python -m benchmarks.tpu --quick``.
 Needs the ``tpu`` extra: libtpu holds the compiler, which describes a slice of TPU v5e and compiles
 for it on any Linux machine. Nothing is run. For each program the table has what the compiler says
 of its memory, and how much is in it that a TPU does slowly: sorts, transpositions, loops, gathers
