@@ -149,6 +149,25 @@ def join(name: str, seconds: int = 300) -> None:
         ) from None
     finally:
         watch.cancel()
+    _agree_on_number(name, state.process_id, state.num_processes)
+
+
+def _agree_on_number(name: str, own: int, told: int) -> None:
+    """Raise if processes were told different numbers of them; those of more do not meet."""
+    client, place = _client(), "sparsecode_jax/processes"
+    client.key_value_set(f"{place}/{own}", str(told))
+
+    def told_to(process: int) -> int:
+        return int(client.blocking_key_value_get(f"{place}/{process}", int(1e3 * _GRACE)))
+
+    first = told_to(0)
+    counts = [(i, told_to(i)) for i in range(1, told)] if told == first else [(own, told)]
+    for process, count in counts:
+        if count != first:
+            raise ValueError(
+                f"{name}: process 0 was told of {first} processes and process {process} of {count};"
+                " one number is expected. Start all of them by one srun or mpirun."
+            )
 
 
 def _alone() -> bool:

@@ -38,6 +38,7 @@ __all__ = [
     "relabeled",
     "to_host",
     "traced_layout",
+    "untraced_or_automatic",
     "varying_like",
 ]
 
@@ -115,10 +116,10 @@ def layout_of(
     for label, found in (("signals", here), ("dictionary", there)):
         if found is not None and found[1][-1] is not None:
             raise ValueError(
-                f"{name}: the {label} are split over their measurements (mesh axis "
-                f"{found[1][-1]!r}, spec {PartitionSpec(*found[1])}); measurements are expected "
-                "whole on each device. Split signals over their leading axes, or the dictionary "
-                "over its atoms: PartitionSpec('atoms', None)."
+                f"{name}: the measurements of the {label} are split (mesh axis {found[1][-1]!r}, "
+                f"spec {PartitionSpec(*found[1])}); they are expected whole on each device. Split "
+                "signals over their leading axes, or the dictionary over its atoms: "
+                "PartitionSpec('atoms', None)."
             )
     if here is None and there is None:
         return None
@@ -247,8 +248,9 @@ def on_automatic_axes(fn: Function, name: str | None = None) -> Function:
 
     Its results go back onto the mesh of its arguments. So do a context's explicit axes
     (``jax.set_mesh``) become automatic inside. Under a trace everything stays as it is: there the
-    types of arrays must agree, and ``over_devices`` sees to it. Concrete arrays on different
-    devices are refused (:func:`one_mesh`).
+    types of arrays must agree, and ``over_devices`` sees to it; but what is whole on a mesh and
+    closed over by a program that does not know the mesh is a constant of it. Concrete arrays on
+    different devices are refused (:func:`one_mesh`).
     """
 
     @functools.wraps(fn)
@@ -260,18 +262,20 @@ def on_automatic_axes(fn: Function, name: str | None = None) -> Function:
             (args, [kwargs[name] for name in names]), is_leaf=lambda x: isinstance(x, Iterator)
         )
         places = [_place(leaf) for leaf in leaves]
+        label = name or getattr(fn, "func", fn).__name__  # of a partial, that of its function
         if not _is_one(places):
             named = dict(zip(inspect.signature(fn).parameters, args, strict=False)) | kwargs
-            raise _apart(name or fn.__name__, named)
+            raise _apart(label, named)
         mesh = next((place for place in places if _is_explicit(place)), None)
+        if around.manual_axes or (mesh is not None and not around.shape and _is_tracing()):
+            leaves = [_constant(label, leaf, around) for leaf in leaves]
+            args, values = jax.tree.unflatten(tree, leaves)
+            return fn(*args, **dict(zip(names, values, strict=True)))
         if mesh is None and not explicit:
             return fn(*args, **kwargs)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if _is_tracing() or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return fn(*args, **kwargs)
-        try:
-            context = jax.sharding.get_mesh()
-        except ValueError:  # how JAX says that a program is being traced
-            return fn(*args, **kwargs)
+        context = jax.sharding.get_mesh()
         args, values = jax.tree.unflatten(tree, [_moved(leaf, automatic=True) for leaf in leaves])
         plain = jax.set_mesh(_plain(context)) if explicit else contextlib.nullcontext()
         with plain:
@@ -302,6 +306,25 @@ def automatic(fn: Function) -> Function:
         )(args, kwargs)
 
     return run  # type: ignore[return-value]
+
+
+def untraced_or_automatic(name: str, tree: PyTree) -> None:
+    """Raise if traced arrays of a pytree are split over explicit axes: sums over these are untyped.
+
+    Args:
+      name: of the public function, for messages. **Static**.
+      tree: its arguments.
+    """
+    for leaf in jax.tree.leaves(tree):
+        place = placement(leaf) if isinstance(leaf, jax.core.Tracer) else None
+        if place is not None and AxisType.Explicit in place[0].axis_types:
+            axes = tuple(axis for entry in place[1] for axis in names_of(entry))
+            raise ValueError(
+                f"{name}: an array {leaf.shape} is split over the explicit mesh axes {axes} of the "
+                "program around this call; automatic axes are expected there. Call it through "
+                f"jax.sharding.auto_axes(function, axes={axes}, out_sharding=...), or outside of "
+                "jit."
+            )
 
 
 def relabeled(tree: PyTree) -> PyTree:
@@ -389,6 +412,34 @@ def _same_devices(one: Any, other: Any) -> bool:
     if isinstance(one, Mesh) and isinstance(other, Mesh):
         return one.axis_names == other.axis_names and np.array_equal(one.devices, other.devices)
     return dict(one.shape) == dict(other.shape)
+
+
+def _is_tracing() -> bool:
+    """Say whether a program is being traced, which JAX says by refusing to name its devices."""
+    try:
+        jax.sharding.get_mesh()
+    except ValueError:
+        return True
+    return False
+
+
+def _constant(name: str, leaf: Any, around: Any) -> Any:
+    """Return an array of a mesh that a program closes over as one that lies nowhere."""
+    place = _place(leaf)
+    if not isinstance(place, Mesh) or place.size == 1:
+        return leaf
+    if leaf.is_fully_replicated:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return leaf if is_key else to_host(leaf)
+    taken = {axis for entry in leaf.sharding.spec for axis in names_of(entry)}
+    if around.manual_axes and (_is_explicit(place) or taken & set(around.manual_axes)):
+        raise ValueError(
+            f"{name}: an array {leaf.shape}, split by {leaf.sharding.spec} over {_said(place)}, is "
+            "closed over by a sweep that is split over devices, or by a mapped function; an "
+            "argument of these is expected, such as an axis of the sweep. Pass it as one, or put "
+            "it on all devices: jax.device_put(array, NamedSharding(mesh, PartitionSpec()))."
+        )
+    return leaf
 
 
 def _traced_explicit_mesh(tree: Any) -> Any:

@@ -19,8 +19,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from sparsecode_jax import _checks
 from sparsecode_jax._sharding import (
+    Layout,
     by_signal,
     explicit_layout,
+    layout_of_codes,
     over_devices,
     to_host,
     varying_like,
@@ -160,7 +162,9 @@ class SparseCodes:
                 )
             num_active = max(int(to_host(_most_active(codes))), 1)
         _checks.num_active("from_dense", num_active, codes.shape[-1])
-        values, indices = _largest(codes, num_active=num_active)
+        layout = layout_of_codes(codes)
+        layout = None if layout is None or layout.others else layout
+        values, indices = _largest(codes, num_active=num_active, layout=layout)
         return cls(values, indices, codes.shape[-1])
 
     def checked(self) -> tuple[Array, Array]:
@@ -204,10 +208,14 @@ def _most_active(codes: Array) -> Array:
     return jnp.max(jnp.sum(codes != 0, axis=-1), initial=0)
 
 
-@functools.partial(jax.jit, static_argnames="num_active", inline=True)
-def _largest(codes: Array, *, num_active: int) -> tuple[Array, Array]:
-    indices = jax.lax.top_k(jnp.abs(codes), num_active)[1]
-    return jnp.take_along_axis(codes, indices, axis=-1), indices
+@functools.partial(jax.jit, static_argnames=("num_active", "layout"), inline=True)
+def _largest(codes: Array, *, num_active: int, layout: Layout | None) -> tuple[Array, Array]:
+    def local(codes: Array) -> tuple[Array, Array]:
+        indices = jax.lax.top_k(jnp.abs(codes), num_active)[1]
+        return jnp.take_along_axis(codes, indices, axis=-1), indices
+
+    rows = by_signal(layout)
+    return over_devices(local, layout, rows, (rows, rows), check=False)(codes)
 
 
 def dense(codes: Any) -> Array:

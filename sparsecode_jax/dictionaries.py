@@ -82,6 +82,7 @@ def random(key: Key, *, num_atoms: int, num_measurements: int, mean_cosine: floa
     return unit_rows(atoms)
 
 
+@on_automatic_axes
 def orthogonalize(
     dictionary: ArrayLike, *, num_steps: int = 100, learning_rate: float = 3e-4
 ) -> Array:
@@ -177,6 +178,7 @@ def unit_atoms(dictionary: Array) -> tuple[Array, Array, Array]:
     return dictionary / norms[..., None], norms, squares
 
 
+@on_automatic_axes
 def reconstruct(codes: Array | SparseCodes, dictionary: Array) -> Array:
     """Multiply codes (..., N) by a dictionary (N, M): signals (..., M) at full precision.
 
@@ -185,17 +187,19 @@ def reconstruct(codes: Array | SparseCodes, dictionary: Array) -> Array:
     if isinstance(codes, SparseCodes):
         values, indices = codes.checked()
         _checks.num_rows("reconstruct", "the dictionary", dictionary, codes.num_atoms)
-        return on_automatic_axes(combine_rows, "reconstruct")(values, indices, dictionary)
+        return combine_rows(values, indices, dictionary)
     codes, dictionary = _checks.product("reconstruct", "codes", codes, dictionary, axis=0)
     return jnp.matmul(codes, dictionary, precision=_HIGHEST)
 
 
+@on_automatic_axes
 def correlate(signals: Array, dictionary: Array) -> Array:
     """Multiply signals (..., M) by the atoms (N, M): correlations (..., N) at full precision."""
     signals, dictionary = _checks.product("correlate", "signals", signals, dictionary, axis=1)
     return jnp.matmul(signals, dictionary.T, precision=_HIGHEST)
 
 
+@on_automatic_axes
 def coherence(dictionary: ArrayLike) -> Array:
     """Return the largest absolute cosine between two different atoms.
 

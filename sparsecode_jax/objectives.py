@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from sparsecode_jax import _checks
 from sparsecode_jax._rows import as_row
 from sparsecode_jax._scaling import unit_of
+from sparsecode_jax._sharding import on_automatic_axes
 from sparsecode_jax._sparse import SparseCodes, dense
 from sparsecode_jax.dictionaries import correlate, reconstruct
 from sparsecode_jax.prox import dual_norm, nonnegative_soft_threshold, ridge, value
@@ -46,6 +47,7 @@ def steered_penalty(penalty: Array, reached: Array, target_l0: Array, gain: floa
     return penalty * jnp.exp(gain * away).astype(penalty.dtype)
 
 
+@on_automatic_axes
 def reconstruction_error(signals: Array, dictionary: Array, codes: Codes) -> Array:
     """Return half the squared error of each signal.
 
@@ -62,6 +64,7 @@ def reconstruction_error(signals: Array, dictionary: Array, codes: Codes) -> Arr
     return 0.5 * jnp.sum(residual * residual, axis=-1)
 
 
+@on_automatic_axes
 def relative_error(signals: Array, dictionary: Array, codes: Codes) -> Array:
     """Return the squared error of each signal as a fraction of its squared norm.
 
@@ -95,6 +98,7 @@ def _arguments(
     return signals, dictionary, SparseCodes(values, indices, codes.num_atoms)
 
 
+@on_automatic_axes
 def lasso(signals: Array, dictionary: Array, codes: Codes, penalty: ArrayLike) -> Array:
     """Return the lasso objective of each signal.
 
@@ -114,6 +118,7 @@ def lasso(signals: Array, dictionary: Array, codes: Codes, penalty: ArrayLike) -
     return error + jnp.sum(as_row(penalty, codes) * jnp.abs(codes), axis=-1)
 
 
+@on_automatic_axes
 def paper_loss(signals: Array, dictionary: Array, codes: Codes, penalty: ArrayLike) -> Array:
     """Return the paper's loss, one scalar for all signals.
 
@@ -145,6 +150,7 @@ def penalty_from_paper(penalty: ArrayLike, *, num_measurements: int, num_atoms: 
     return penalty * num_measurements / (2 * num_atoms)
 
 
+@on_automatic_axes
 def duality_gap(
     signals: Array,
     dictionary: Array,
@@ -200,6 +206,7 @@ def is_half(dtype: Any) -> bool:
     return jnp.finfo(dtype).bits < 32
 
 
+@on_automatic_axes
 def residual_gap(
     signals: Array,
     dictionary: Array,
@@ -342,6 +349,7 @@ def _root(squares: Array) -> Array:
     return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
 
 
+@on_automatic_axes
 def kkt_residual(
     signals: Array,
     dictionary: Array,

@@ -12,7 +12,7 @@ import numpy as np
 
 from sparsecode_jax import _checks, dictionaries, objectives
 from sparsecode_jax._scaling import LARGEST
-from sparsecode_jax._sharding import one_mesh
+from sparsecode_jax._sharding import on_automatic_axes, one_mesh, untraced_or_automatic
 from sparsecode_jax.dictionary_learning._replacement import renew_atoms
 from sparsecode_jax.dictionary_learning.updates import (
     DictionaryUpdate,
@@ -61,6 +61,7 @@ class Ahead(NamedTuple):
     fitted: Alternated
 
 
+@on_automatic_axes
 def alternate(
     signals: ArrayLike,
     dictionary: ArrayLike,
@@ -139,6 +140,7 @@ def alternate(
         jnp.asarray(x, signals.dtype) for x in _checks.real(name, codes, penalties, momentum)
     )
     one_mesh(name, signals=signals, dictionary=dictionary, codes0=codes, state0=state0)
+    untraced_or_automatic(name, (signals, dictionary, codes, state0))
     _checks.codes_shape(name, "the starting codes", codes, shape)
     _rounds(name, "penalties", penalties)
     _checks.finite(name, signals=signals, dictionary=dictionary, codes0=codes)

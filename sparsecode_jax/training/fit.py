@@ -193,8 +193,9 @@ def fit(
     recipe = checked_recipe(recipe, params, encoder)
     if recipe.resample_every is not None:
         check_resampling(encoder)
-    source = Source(given.sampler, _batch_layout(data, params, recipe.batch_size))
-    program = Program(encoder, recipe, source, axes)
+    layout = _batch_layout(data, params, recipe.batch_size)
+    _apart_from_runs(axes.layout, layout)
+    program = Program(encoder, recipe, Source(given.sampler, layout), axes)
     counted = recipe.dead_after is not None or recipe.frequency_decay is not None
     counts = num_latents if counted else None
     state = _programs.begin(keys, params, data, program=program, num_latents=counts)
@@ -333,6 +334,21 @@ def _batch_layout(data: TrainData, params: Autoencoder, batch_size: int | None) 
             f"batch_size={-(-batch_size // devices) * devices}."
         )
     return layout
+
+
+def _apart_from_runs(runs: Layout | None, batch: Layout | None) -> None:
+    """Raise if a mesh axis splits runs and what each of them trains on."""
+    if runs is None or batch is None:
+        return
+    used = {axis for entry in runs.rows for axis in names_of(entry)}
+    shared = [*(axis for entry in batch.rows for axis in names_of(entry)), *batch.others]
+    if twice := [axis for axis in shared if axis in used]:
+        raise ValueError(
+            f"fit: runs are split over the mesh axis {twice[0]!r}, and so are their signals or "
+            "atoms; an axis can split one of them. Use a mesh of two axes, such as "
+            "jax.make_mesh((4, 2), ('runs', 'signals')), or put the signals on all devices: "
+            "jax.device_put(signals, NamedSharding(mesh, PartitionSpec()))."
+        )
 
 
 def _empty_records(take: Callable | None, state: TrainState, data: TrainData, count: int) -> PyTree:

@@ -11,7 +11,12 @@ import numpy as np
 import optax
 
 from sparsecode_jax import dictionaries, objectives
-from sparsecode_jax._sharding import Layout, traced_layout
+from sparsecode_jax._sharding import (
+    Layout,
+    on_automatic_axes,
+    traced_layout,
+    untraced_or_automatic,
+)
 from sparsecode_jax.metrics import l0
 from sparsecode_jax.training import losses
 from sparsecode_jax.training._draws import draw_batch
@@ -227,6 +232,7 @@ def init_state(
     )
 
 
+@on_automatic_axes
 def train_step(
     state: TrainState,
     data: TrainData,
@@ -249,7 +255,11 @@ def train_step(
 
     Returns:
       The next state.
+
+    Raises:
+      ValueError: arrays that are split over explicit mesh axes, inside of a program.
     """
+    untraced_or_automatic("train_step", (state, data))
     dead_after, average_decay = recipe.dead_after, recipe.average_decay
     signals, true_codes = draw_batch(state.key, state.step, data, recipe.batch_size, *source)
     params = project(state.params) if recipe.unit_atoms else state.params

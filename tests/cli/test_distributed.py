@@ -41,8 +41,12 @@ def signals(tmp_path, monkeypatch):
     np.save("atoms.npy", problem.dictionary)
 
 
-def launched(num, *words, program=("-m", "sparsecode_jax"), started=None):
-    """Run a command as srun does, and return its exit codes, outputs and errors."""
+def launched(num, *words, program=("-m", "sparsecode_jax"), started=None, told=None):
+    """Run a command as srun does, and return its exit codes, outputs and errors.
+
+    ``told`` has how many processes each is told of, if not all of the same number.
+    """
+    told = [num] * num if told is None else told
     flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in f]
     env = {
         **os.environ,
@@ -51,12 +55,13 @@ def launched(num, *words, program=("-m", "sparsecode_jax"), started=None):
         "XLA_FLAGS": " ".join(flags),
         "SLURM_JOB_ID": str(10_000 + int(free_port()) % 4096),  # JAX takes the port from it
         "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_NTASKS": str(num),
     }
     processes = [
         subprocess.Popen(
             [sys.executable, *program, *map(str, words)],
-            env={**env, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
+            env={
+                **env, "SLURM_NTASKS": str(told[i]), "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)
+            },
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for i in range(num if started is None else started)
@@ -118,6 +123,16 @@ def test_an_error_ends_all_and_is_said_once():
     assert codes == [2, 2], errors
     assert out == ("", "")
     assert sorted(error.count("signals.npy has nan at row 250") for error in errors) == [0, 1]
+    assert sorted(len(error.splitlines()) for error in errors) == [0, 1]
+
+
+def test_processes_that_are_told_different_numbers_end():
+    words = ("flops", "learn", "--num-atoms", 4, "--num-signals", 100, "--num-measurements", 8)
+    codes, out, errors = launched(2, *words, "--distributed", told=[2, 3])
+    assert codes == [2, 2], errors
+    assert out == ("", "")
+    said = "process 0 was told of 2 processes and process 1 of 3; one number is expected. Start"
+    assert sorted(error.count(said) for error in errors) == [0, 1]
     assert sorted(len(error.splitlines()) for error in errors) == [0, 1]
 
 

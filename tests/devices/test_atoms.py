@@ -44,6 +44,36 @@ def test_atoms_are_split_by_a_spec_of_the_dictionary(data, kind, name):
     assert_close(codes, run(data.signals, data.dictionary), 1e-5)
 
 
+OF_SPLIT_ATOMS = {
+    "reconstruct": lambda x, d, z: sc.dictionaries.reconstruct(z, d),
+    "correlate": lambda x, d, z: sc.dictionaries.correlate(x, d),
+    "coherence": lambda x, d, z: sc.dictionaries.coherence(d),
+    "orthogonalize": lambda x, d, z: sc.dictionaries.orthogonalize(d, num_steps=2),
+    "lasso": lambda x, d, z: sc.objectives.lasso(x, d, z, PENALTY),
+    "paper_loss": lambda x, d, z: sc.objectives.paper_loss(x, d, z, PENALTY),
+    "reconstruction_error": lambda x, d, z: sc.objectives.reconstruction_error(x, d, z + 1),
+    "relative_error": lambda x, d, z: sc.objectives.relative_error(x, d, z + 1),
+    "duality_gap": lambda x, d, z: sc.objectives.duality_gap(x, d, z + 1, PENALTY),
+    "kkt_residual": lambda x, d, z: sc.objectives.kkt_residual(x, d, z + 1, PENALTY),
+    "residual_gap": lambda x, d, z: sc.objectives.residual_gap(
+        x, d, x, sc.dictionaries.correlate(x, d), 0 * z, PENALTY
+    ),
+}
+
+
+@KIND
+@pytest.mark.parametrize("name", OF_SPLIT_ATOMS)
+def test_codes_of_split_atoms_are_scored_where_they_are(data, kind, name):
+    mesh = mesh_of(kind, signals=4, atoms=2)
+    run = OF_SPLIT_ATOMS[name]
+    expected = run(data.signals, data.dictionary, data.codes)
+    split = [
+        put(data.signals, mesh, "signals"), put(data.dictionary, mesh, "atoms"),
+        put(data.codes, mesh, "signals", "atoms"),
+    ]  # fmt: skip
+    assert_close(run(*split), expected, 1e-5)
+
+
 @KIND
 def test_split_atoms_to_a_tolerance(data, kind):
     where = put(data.dictionary, mesh_of(kind, atoms=8), "atoms")

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -53,6 +54,8 @@ OF_WHAT_IS_SPLIT = {
     ),
     "encoder": lambda d, x, z, r: ENCODER.apply(ENCODER.init(KEYS[0]), x),
     "encoder of batches": lambda d, x, z, r: BY_BATCH.apply(BY_BATCH.init(KEYS[0]), x),
+    "sparse codes": lambda d, x, z, r: sc.SparseCodes.from_dense(z, num_active=3),
+    "round": lambda d, x, z, r: dictionary_learning.alternate(x, d, np.full(2, 0.05), num_steps=3),
     "mcc": lambda d, x, z, r: metrics.mcc(z, z),
     "r2": lambda d, x, z, r: metrics.r2(z, z),
     "l0": lambda d, x, z, r: metrics.l0(z),
@@ -76,7 +79,7 @@ def gathered_by(call):
     return set().union(*map(gathers, texts))
 
 
-EXPLICIT = "steps", "tolerance", "slots"  # of sparse_encode
+EXPLICIT = "steps", "tolerance", "slots", "sparse codes", "round"
 
 
 @pytest.mark.parametrize(

@@ -228,8 +228,8 @@ def test_bad_layouts_are_refused_in_one_sentence(data, kind):
     x, d = data.signals, data.dictionary
     rows = put(x, mesh, "signals")
     cases = (
-        (put(x, mesh, None, "signals"), d, "signals are split over their measurements"),
-        (rows, put(d, mesh, None, "atoms"), "dictionary are split over their measurements"),
+        (put(x, mesh, None, "signals"), d, "measurements of the signals are split"),
+        (rows, put(d, mesh, None, "atoms"), "measurements of the dictionary are split"),
         (rows, put(d, other, "atoms"), "'signals' lies on the mesh .* and 'dictionary' on"),
         (rows, put(d, mesh, "signals"), "both split over the mesh axis 'signals'"),
     )

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import sparsecode_jax as sc
 from sparsecode_jax import dictionary_learning, encoders, metrics, training
@@ -48,6 +49,47 @@ def test_a_sweep_over_two_mesh_axes_and_in_chunks(kind):
         sc.sweep_chunked(score, chunk_size=6, progress=None, **axes)
     with pytest.raises(ValueError, match="over the same mesh axis"):
         sc.sweep(score, seed=put(KEYS, mesh, "runs"), penalty=put(KEYS, mesh, "runs"))
+
+
+SWEPT = {
+    "steps": {"num_steps": 5},
+    "tolerance": {"tolerance": 1e-4},
+    "slots": {"num_active": 3},
+}
+
+
+@KIND
+@pytest.mark.parametrize("call", SWEPT)
+@pytest.mark.parametrize("split", [True, False])
+def test_what_is_whole_on_the_mesh_may_be_closed_over(data, kind, call, split):
+    """By a sweep that is split over the same mesh, or by any other program."""
+    mesh = mesh_of(kind, runs=8)
+    scales = jnp.linspace(0.5, 2, 8)
+
+    def swept(signals, dictionary, scales):
+        own = {} if call == "slots" else {"penalty": 0.05}
+        encode = lambda scale: sc.sparse_encode(  # noqa: E731
+            signals * scale if call == "slots" else signals, dictionary,
+            **{k: v * scale for k, v in own.items()}, **SWEPT[call],
+        )  # fmt: skip
+        return sc.sweep(encode, scale=scales)
+
+    whole = data.signals if call == "slots" else put(data.signals, mesh)  # JAX's own product
+    found = swept(whole, put(data.dictionary, mesh), put(scales, mesh, "runs") if split else scales)
+    assert_close(found, swept(data.signals, data.dictionary, scales), 1e-5)
+    if split:
+        assert spec_of(found) == ("runs",)
+
+
+@KIND
+def test_what_is_split_is_no_part_of_a_sweep_over_the_same_mesh(data, kind):
+    mesh = mesh_of(kind, runs=8)
+    signals, penalties = put(data.signals, mesh, "runs"), put(jnp.linspace(0.1, 1, 8), mesh, "runs")
+    run = lambda penalty: sc.sparse_encode(signals, data.dictionary, penalty, num_steps=2)  # noqa: E731
+    with pytest.raises(ValueError, match=r"sparse_encode: an array \(64, 16\), split by .*'runs'"):
+        sc.sweep(run, penalty=penalties)
+    with pytest.raises(ValueError, match="an argument of these is expected"):
+        sc.sweep_chunked(run, penalty=penalties, chunk_size=8, progress=None)
 
 
 ENCODERS = {
@@ -97,6 +139,44 @@ def test_runs_and_signals_on_a_mesh_of_two_axes(data, encoder, split):
     assert_close(found, train(KEYS, data.signals, encoder, 20, batch_size=8), 1e-4)
 
 
+@KIND
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_runs_and_signals_on_one_mesh_axis_are_refused(data, kind, batch_size):
+    mesh = mesh_of(kind, runs=8)
+    keys, signals = put(KEYS, mesh, "runs"), put(data.signals, mesh, "runs")
+    with pytest.raises(ValueError, match="fit: runs are split over the mesh axis 'runs', and so"):
+        train(keys, signals, "linear", 1, batch_size=batch_size)
+
+
+def one_step(signals, batch_size):
+    encoder = ENCODERS["linear"]
+    atoms = sc.dictionaries.random(KEYS[1], num_atoms=24, num_measurements=16)
+    params = training.Autoencoder(encoder.init(KEYS[0]), atoms)
+    given = training.TrainData(signals, None, None, jnp.float32(0.05), jnp.float32(1e-2))
+    recipe = training.Recipe(batch_size=batch_size)
+    state = training.init_state(KEYS[0], params, given, recipe)
+    return training.train_step(state, given, encoder, recipe).params
+
+
+@KIND
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_a_single_step_of_training(data, kind, batch_size):
+    signals = put(data.signals, mesh_of(kind, signals=8), "signals")
+    expected = one_step(data.signals, batch_size)
+    assert_close(one_step(signals, batch_size), expected, 1e-5)
+    traced = jax.jit(lambda x: one_step(x, batch_size))
+    if kind == "automatic":
+        assert_close(traced(signals), expected, 1e-5)
+        return
+    with pytest.raises(ValueError, match="train_step: .* Call it through jax.sharding.auto_axes"):
+        traced(signals)
+    inside = jax.sharding.auto_axes(
+        lambda x: one_step(x, batch_size), axes="signals",
+        out_sharding=NamedSharding(signals.sharding.mesh, PartitionSpec()),
+    )  # fmt: skip
+    assert_close(jax.jit(inside)(signals), expected, 1e-5)
+
+
 def test_a_batch_that_does_not_divide_is_refused(data):
     signals = put(data.signals, mesh_of("automatic", signals=8), "signals")
     with pytest.raises(ValueError, match="batches of 12 signals do not divide over the 8 devices"):
@@ -108,6 +188,31 @@ def learn(signals, num_rounds=1):
         KEYS[0], signals, num_atoms=24, num_restarts=1, num_hops=0, num_rounds=num_rounds,
         progress=None,
     )[:3]  # fmt: skip
+
+
+def alternate(signals, dictionary, update):
+    return dictionary_learning.alternate(
+        signals, dictionary, np.full(1, 0.05, np.float32), num_steps=3, update=update
+    )[:2]
+
+
+@KIND
+@pytest.mark.parametrize(
+    "name", ["method_of_optimal_directions", "k_svd", "block_coordinate", "projected_gradient"]
+)
+def test_a_round_by_itself(data, kind, name):
+    update = getattr(dictionary_learning.updates, name)()
+    signals = put(data.signals, mesh_of(kind, signals=8), "signals")
+    found = alternate(signals, data.dictionary, update)
+    expected = alternate(data.signals, data.dictionary, update)
+    assert spec_of(found[1]) == ("signals",)
+    assert_close(found, expected, 1e-5)
+    traced = jax.jit(lambda x: alternate(x, data.dictionary, update))
+    if kind == "automatic":
+        assert_close(traced(signals), expected, 1e-5)
+        return
+    with pytest.raises(ValueError, match="alternate: .* Call it through jax.sharding.auto_axes"):
+        traced(signals)
 
 
 def learn_online(signals, dictionary):
